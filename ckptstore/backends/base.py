@@ -1,0 +1,90 @@
+"""What every place promises, in five verbs (and what follows from them).
+
+A backend moves bytes between keys and memory and knows nothing of checkpoints. Keys are relative,
+``/``-separated, already validated names below the backend's root; ``""`` is the root itself.
+
+Failures are builtins, so that a backend needs nothing of ours to say what happened:
+
+====================  ==========================================================
+FileNotFoundError     the key is not there (never used for "can't tell")
+FileExistsError       a create-only write met an existing key
+PermissionError       wrong or expired credentials, missing rights, read-only
+OSError(ENOSPC, ...)  no space or quota left
+TimeoutError          no proper answer until the deadline
+EOFError              fewer bytes than asked for
+OSError               anything else the place says
+====================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+
+class Listed(NamedTuple):
+    """One key and its size in bytes, as the place tells it now."""
+
+    key: str
+    size: int
+
+
+class Sink(Protocol):
+    """One new object on its way in; a context manager.
+
+    A clean exit makes the object complete (and, for a directory tree that is published by rename,
+    leaves durability to the publication). An exception leaves nothing visible under the key where
+    the place allows that, and never a truncated object that looks whole.
+    """
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`. The caller may reuse the memory as soon as this returns."""
+
+    def __enter__(self) -> Sink: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Backend(Protocol):
+    """One place that keeps bytes. Safe to use from several threads; never pickled with credentials."""
+
+    @property
+    def url(self) -> str:
+        """Where this is, for people and messages: no credentials, no query string."""
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes ``[start, stop)`` of `key`; all from `start` on if `stop` is None.
+
+        Raises EOFError rather than return fewer bytes than a given `stop` asks for.
+        """
+
+    def read_into(self, key: str, start: int, target: memoryview) -> None:
+        """Fill `target` with the bytes of `key` from `start` on: one copy where the place allows it."""
+
+    def write(self, key: str) -> Sink:
+        """A new object under `key`, streamed. Nobody else writes that key: its name is unique."""
+
+    def publish(self, key: str, data: bytes) -> None:
+        """Create `key` holding `data`: all or nothing, durable, one winner ever.
+
+        FileExistsError if the key is there. After TimeoutError it may or may not have happened:
+        read it back.
+        """
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Set `key` to `data`, old or new and never between, durable. For tombstones."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove `keys`; those already absent are fine. Raises if one may still be there."""
+
+    def children(self, prefix: str = "") -> list[str]:
+        """Names (files and directories) directly below the directory `prefix`, sorted."""
+
+    def list(self, prefix: str = "") -> list[Listed]:
+        """Every file below the directory `prefix`, recursively, as it is now and never from a cache.
+
+        An absent directory gives an empty list: prove the store itself by reading its ``store.json``.
+        """

@@ -1,0 +1,89 @@
+"""How checkpoints come into being and go: the promises that both commit protocols keep.
+
+A checkpoint exists if and only if its manifest is there, parses and says committed. A local disk
+gets there by staging a directory and renaming it into place (:mod:`ckptstore.commit.directory`), an
+object store by a create-only PUT of the manifest (:mod:`ckptstore.commit.register`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple, Protocol
+
+from ckptstore.backends.base import Backend, Sink
+from ckptstore.names import CheckpointName
+
+IfExists = Literal["error", "replace", "return"]
+
+
+class Swept(NamedTuple):
+    """What one `sweep` removed."""
+
+    attempts: list[str]
+    """Unfinished attempts and deleted checkpoints whose bytes were removed."""
+    bytes: int
+    """Bytes freed, as far as the place told."""
+
+
+class Attempt(Protocol):
+    """One try at one checkpoint. Nothing it writes is a checkpoint before `commit` returned."""
+
+    id: str
+    """Identity of this try: unique, and stamped in the manifest."""
+
+    directory: str | None
+    """The real local directory the files go to, where there is one (local disk), else None."""
+
+    def create(self, path: str) -> Sink:
+        """A new file of the checkpoint. Safe from several threads, each with its own path."""
+
+    def commit(self, manifest: bytes) -> CheckpointName:
+        """Make the checkpoint exist, durably, holding exactly the files created (plus `manifest`).
+
+        Returns its name once that is certain; then, with ``if_exists="replace"``, unpublishes what it
+        supersedes. Raises CheckpointExists (somebody else won the step), SaveAborted (somebody took
+        over), or StoreUnavailable when the place gave no certain answer by the deadline: then it may
+        exist, and nothing of it was removed.
+        """
+
+    def abandon(self) -> None:
+        """Give up before `commit` was called: removes what can be removed and never raises."""
+
+
+class Catalog(Protocol):
+    """Which checkpoints a store has, how one is added and how one goes. Safe from several threads."""
+
+    backend: Backend
+
+    def names(self) -> list[CheckpointName]:
+        """Every directory that is named like a checkpoint, ascending; committed or not."""
+
+    def scan(self) -> Mapping[CheckpointName, Mapping[str, int]]:
+        """The same with each one's files: path inside the checkpoint to size in bytes."""
+
+    def begin(self, step: int, if_exists: IfExists, attempt_id: str) -> Attempt:
+        """Start an attempt at `step`.
+
+        Raises CheckpointExists if the step is visibly committed and `if_exists` is not "replace".
+        """
+
+    def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
+        """Unpublish `name` (from then on it is gone for every reader), then remove its bytes.
+
+        `check` re-reads what protects it and raises CheckpointProtected; it is called at the point
+        where no tag can slip past any more. Deleting what is already gone raises CheckpointGone.
+        """
+
+    def guard(self, name: CheckpointName) -> AbstractContextManager[None]:
+        """Around the writing of a tag that points at `name`.
+
+        Raises CheckpointGone, at entry or exit, unless the tag is safe: no delete that runs at the
+        same time can then miss it. The caller takes its tag back on that error.
+        """
+
+    def sweep(self, grace: float | None) -> Swept:
+        """Remove what crashed, lost or deleted attempts left; never a live or in-flight one.
+
+        `grace` is in seconds; None takes the protocol's own default.
+        """

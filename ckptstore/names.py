@@ -1,0 +1,153 @@
+"""Names and keys: the only place that knows how a step, a policy or a tag is spelled on disk. Pure.
+
+Names are parsed exactly and never used as prefixes: ``checkpoint_100000`` is a prefix of
+``checkpoint_1000000``. Whatever came from outside passes through here before it becomes a key.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import total_ordering
+from typing import NamedTuple, SupportsIndex
+
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest
+
+META = "_ckptstore"
+STORE = f"{META}/store.json"
+REFS = f"{META}/refs"
+MANIFEST = f"{META}/manifest.json"
+PARTS = f"{META}/parts.json"
+CLAIM = f"{META}/claim.json"
+STATE = "algorithm_state.pkl"
+POLICY_STATE = "policy_state.pkl"
+RLLIB_JSON = "rllib_checkpoint.json"
+POLICIES = "policies"
+COMPONENTS = "components"
+
+MAX_STEP = 10**18 - 1
+_MAX_NAME_BYTES = 255  # of one path component, on every local file system in use
+_CHECKPOINT = re.compile(r"checkpoint_(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,8}))?\Z", re.ASCII)
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
+_RLLIB_FORBIDDEN = re.compile(r'[<>:"/\\|?]')  # RLlib refuses these itself, in every release
+
+
+@total_ordering
+class CheckpointName(NamedTuple):
+    """A directory of the store: which step, and which attempt at it (0 is the plain name)."""
+
+    step: int
+    attempt: int = 0
+
+    def __str__(self) -> str:
+        base = f"checkpoint_{self.step:06d}"
+        return f"{base}-r{self.attempt}" if self.attempt else base
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointName | None:
+        """The name spelled exactly so, or None."""
+        match = _CHECKPOINT.match(text)
+        return cls(int(match[1]), int(match[2] or 0)) if match else None
+
+
+def step_number(step: SupportsIndex) -> int:
+    """`step` as a plain int; InvalidRequest unless it is an integer in [0, 10**18)."""
+    if isinstance(step, bool):
+        raise InvalidRequest("step", f"{step!r} is a bool", "Pass an integer such as the training iteration")
+    try:
+        number = operator.index(step)
+    except TypeError as error:
+        raise InvalidRequest(
+            "step", f"{step!r} is not an integer", "Pass an integer such as the training iteration"
+        ) from error
+    if not 0 <= number <= MAX_STEP:
+        raise InvalidRequest("step", f"{number} is outside [0, 10**18)", "Pass a non-negative step")
+    return number
+
+
+def _component_problem(name: str) -> str | None:
+    """Why `name` can't be one directory or file name everywhere the layout may live, or None."""
+    if not name:
+        return "it is empty"
+    if name in {".", ".."}:
+        return "it names a directory, not a policy"
+    try:
+        encoded = name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "it holds a lone surrogate, which no file name can"
+    if len(encoded) > _MAX_NAME_BYTES:
+        return f"its {len(encoded)} UTF-8 bytes exceed the {_MAX_NAME_BYTES} a file name may have"
+    if forbidden := _RLLIB_FORBIDDEN.search(name):
+        return f"RLlib refuses ids with {forbidden[0]!r}"
+    if any(unicodedata.category(char) == "Cc" for char in name):
+        return "it holds a control character"
+    if name[-1] in ". ":
+        return "RLlib and Windows refuse a trailing dot or space"
+    return None
+
+
+def check_policy_ids(policy_ids: Iterable[object], what: str = "policy id") -> list[str]:
+    """The ids, each one a directory name that every place and RLlib itself can hold.
+
+    Raises InvalidRequest naming the id and the reason. Two ids that a case-insensitive or a
+    normalising file system would store under one name are refused too: one would overwrite the other.
+    """
+    seen: dict[str, str] = {}
+    for policy_id in policy_ids:
+        if not isinstance(policy_id, str):
+            raise InvalidRequest(
+                f"{what} {policy_id!r}",
+                f"it is a {type(policy_id).__name__}",
+                "Use a str such as 'pol0'",
+            )
+        if problem := _component_problem(policy_id):
+            raise InvalidRequest(f"{what} {policy_id!r}", problem, "Rename it")
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", policy_id).casefold())
+        if folded in seen:
+            raise InvalidRequest(
+                f"{what}s {seen[folded]!r} and {policy_id!r}",
+                "file systems that fold case or normalise Unicode keep them under one name",
+                "Rename one of them",
+            )
+        seen[folded] = policy_id
+    return list(seen.values())
+
+
+def check_ref(name: object) -> str:
+    """A tag's name: up to 100 of ``A-Z a-z 0-9 _ . -``, not starting with a dot or dash."""
+    if not isinstance(name, str) or not _REF.match(name):
+        raise InvalidRequest(
+            f"tag {name!r}",
+            "it isn't 1 to 100 of A-Z a-z 0-9 _ . -",
+            "Choose another, for example 'best'",
+        )
+    return name
+
+
+def relative_path(path: object, source: str) -> str:
+    """`path` if it is a plain relative file path that stays below its root; else CheckpointCorrupt.
+
+    `source` names the file that holds the path. This is the gate for every path read from a manifest
+    or listing: no ``..``, no empty or dot component, no absolute path, no backslash, no NUL.
+    """
+    if (
+        not isinstance(path, str)
+        or not path
+        or len(path) > 4096
+        or any(char in path for char in "\\\0")
+        or any(part in {"", ".", ".."} for part in path.split("/"))
+    ):
+        raise CheckpointCorrupt(source, f"the path {str(path)[:200]!r} would leave the checkpoint")
+    return path
+
+
+def policy_path(policy_id: str, file: str = POLICY_STATE) -> str:
+    """Where a policy's `file` lies inside an algorithm checkpoint."""
+    return f"{POLICIES}/{policy_id}/{file}"
+
+
+def component_path(name: str) -> str:
+    """Where a component lies inside a checkpoint."""
+    return f"{COMPONENTS}/{name}.pkl"
