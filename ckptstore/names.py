@@ -21,11 +21,18 @@ REFS = f"{META}/refs"
 MANIFEST = f"{META}/manifest.json"
 PARTS = f"{META}/parts.json"
 CLAIM = f"{META}/claim.json"
+RETIRED = f"{META}/retired.json"
+PROBE = f"{META}/probe"
+DELETING = f"{META}/deleting"
 STATE = "algorithm_state.pkl"
 POLICY_STATE = "policy_state.pkl"
 RLLIB_JSON = "rllib_checkpoint.json"
 POLICIES = "policies"
 COMPONENTS = "components"
+DEFAULT_POLICY = "default_policy"  # RLlib's id for the policy of a single-agent run
+
+MIN_MANIFEST_BYTES = 1024  # a committed manifest is at least this long ...
+SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing tells them apart
 
 MAX_STEP = 10**18 - 1
 _MAX_NAME_BYTES = 255  # of one path component, on every local file system in use
@@ -136,7 +143,7 @@ def relative_path(path: object, source: str) -> str:
         not isinstance(path, str)
         or not path
         or len(path) > 4096
-        or any(char in path for char in "\\\0")
+        or any(char in "\\\0" or "\ud800" <= char <= "\udfff" for char in path)
         or any(part in {"", ".", ".."} for part in path.split("/"))
     ):
         raise CheckpointCorrupt(source, f"the path {str(path)[:200]!r} would leave the checkpoint")

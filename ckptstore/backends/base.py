@@ -7,6 +7,7 @@ Failures are builtins, so that a backend needs nothing of ours to say what happe
 
 ====================  ==========================================================
 FileNotFoundError     the key is not there (never used for "can't tell")
+PlaceMissing          a FileNotFoundError: not the key but the bucket is not there
 FileExistsError       a create-only write met an existing key
 PermissionError       wrong or expired credentials, missing rights, read-only
 OSError(ENOSPC, ...)  no space or quota left
@@ -18,7 +19,7 @@ OSError               anything else the place says
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -28,6 +29,12 @@ class Listed(NamedTuple):
 
     key: str
     size: int
+    modified: float | None = None
+    """When it was written, in seconds since 1970 by the *place's* clock; None if the place can't tell."""
+
+
+class PlaceMissing(FileNotFoundError):
+    """The bucket itself is not there: a typo in the URL, not an empty store."""
 
 
 class Sink(Protocol):
@@ -55,6 +62,10 @@ class Backend(Protocol):
     def url(self) -> str:
         """Where this is, for people and messages: no credentials, no query string."""
 
+    @property
+    def concurrency(self) -> int:
+        """How many files it is best to move at once."""
+
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes ``[start, stop)`` of `key`; all from `start` on if `stop` is None.
 
@@ -70,8 +81,9 @@ class Backend(Protocol):
     def publish(self, key: str, data: bytes) -> None:
         """Create `key` holding `data`: all or nothing, durable, one winner ever.
 
-        FileExistsError if the key is there. After TimeoutError it may or may not have happened:
-        read it back.
+        FileExistsError if the key is there: perhaps by this very call, when the reply to an earlier
+        try was lost. After TimeoutError it may or may not have happened. Either way, read it back and
+        compare (:func:`ckptstore.commit.settle.settle` does).
         """
 
     def replace(self, key: str, data: bytes) -> None:
@@ -87,4 +99,28 @@ class Backend(Protocol):
         """Every file below the directory `prefix`, recursively, as it is now and never from a cache.
 
         An absent directory gives an empty list: prove the store itself by reading its ``store.json``.
+        """
+
+
+class ObjectPlace(Backend, Protocol):
+    """What the commit protocol of object stores needs beyond the five verbs."""
+
+    @property
+    def place(self) -> str:
+        """Identity of this place in this process: two endpoints may hold a bucket of one name."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a request that keeps failing is given up."""
+
+    def starting(self, prefix: str, until: str | None = None) -> list[Listed]:
+        """Every key whose *text* begins with `prefix` (not only a directory), in lexical order.
+
+        With `until`, keys that sort at or after it may be left out, which spares pages.
+        """
+
+    def abort_uploads(self, started: Callable[[str, float], bool]) -> int:
+        """Give up unfinished uploads of keys below the root, and return how many.
+
+        Only those that `started(key, seconds since 1970 by the place's clock)` says True to.
         """

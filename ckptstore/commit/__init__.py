@@ -1,0 +1,25 @@
+"""How checkpoints are committed, and which protocol suits a place."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ckptstore.backends.base import Backend, ObjectPlace
+from ckptstore.commit.base import Catalog
+
+
+def open_catalog(backend: Backend, single_writer: bool = False) -> Catalog:
+    """The catalog of the store on `backend`: directories and renames on a local disk, else registers.
+
+    Makes no request. Places are asked whether they can keep the promises on the first write;
+    `single_writer` skips that question: the caller answers for it that nobody else writes there.
+    """
+    from ckptstore.backends.local import LocalBackend
+
+    if isinstance(backend, LocalBackend):
+        from ckptstore.commit.directory import DirectoryCatalog
+
+        return DirectoryCatalog(backend)
+    from ckptstore.commit.register import RegisterCatalog
+
+    return RegisterCatalog(cast(ObjectPlace, backend), single_writer=single_writer)

@@ -54,7 +54,9 @@ class Attempt(Protocol):
 class Catalog(Protocol):
     """Which checkpoints a store has, how one is added and how one goes. Safe from several threads."""
 
-    backend: Backend
+    @property
+    def backend(self) -> Backend:
+        """Where the store lies."""
 
     def names(self) -> list[CheckpointName]:
         """Every directory that is named like a checkpoint, ascending; committed or not."""

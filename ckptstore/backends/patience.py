@@ -1,0 +1,98 @@
+"""Tries again, with growing pauses, until it works or the deadline has passed.
+
+One loop for every request of every object store, so that a bound on time is a bound: the clients'
+own retries are switched off below it (s3fs over botocore made 25 requests in 32 s of one call).
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.1  # seconds, doubled each time
+LONGEST_PAUSE = 8.0
+SLOWEST_BYTES_PER_SECOND = 128 * 1024
+"""A line slower than this is taken for dead: what a request may take beyond the timeout, by its size."""
+
+
+class Verdict(enum.Enum):
+    """What a failed request means, whatever the client library calls it."""
+
+    ABSENT = "absent"
+    MISSING_PLACE = "the bucket is not there"
+    EXISTS = "a create-only write met an existing key"
+    DENIED = "denied"
+    FULL = "full"
+    SHORT = "fewer bytes than asked for"
+    AGAIN = "passing: worth another try"
+    FATAL = "will not work however often it is tried"
+
+
+class GaveUp(Exception):
+    """No proper answer until the deadline; the last failure is the cause."""
+
+
+class Patience:
+    """How long and how often to try. Immutable, so threads may share one."""
+
+    def __init__(
+        self,
+        timeout: float,
+        retries: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Give up after `timeout` seconds, or after `retries` more tries if that comes first."""
+        if not timeout > 0:
+            raise ValueError(f"timeout must be positive seconds, not {timeout!r}")
+        if retries is not None and retries < 0:
+            raise ValueError(f"retries must not be negative: {retries!r}")
+        self.timeout = timeout
+        self.retries = retries
+        self._clock = clock
+        self._jitter = jitter
+
+    def run(
+        self,
+        request: Callable[[float], T],
+        judge: Callable[[BaseException], Verdict],
+        *,
+        size: int = 0,
+        stop: threading.Event | None = None,
+    ) -> T:
+        """What `request(seconds it may last)` returns. Failures that are not passing come out as they are.
+
+        Raises GaveUp from the last failure at the deadline, which is later for requests that move
+        `size` bytes, and as soon as `stop` is set.
+        """
+        moving = size / SLOWEST_BYTES_PER_SECOND
+        deadline = self._clock() + self.timeout + moving
+        tries = 0
+        while True:
+            left = deadline - self._clock()
+            try:
+                # A third each, so that one request that hangs leaves time for another.
+                return request(max(min(left, self.timeout / 3 + moving), 0.001))
+            except Exception as error:
+                if judge(error) is not Verdict.AGAIN:
+                    raise
+                tries += 1
+                # Full jitter: writers that failed together must not come back together.
+                pause = min(FIRST_PAUSE * 2 ** min(tries - 1, 10), LONGEST_PAUSE) * (
+                    0.1 + 0.9 * self._jitter()
+                )
+                left = deadline - self._clock() - pause
+                spent = self.retries is not None and tries > self.retries
+                if spent or left <= 0 or (stop is not None and stop.is_set()):
+                    raise GaveUp(f"no proper answer after {tries} tries") from error
+                if stop is None:
+                    time.sleep(pause)
+                else:
+                    stop.wait(pause)

@@ -1,0 +1,379 @@
+"""Commits on object stores: the manifest key is a register that only ever moves forward.
+
+    absent ──create──▶ COMMITTED ──overwrite──▶ DELETED (a tombstone)
+       └────create──▶ ABORTED (a seal)
+
+Every creation is one small create-only PUT, so one writer wins, and no transition is ever undone. A
+directory belongs to the attempt whose claim it holds and is never used by another: a late PUT of a
+writer that was thought dead lands among its own files. What breaks without each of these rules is
+played through in ``tests/model``.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing, Sink
+from ckptstore.commit.base import IfExists, Swept
+from ckptstore.commit.probe import check_create_only
+from ckptstore.commit.settle import settle
+from ckptstore.commit.single import SingleWriter
+from ckptstore.commit.states import (
+    REGISTERS,
+    SEAL,
+    TOMBSTONE,
+    State,
+    grouped,
+    record,
+    sizes,
+    small_state,
+    state_of,
+)
+from ckptstore.commit.sweep import GRACE, Sweep
+from ckptstore.errors import (
+    CheckpointExists,
+    CheckpointGone,
+    CheckpointNotFound,
+    CheckpointProtected,
+    InvalidRequest,
+    SaveAborted,
+    StoreNotFound,
+    StoreUnavailable,
+)
+from ckptstore.failures import translated
+from ckptstore.names import (
+    CLAIM,
+    DELETING,
+    MANIFEST,
+    MIN_MANIFEST_BYTES,
+    CheckpointName,
+)
+
+HORIZON = 7 * 86400.0
+"""Seconds after which a writer is certainly gone. It stops itself after a quarter of them; what only
+guards against it (tombstones, seals, claims, delete intents) may be removed after all of them."""
+
+
+def boot_clock() -> float:
+    """Seconds since boot, sleep included: a laptop that slept for a week must know it."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def allow(name: CheckpointName) -> None:
+    """Nothing protects `name`."""
+
+
+class RegisterCatalog:
+    """The catalog of a store on S3, GCS or anything else with create-only single PUTs."""
+
+    def __init__(
+        self,
+        backend: ObjectPlace,
+        *,
+        single_writer: bool = False,
+        timeout: float | None = None,
+        horizon: float = HORIZON,
+        clock: Callable[[], float] = boot_clock,
+        sleep: Callable[[float], None] = time.sleep,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """`timeout` is how many seconds an uncertain write is settled for, beyond the backend's own."""
+        self.backend: ObjectPlace = backend
+        if single_writer:
+            self.backend = SingleWriter(backend)
+        self.single_writer = single_writer
+        self.horizon = horizon
+        self.clock = clock
+        self.new_id = new_id
+        self._timeout = backend.timeout if timeout is None else timeout
+        self._sleep = sleep
+
+    # What there is
+
+    def names(self) -> list[CheckpointName]:
+        with told(self.backend.url):
+            return sorted(filter(None, map(CheckpointName.parse, self.backend.children())))
+
+    def scan(self) -> dict[CheckpointName, dict[str, int]]:
+        with told(self.backend.url):
+            return {
+                name: sizes(files) for name, files in grouped(self.backend.starting("checkpoint_")).items()
+            }
+
+    def _attempts(self, step: int) -> dict[int, State]:
+        """The state of every directory of `step`, by attempt: one LIST."""
+        base = str(CheckpointName(step))
+        # "-" and "/" sort below "0", so all of ours come before any longer number.
+        found = grouped(self.backend.starting(base, until=base + "0"))
+        return {name.attempt: state_of(sizes(files)) for name, files in found.items() if name.step == step}
+
+    # Saving
+
+    def begin(
+        self, step: int, if_exists: IfExists, attempt_id: str, check: Callable[[CheckpointName], None] = allow
+    ) -> RegisterAttempt:
+        """See :class:`ckptstore.commit.base.Catalog`.
+
+        `check` raises CheckpointProtected for a checkpoint that must stay. It is asked now, about what
+        ``"replace"`` would supersede, and again before anything is unpublished: what was tagged while
+        the save ran stays committed then, below the new one.
+        """
+        with told(self.backend.url):
+            self.probe()
+            found = self._attempts(step)
+            committed = [attempt for attempt, state in found.items() if state is State.COMMITTED]
+            if committed and if_exists != "replace":
+                raise CheckpointExists(str(CheckpointName(step, max(committed))), "it is already committed")
+            for attempt in committed:
+                check(CheckpointName(step, attempt))
+            return self._claim(step, if_exists, attempt_id, found, check)
+
+    def probe(self) -> None:
+        """StoreUnsuitable if this place ignores create-only writes; asked once per process."""
+        if not self.single_writer:
+            with told(self.backend.url):
+                check_create_only(self.backend)
+
+    def _claim(
+        self,
+        step: int,
+        if_exists: IfExists,
+        attempt_id: str,
+        found: Mapping[int, State],
+        check: Callable[[CheckpointName], None],
+    ) -> RegisterAttempt:
+        """Walk up from the plain name to the first directory that this attempt can own."""
+        claim = record(attempt=attempt_id)
+        below: list[CheckpointName] = []
+        attempt = 0
+        while True:
+            name = CheckpointName(step, attempt)
+            state = found.get(attempt, State.ABSENT)
+            if state is State.ABSENT:
+                claimed = self.clock()  # before the request: the server's own record is not older
+                if self.create(f"{name}/{CLAIM}", claim) == claim:
+                    return RegisterAttempt(self, name, attempt_id, claimed, below, check)
+                state = State.CLAIMED
+            if state is State.CLAIMED:
+                # The newest writer wins: a restarted job never waits for its dead self, and a job that
+                # was only thought dead meets the seal when it commits.
+                state = self.seal(name)
+            if state is State.COMMITTED:
+                if if_exists != "replace":
+                    raise CheckpointExists(str(name), "it is already committed")
+                below.append(name)
+            attempt += 1
+
+    def seal(self, name: CheckpointName) -> State:
+        """Decide an attempt that nobody decided yet; what it then is."""
+        held = self.create(f"{name}/{MANIFEST}", SEAL)
+        return State.DEAD if small_state(held) else State.COMMITTED
+
+    def create(self, key: str, data: bytes, before_each: Callable[[], None] = lambda: None) -> bytes:
+        """What `key` holds for certain after trying to create it with `data`."""
+        return settle(
+            self.backend,
+            key,
+            data,
+            timeout=self._timeout,
+            before_each=before_each,
+            clock=self.clock,
+            sleep=self._sleep,
+        )
+
+    # Deleting
+
+    def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
+        with told(self.backend.url):
+            found = self._attempts(name.step)
+            state = found.get(name.attempt, State.ABSENT)
+            if state is State.DEAD:
+                raise CheckpointGone(str(name), "it was deleted before")
+            if state is not State.COMMITTED:
+                raise CheckpointNotFound(str(name), "there is no committed checkpoint of that name")
+            # A replace that crashed may have left lower attempts committed. They go first: otherwise
+            # one of them would come back as the step's checkpoint.
+            doomed = [
+                CheckpointName(name.step, attempt)
+                for attempt in sorted(found)
+                if attempt <= name.attempt and found[attempt] is State.COMMITTED
+            ]
+            self.unpublish(doomed, check)
+            for dead in doomed:
+                self.remove_payload(self.backend.list(str(dead)))
+
+    def unpublish(self, doomed: Sequence[CheckpointName], check: Callable[[], None]) -> None:
+        """Turn committed manifests into tombstones, in this order, unless `check` raises.
+
+        The intent comes before the tags are read and every tag is written before its intents are
+        read, so of a tag and a delete at the same time at least one sees the other.
+        """
+        started = self.clock()
+        intents = [f"{DELETING}/{name}/{self.new_id()}.json" for name in doomed]
+        try:
+            for intent in intents:
+                self.create(intent, record(intent="delete"))
+            check()
+        except BaseException:
+            with suppress(OSError):  # it blocks tags on these names until the sweep takes it: harmless
+                self.backend.delete(intents)
+            raise
+        for name in doomed:
+            if self.clock() - started > self.horizon / 4:
+                raise StoreUnavailable(str(name), "the delete took so long that its intent may be gone")
+            self.backend.replace(f"{name}/{MANIFEST}", TOMBSTONE)
+        # Not in a finally: a tombstone without a reply may still land, and tags must not come before it.
+        self.backend.delete(intents)
+
+    def remove_payload(self, files: Iterable[Listed]) -> int:
+        """Remove a dead attempt's files but those that keep it dead; bytes freed."""
+        doomed = [entry for entry in files if entry.key.partition("/")[2] not in REGISTERS]
+        self.backend.delete([entry.key for entry in doomed])
+        return sum(entry.size for entry in doomed)
+
+    @contextmanager
+    def guard(self, name: CheckpointName) -> Iterator[None]:
+        with told(self.backend.url):
+            self._check_alive(name)
+        yield
+        with told(self.backend.url):
+            # In this order: a delete removes its intent only once its tombstone is there.
+            if self.backend.list(f"{DELETING}/{name}"):
+                raise CheckpointGone(str(name), "it is being deleted, or a delete of it was interrupted")
+            self._check_alive(name)
+
+    def _check_alive(self, name: CheckpointName) -> None:
+        listed = self.backend.starting(f"{name}/{MANIFEST}")
+        state = state_of(sizes(grouped(listed).get(name, {})))
+        if state is not State.COMMITTED:
+            raise CheckpointGone(str(name), "it was deleted" if state is State.DEAD else "it is not there")
+
+    # Sweeping
+
+    def sweep(self, grace: float | None) -> Swept:
+        with told(self.backend.url):
+            return Sweep(self, GRACE if grace is None else grace).run()
+
+
+class RegisterAttempt:
+    """One attempt at one step, in a directory of its own."""
+
+    directory: str | None = None
+
+    def __init__(
+        self,
+        catalog: RegisterCatalog,
+        name: CheckpointName,
+        attempt_id: str,
+        claimed: float,
+        below: Sequence[CheckpointName],
+        check: Callable[[CheckpointName], None],
+    ) -> None:
+        self.id = attempt_id
+        self.name = name
+        self._catalog = catalog
+        self._claimed = claimed
+        self._below = below
+        self._check = check
+        self._files: dict[str, bool] = {}
+        self._sent = False
+
+    def __repr__(self) -> str:
+        return f"RegisterAttempt({self.name}, {self.id!r})"
+
+    def create(self, path: str) -> Sink:
+        if path in REGISTERS or path in self._files:
+            raise InvalidRequest(path, "it is written once, by nobody else")
+        self._files[path] = False
+        return _FencedSink(self, path, self._catalog.backend.write(f"{self.name}/{path}"))
+
+    def check_fence(self) -> None:
+        """SaveAborted once this attempt is so old that others may soon forget that it was ever here."""
+        limit = self._catalog.horizon / 4
+        if self._catalog.clock() - self._claimed > limit:
+            raise SaveAborted(str(self.name), f"the save took longer than {limit:g} s", "Save again")
+
+    def commit(self, manifest: bytes) -> CheckpointName:
+        if len(manifest) < MIN_MANIFEST_BYTES:
+            raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
+        if unfinished := [path for path, whole in self._files.items() if not whole]:
+            raise InvalidRequest(unfinished[0], "it was not written to its end, so this can't be committed")
+        with told(str(self.name)):
+            held = self._catalog.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
+            if held != manifest:
+                self._refuse(held)
+            for name in self._below:
+                with suppress(CheckpointProtected):
+                    self._catalog.unpublish([name], partial(self._check, name))
+        return self.name
+
+    def _about_to_send(self) -> None:
+        self.check_fence()
+        self._sent = True
+
+    def _refuse(self, held: bytes) -> None:
+        state = small_state(held)
+        if state == "deleted":
+            raise CheckpointGone(str(self.name), "it was committed and deleted before the reply came")
+        if state == "aborted":
+            # Never go on to the next directory from here: two writers would take turns for ever.
+            raise SaveAborted(str(self.name), "another writer took this step over")
+        raise CheckpointExists(str(self.name), "another writer committed it first")
+
+    def abandon(self) -> None:
+        if self._sent:
+            return  # an ambiguous commit may still land: what it names must stay
+        with suppress(Exception):
+            if self._catalog.seal(self.name) is State.DEAD:
+                self._catalog.backend.delete([f"{self.name}/{path}" for path in self._files])
+
+    def finished(self, path: str) -> None:
+        """Note that `path` is there as a whole."""
+        self._files[path] = True
+
+
+class _FencedSink:
+    """A file of an attempt, which stops growing once the attempt is too old.
+
+    A writer that was stopped for a week must not send payload either: its directory may be another's.
+    """
+
+    def __init__(self, attempt: RegisterAttempt, path: str, sink: Sink) -> None:
+        self._attempt = attempt
+        self._path = path
+        self._sink = sink
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._attempt.check_fence()
+        self._sink.write(data)
+
+    def __enter__(self) -> Sink:
+        self._sink.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:  # type: ignore[no-untyped-def]
+        if kind is None:
+            try:
+                self._attempt.check_fence()
+            except SaveAborted as late:
+                self._sink.__exit__(type(late), late, late.__traceback__)
+                raise
+        self._sink.__exit__(kind, error, trace)
+        if kind is None:
+            self._attempt.finished(self._path)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Lets no builtin error out untyped; a bucket that is not there is no missing checkpoint."""
+    with translated(what):
+        try:
+            yield
+        except PlaceMissing as error:
+            raise StoreNotFound(what, str(error), "Check the URL, or create the bucket") from error
