@@ -15,7 +15,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from urllib.parse import quote
 
 from ckptstore.backends.base import Listed, PlaceMissing
 from ckptstore.backends.posix import Directory, Disk, Entry, warn_once, weaknesses
@@ -97,8 +96,8 @@ class LocalBackend:
 
     @property
     def url(self) -> str:
-        """``file:///...``, percent-encoded."""
-        return "file://" + quote(self.root.replace(os.sep, "/"), safe="/")
+        """``file://`` and the absolute path as it is: nothing that reads such URLs decodes percents."""
+        return "file://" + self.root.replace(os.sep, "/")
 
     # ---- Reading
 

@@ -14,9 +14,11 @@ is acknowledged, and nothing that depended on it undone, before the directories 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +29,8 @@ from ckptstore.backends.posix import Directory, Disk, Lock, identity, lock_withi
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest, SaveAborted
 from ckptstore.names import MANIFEST, META, CheckpointName, relative_path
+
+logger = logging.getLogger("ckptstore")
 
 STAGING = ".staging"
 TRASH = ".trash"
@@ -93,7 +97,7 @@ class DirectoryCatalog:
                 raise CheckpointGone(str(name))
             check()
             trashed = self.unpublish(root, [lower for lower in attempts if lower <= name])
-        self.remove(trashed)
+        self.remove_quietly(trashed)
 
     @contextlib.contextmanager
     def guard(self, name: CheckpointName) -> Iterator[None]:
@@ -129,7 +133,9 @@ class DirectoryCatalog:
 
     def unpublish(self, root: Directory, names: list[CheckpointName]) -> list[str]:
         """Under the lock: move `names` to the trash, each durably before the next. Names in the trash."""
-        disk, trashed = self.backend.disk, []
+        disk, trashed = self.backend.disk, list[str]()
+        if not names:
+            return trashed
         with open_below(disk, root, TRASH, make=True) as trash:
             for name in sorted(names):
                 trashed.append(f"{name}.{secrets.token_hex(8)}")
@@ -146,6 +152,13 @@ class DirectoryCatalog:
                 for name in trashed:
                     freed += disk.remove_tree(trash, name)
         return freed
+
+    def remove_quietly(self, trashed: list[str]) -> None:
+        """The same after the deed: the checkpoint is gone whether or not its bytes can go now."""
+        try:
+            self.remove(trashed)
+        except OSError as error:
+            logger.warning("left in %s/%s for the next sweep: %s", self.backend.root, TRASH, error)
 
     def _settled_trash(self, root: Directory) -> list[str]:
         """Under the lock: what the trash holds, once that is certain to survive a power cut.
@@ -259,21 +272,16 @@ class DirectoryAttempt:
         try:
             self._disk.mkdir(staging, attempt_id)
             self._top = self._disk.open_dir(staging, attempt_id)
+            self._identity = identity(self._disk.status(staging, attempt_id))
         except BaseException:
-            self._lock.release()
+            self._drop_lock()
             raise
-        self._identity = identity(os.stat(self.directory))
 
     # ---- Writing
 
     def create(self, path: str) -> FileSink:
-        """A new file of the checkpoint; FileExistsError if there is one already."""
-        self._check_alive()
-        *parts, name = relative_path(path, self.id).split("/")
-        with contextlib.ExitStack() as stack:
-            directory = self._top
-            for part in parts:
-                directory = stack.enter_context(open_below(self._disk, directory, part, make=True))
+        """A new file of the checkpoint; InvalidRequest if there is one already."""
+        with self._place(path) as (directory, name):
             fd = self._disk.create(directory, name)
 
         def finish(fd: int, error: BaseException | None) -> None:
@@ -284,6 +292,46 @@ class DirectoryAttempt:
             self._disk.close(fd)
 
         return FileSink(self._disk, fd, finish)
+
+    def reuse(self, path: str, key: str) -> bool:
+        """Make the file `key` of another checkpoint a file of this one, by a hard link.
+
+        False where that can't be: no such file, no links here or no more of them, or a file that its
+        owner may still write to, which would change both checkpoints. Then write it anew.
+        """
+        *parts, source = relative_path(key, self.id).split("/")
+        with self._place(path) as (directory, name), contextlib.ExitStack() as stack:
+            try:
+                origin = stack.enter_context(self._catalog.backend.open_root())
+                for part in parts:
+                    origin = stack.enter_context(self._disk.open_dir(origin, part))
+                status = self._disk.status(origin, source)
+                if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222:
+                    return False
+                self._disk.link(origin, source, directory, name)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                logger.debug("%s is copied, not linked: %s", key, error)
+                return False
+        return True
+
+    @contextlib.contextmanager
+    def _place(self, path: str) -> Iterator[tuple[Directory, str]]:
+        """The directory of a new file, made if need be, and the file's name in it."""
+        self._check_alive()
+        *parts, name = relative_path(path, self.id).split("/")
+        try:
+            with contextlib.ExitStack() as stack:
+                directory = self._top
+                for part in parts:
+                    directory = stack.enter_context(open_below(self._disk, directory, part, make=True))
+                yield directory, name
+        except FileExistsError:
+            raise InvalidRequest(path, "the checkpoint has such a file already") from None
+        except FileNotFoundError:
+            self._check_ours()
+            raise
 
     def _check_alive(self) -> None:
         if self._failure:
@@ -347,7 +395,7 @@ class DirectoryAttempt:
             self._close()
             raise
         self._close()
-        self._catalog.remove(trashed)
+        self._catalog.remove_quietly(trashed)
         return name
 
     def _sync_tree(self, directory: Directory, path: str) -> None:
@@ -388,8 +436,10 @@ class DirectoryAttempt:
             self._published = True
             disk.fsync_dir(self._staging)
             disk.fsync_dir(root)
-            if lower:
+            try:
                 trashed = self._catalog.unpublish(root, lower)
+            except OSError as error:  # committed all the same, and the higher attempt is the one that counts
+                logger.warning("%s replaces %s, which could not be removed: %s", name, lower[-1], error)
         return name, trashed
 
     def _check_ours(self) -> None:
@@ -422,13 +472,18 @@ class DirectoryAttempt:
         self._close()
 
     def _close(self) -> None:
-        """Let go of the lock, its file first: nobody may take a lock that is about to lose its name."""
-        if self._lock.held:
-            with contextlib.suppress(OSError):
-                self._disk.unlink(self._staging, self.id + _LOCK)
-        self._lock.release()
+        """Let go of the lock, its file first: a lock without a name is one that nobody else takes."""
+        self._drop_lock()
         self._top.close()
         self._staging.close()
+
+    def _drop_lock(self) -> None:
+        try:
+            if self._lock.held:
+                with contextlib.suppress(OSError):
+                    self._disk.unlink(self._staging, self.id + _LOCK)
+        finally:
+            self._lock.release()
 
 
 def _names(disk: Disk, root: Directory) -> list[CheckpointName]:
