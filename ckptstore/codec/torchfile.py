@@ -1,0 +1,331 @@
+"""Files and streams of torch.save, read with numpy alone.
+
+Two containers: a zip of stored records (torch 1.6 on: ``data.pkl`` beside one record per storage) and
+the older stream of pickles followed by the storages. Torch's own reader unpickles both; here the pickle
+goes through the safe decoder, and only the records that mean "a tensor over this storage" are rebuilt,
+from bytes, with offset, shape and strides checked against the storage's real length. Tensors become
+arrays of their own, in C order and native byte order; whatever else torch pickles stays `Opaque`.
+
+Nothing a file claims is believed: records must be stored uncompressed, their checksums must hold, all
+records together may not yield more than the file has, and expanded views count against the budget.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptstore.codec import npbytes, safe, trees
+from ckptstore.codec.budget import DEFAULT, Budget, Meter
+from ckptstore.codec.opaque import Opaque
+from ckptstore.errors import UnreadableFormat, UnsafeContent
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled long, the first pickle of the stream
+_LEGACY_MAGIC_WITHIN = 32  # bytes: protocol and frame opcodes may come before it
+
+_NATIVE = {
+    "Float": "f4",
+    "Double": "f8",
+    "Half": "f2",
+    "Long": "i8",
+    "Int": "i4",
+    "Short": "i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "?",
+    "ComplexFloat": "c8",
+    "ComplexDouble": "c16",
+}
+_DTYPES = {
+    "float32": "f4",
+    "float": "f4",
+    "float64": "f8",
+    "double": "f8",
+    "float16": "f2",
+    "half": "f2",
+    "int64": "i8",
+    "long": "i8",
+    "int32": "i4",
+    "int": "i4",
+    "int16": "i2",
+    "short": "i2",
+    "int8": "i1",
+    "uint8": "u1",
+    "uint16": "u2",
+    "uint32": "u4",
+    "uint64": "u8",
+    "bool": "?",
+    "complex64": "c8",
+    "cfloat": "c8",
+    "complex128": "c16",
+    "cdouble": "c16",
+}
+_EXTENDED = {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The bytes behind tensors, and the element type the storage itself tells (None: bytes only)."""
+
+    data: memoryview
+    dtype: np.dtype[Any] | None
+    big_endian: bool
+
+
+def is_torch(data: bytes) -> bool:
+    """Whether `data` begins as torch.save begins: an ordinary pickle is no torch file."""
+    return data.startswith(_ZIP_MAGIC) or _LEGACY_MAGIC in data[:_LEGACY_MAGIC_WITHIN]
+
+
+def loads(data: bytes, budget: Budget = DEFAULT) -> Any:
+    """What torch.save put into `data`, tensors as arrays.
+
+    Raises UnsafeContent if it is malformed or larger than it may be, UnreadableFormat if a tensor has
+    an element type that needs a package that isn't installed.
+    """
+    meter = Meter(budget, len(data))
+    try:
+        if data.startswith(_ZIP_MAGIC):
+            return _load_zip(data, budget, meter)
+        return _load_legacy(data, budget, meter)
+    except RecursionError as error:
+        raise UnsafeContent("torch file", "nested too deeply") from error
+
+
+def _load_zip(data: bytes, budget: Budget, meter: Meter) -> Any:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+        raise UnsafeContent("torch file", f"not a whole zip archive ({error})") from error
+    with archive:
+        records = {info.filename: info for info in archive.infolist()}
+        tops = [
+            name[: -len("data.pkl")]
+            for name in records
+            if name.count("/") == 1 and name.endswith("/data.pkl")
+        ]
+        if len(records) != len(archive.infolist()) or len(tops) != 1:
+            raise UnsafeContent("torch file", "a zip archive, but not one that torch.save writes")
+        left = len(data)
+
+        def record(name: str) -> bytes:
+            nonlocal left
+            info = records.get(tops[0] + name)
+            if info is None:
+                raise UnsafeContent("torch file", f"the record {name!r:.80} is missing")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > left:
+                # torch never compresses; overlapping records would yield more bytes than there are
+                raise UnsafeContent("torch file", f"the record {name!r:.80} is not stored as torch stores it")
+            left -= info.file_size
+            try:
+                return archive.read(info)
+            except (
+                zipfile.BadZipFile,
+                EOFError,
+                RuntimeError,
+                ValueError,
+                OSError,
+                NotImplementedError,
+            ) as error:
+                raise UnsafeContent("torch file", f"the record {name!r:.80} is damaged ({error})") from error
+
+        big_endian = tops[0] + "byteorder" in records and record("byteorder") == b"big"
+        storages: dict[str, Storage] = {}
+
+        def storage(pid: tuple[Any, ...]) -> Storage:
+            kind, key, count = pid[1], pid[2], pid[4]
+            if key not in storages:
+                content = memoryview(record(f"data/{key}"))
+                storages[key] = _storage(content, kind, count, big_endian)
+            return storages[key]
+
+        tree = safe.loads(record("data.pkl"), budget=budget)
+        return trees.rewrite(tree, _rebuilder(storage, meter, budget))
+
+
+def _load_legacy(data: bytes, budget: Budget, meter: Meter) -> Any:
+    """The stream of torch before 1.6, which tensors pickled inside other pickles still use."""
+    at = 0
+    pickles = []
+    for _ in range(4):  # the magic number, the protocol version, facts about the writer, the object
+        end = _end_of_pickle(data, at)
+        pickles.append(data[at:end])
+        at = end
+    end = _end_of_pickle(data, at)
+    keys = safe.loads(data[at:end], budget=budget)
+    at = end
+    system = safe.loads(pickles[2], budget=budget)
+    if not isinstance(keys, list) or not isinstance(system, dict):
+        raise UnsafeContent("torch stream", "its header is not what torch.save writes")
+    big_endian = system.get("little_endian") is False
+    tree = safe.loads(pickles[3], budget=budget)
+
+    kinds: dict[str, Any] = {}
+
+    def note(item: Opaque) -> Any:
+        pid = _persistent(item)
+        if pid is not None:
+            kinds[pid[2]] = pid[1]
+        return item
+
+    trees.rewrite(tree, note)
+    storages: dict[str, Storage] = {}
+    order = "big" if big_endian else "little"
+    for key in keys:
+        if not isinstance(key, str) or key not in kinds or key in storages:
+            raise UnsafeContent("torch stream", f"the storage {key!r:.80} belongs to no tensor")
+        count = int.from_bytes(data[at : at + 8], order, signed=True)  # type: ignore[arg-type]
+        at += 8
+        dtype = _storage_dtype(kinds[key])
+        length = count * (dtype.itemsize if dtype is not None else 1)
+        if count < 0 or at + length > len(data):
+            raise UnsafeContent("torch stream", f"a storage claims {count} elements; the stream ends before")
+        storages[key] = Storage(memoryview(data)[at : at + length], dtype, big_endian)
+        at += length
+
+    def storage(pid: tuple[Any, ...]) -> Storage:
+        if pid[2] not in storages:
+            raise UnsafeContent("torch stream", f"the storage {pid[2]!r:.80} is missing")
+        found = storages[pid[2]]
+        if len(pid) > 5 and pid[5] is not None:
+            raise UnreadableFormat(
+                "torch stream",
+                "it holds views of storages, which torch before 0.4 wrote",
+                "Save it again with a newer torch",
+            )
+        return found
+
+    return trees.rewrite(tree, _rebuilder(storage, meter, budget))
+
+
+def _end_of_pickle(data: bytes, start: int) -> int:
+    """Where the pickle that starts at `start` ends; looks at opcodes, does nothing that they say."""
+    stream = io.BytesIO(data)
+    stream.seek(start)
+    try:
+        for _opcode, _argument, _position in pickletools.genops(stream):
+            pass
+    except (ValueError, IndexError, OverflowError, MemoryError, UnicodeDecodeError) as error:
+        raise UnsafeContent("torch stream", f"cut short or damaged ({str(error)[:80]})") from error
+    return stream.tell()
+
+
+def _persistent(item: Opaque) -> tuple[Any, ...] | None:
+    """The persistent id of a storage, if that is what `item` is."""
+    if item.name != "persistent_id" or not item.args:
+        return None
+    pid = item.args[0]
+    if (
+        isinstance(pid, tuple)
+        and len(pid) >= 5
+        and pid[0] == "storage"
+        and isinstance(pid[2], str)
+        and isinstance(pid[4], int)
+        and pid[4] >= 0
+    ):
+        return pid
+    raise UnsafeContent("torch file", "a persistent id that torch does not write")
+
+
+def _storage_dtype(kind: Any) -> np.dtype[Any] | None:
+    name = kind.name if isinstance(kind, Opaque) else ""
+    short = name.rpartition(".")[2].removesuffix("Storage")
+    if short in _NATIVE:
+        return np.dtype(_NATIVE[short])
+    if short.lower() in _EXTENDED:
+        return _extended(short.lower())
+    if short == "Untyped":
+        return None
+    raise UnsafeContent("torch file", f"{name or kind!r:.80} is no storage type known here")
+
+
+def _extended(name: str) -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise UnreadableFormat(
+            "torch file", f"it holds {name} tensors, which numpy alone can't", "pip install ml_dtypes"
+        ) from error
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return dtype
+
+
+def _storage(content: memoryview, kind: Any, count: int, big_endian: bool) -> Storage:
+    dtype = _storage_dtype(kind)
+    if count * (dtype.itemsize if dtype is not None else 1) != content.nbytes:
+        raise UnsafeContent("torch file", f"a storage of {content.nbytes} bytes claims {count} elements")
+    return Storage(content, dtype, big_endian)
+
+
+def _rebuilder(
+    storage: Callable[[tuple[Any, ...]], Storage], meter: Meter, budget: Budget
+) -> Callable[[Opaque], Any]:
+    """The conversion of every record of a tree, storages found through `storage`."""
+
+    def rebuild(item: Opaque) -> Any:
+        pid = _persistent(item)
+        return item if pid is None else storage(pid)
+
+    def convert(item: Opaque) -> Any:
+        return rebuild(item) if item.name == "persistent_id" else tensor(item, meter, budget)
+
+    return convert
+
+
+def tensor(item: Opaque, meter: Meter, budget: Budget = DEFAULT) -> Any:
+    """The array for a record that rebuilds a tensor, the storage for one that loads one; else `item`.
+
+    Works on records whose arguments were converted before (`trees.rewrite` does it in that order).
+    """
+    if not item.name.startswith("torch.") or not item.args:
+        return item
+    short, args = item.name.removeprefix("torch."), item.args
+    if short == "storage._load_from_bytes" and isinstance(args[0], bytes):
+        inner = loads(args[0], budget)
+        return inner if isinstance(inner, Storage) else item
+    if short in {"_utils._rebuild_tensor", "_utils._rebuild_tensor_v2"} and len(args) >= 4:
+        return _array(args[0], args[1], args[2], args[3], None, meter)
+    if short == "_utils._rebuild_tensor_v3" and len(args) >= 7:
+        return _array(args[0], args[1], args[2], args[3], args[6], meter)
+    if short in {"_utils._rebuild_parameter", "_utils._rebuild_parameter_with_state"}:
+        return args[0] if isinstance(args[0], np.ndarray) else item
+    if short == "_utils._rebuild_device_tensor_from_numpy":
+        return args[0] if isinstance(args[0], np.ndarray) else item
+    if short == "Size" and isinstance(args[0], (tuple, list)):
+        return tuple(args[0])
+    return item
+
+
+def _array(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, meter: Meter) -> Any:
+    """An array of its own over a part of `storage`; `offset` and `strides` count elements."""
+    if not isinstance(storage, Storage):
+        raise UnsafeContent("torch file", "a tensor without a storage")
+    kind = storage.dtype
+    if isinstance(dtype, Opaque):
+        name = dtype.name.rpartition(".")[2]
+        kind = _extended(name) if name in _EXTENDED else np.dtype(_DTYPES[name]) if name in _DTYPES else None
+    if kind is None:
+        raise UnsafeContent("torch file", f"a tensor of the type {dtype!r:.80}, which is not known here")
+    if storage.big_endian:
+        kind = kind.newbyteorder(">")
+    shape, strides = npbytes.shape_of(shape), npbytes.shape_of(strides)
+    if len(shape) != len(strides) or not isinstance(offset, int) or offset < 0:
+        raise UnsafeContent("torch file", "a tensor whose shape and strides don't fit each other")
+    count = npbytes.count_of(shape)
+    available = storage.data.nbytes // kind.itemsize
+    last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if count else -1
+    if offset + last >= available:
+        raise UnsafeContent("torch file", f"a tensor of shape {shape!r:.80} reaches beyond its storage")
+    meter.charge(count * kind.itemsize)
+    if not count:
+        return np.empty(shape, kind.newbyteorder("="))
+    flat: Any = np.frombuffer(storage.data, kind, last + 1, offset * kind.itemsize)
+    view = np.lib.stride_tricks.as_strided(flat, shape, tuple(step * kind.itemsize for step in strides))
+    return np.array(view, dtype=kind.newbyteorder("="), order="C")

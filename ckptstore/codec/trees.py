@@ -1,0 +1,75 @@
+"""Walking decoded data: dicts, lists, tuples, arrays of objects and `Opaque` records, with cycles. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ckptstore.codec.opaque import Opaque
+
+
+def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
+    """`value` with every record replaced by what `convert` makes of it, innermost first.
+
+    Lists and dicts are changed in place, so whatever was shared stays shared; a record that contains
+    itself is seen as it is. Keys of dicts and members of sets stay: their hash must not change.
+    Recursive; the decoders bound how deep the data are nested.
+    """
+    return _Rewriter(convert).visit(value)
+
+
+class _Rewriter:
+    def __init__(self, convert: Callable[[Opaque], Any]) -> None:
+        self.convert = convert
+        self.done: dict[int, Any] = {}
+        self.alive: list[Any] = []  # an id stays taken only as long as its object lives
+
+    def visit(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return self._objects(value) if value.dtype.hasobject and value.dtype.names is None else value
+        if not isinstance(value, (dict, list, tuple, Opaque)) or not value:
+            return value
+        key = id(value)
+        if key in self.done:
+            return self.done[key]
+        self.alive.append(value)
+        self.done[key] = value
+        if isinstance(value, dict):
+            for name, item in value.items():
+                value[name] = self.visit(item)
+            return value
+        if isinstance(value, list):
+            value[:] = [self.visit(item) for item in value]
+            return value
+        if isinstance(value, tuple):
+            self.done[key] = result = self._tuple(value)
+            return result
+        self._inside(value)
+        self.done[key] = result = self.convert(value)
+        return result
+
+    def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        items = [self.visit(item) for item in value]
+        return tuple(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
+
+    def _inside(self, item: Opaque) -> None:
+        if item.args is not None:
+            item.args = self._tuple(item.args)
+        if item.kwargs is not None:
+            self.visit(item.kwargs)
+        item.state = self.visit(item.state)
+        if item.items is not None:
+            item.items = [self.visit(entry) for entry in item.items]
+        if item.entries is not None:
+            item.entries = [(name, self.visit(entry)) for name, entry in item.entries]
+
+    def _objects(self, value: Any) -> Any:
+        if id(value) in self.done:
+            return value
+        self.alive.append(value)
+        self.done[id(value)] = value
+        for index in np.ndindex(value.shape):
+            value[index] = self.visit(value[index])
+        return value
