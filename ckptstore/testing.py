@@ -77,6 +77,11 @@ class CrashingDisk(Disk):
         for fd in list(self._open):
             self.close(fd)
 
+    def restart(self, after: int | None = None) -> None:
+        """After `drop`: another process goes on with this disk, for `after` more changes."""
+        self.after = None if after is None else len(self.changes) + after
+        self.dead = False
+
 
 class _Change(NamedTuple):
     """How to take one change of a name back, until each of its directories was synced."""
@@ -126,7 +131,10 @@ class PowerCutDisk(CrashingDisk):
 
     def _changed(self, undo: Callable[..., object], *directories: Directory) -> None:
         """Note a change. `undo` is given the directories, which stay open whatever they are called."""
-        places = tuple(Directory(Disk(), os.dup(each.fd), each.path) for each in directories)
+        # Opened anew: a duplicate would share, and so keep, the lock of a process that died.
+        places = tuple(
+            Directory(Disk(), os.open(".", os.O_RDONLY, dir_fd=each.fd), each.path) for each in directories
+        )
         unsynced = {identity(os.fstat(each.fd)) for each in directories}
         self._names.append(_Change(unsynced, places, lambda: undo(*places)))
 
@@ -147,7 +155,8 @@ class PowerCutDisk(CrashingDisk):
     def create(self, parent: Directory, name: str) -> int:
         """Create a file whose name is lost until `parent` is synced, and whose bytes until it is."""
         fd = super().create(parent, name)
-        self._sizes[identity(os.fstat(fd))] = (os.dup(fd), 0)
+        own = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=parent.fd)
+        self._sizes[identity(os.fstat(fd))] = (own, 0)
         self._changed(lambda place: os.unlink(name, dir_fd=place.fd), parent)
         return fd
 

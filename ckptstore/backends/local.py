@@ -99,6 +99,11 @@ class LocalBackend:
         """``file://`` and the absolute path as it is: nothing that reads such URLs decodes percents."""
         return "file://" + self.root.replace(os.sep, "/")
 
+    @property
+    def concurrency(self) -> int:
+        """How many files it is best to move at once: enough to hash on the cores there are."""
+        return min(os.cpu_count() or 1, 8)
+
     # ---- Reading
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:

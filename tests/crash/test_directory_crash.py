@@ -1,0 +1,172 @@
+"""G1, G2, G3: whatever moment the process or the power goes, old checkpoints stay and new ones are whole."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptstore.backends.posix import Disk
+from ckptstore.testing import CrashingDisk, PowerCutDisk
+from tests.crash.loop import Lose, Outcome, Scenario, lives, lose_all, lose_none, lose_some, repeat, run
+from tests.crash.scenarios import ALL, DELETE, REPLACE, SAVE
+from tests.crash.world import catalog, copy_of, save, state
+
+Note = Callable[[str, object], None]
+POWER = {"lose-all": lose_all, "lose-some": lose_some, "lose-none": lose_none}
+
+
+def _report(outcome: Outcome, note: Note) -> None:
+    print(f"{outcome.changes} changes, {outcome.states} states looked at: {outcome.kinds}")
+    note("changes", outcome.changes)
+    note("states", outcome.states)
+    assert outcome.states == outcome.changes + 1
+    assert outcome.changes > 10
+
+
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
+def test_the_process_dies_at_every_change(
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+) -> None:
+    template = templates.get(scenario.name, templates[""])
+    _report(run(scenario, template, str(tmp_path)), record_property)
+
+
+@pytest.mark.parametrize("lose", POWER.values(), ids=POWER)
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
+def test_the_power_goes_at_every_change(
+    scenario: Scenario, lose: Lose, templates: dict[str, str], tmp_path: Path, record_property: Note
+) -> None:
+    template = templates.get(scenario.name, templates[""])
+    _report(run(scenario, template, str(tmp_path), kind=PowerCutDisk, lose=lose), record_property)
+
+
+@pytest.mark.parametrize("scenario", [DELETE, REPLACE], ids=lambda scenario: scenario.name)
+def test_a_sweep_finishes_what_a_dead_process_began_and_then_the_power_goes(
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+) -> None:
+    """The dead one may have moved a checkpoint to the trash and not have synced that."""
+    states = 0
+    for k in itertools.count():
+        for after in (*range(0, 24, 3), None):
+            with copy_of(templates[""], str(tmp_path / "store")) as root:
+                disk = PowerCutDisk(k, str(tmp_path))
+                alive = lives(scenario.operation, catalog(root, disk))
+                disk.drop()
+                disk.restart(after)
+                lives(lambda store: store.sweep(None), catalog(root, disk))
+                disk.drop()
+                disk.cut(lose_some(states))
+                state(root)
+                states += 1
+        if alive:
+            break
+    record_property("states", states)
+
+
+class _KilledDisk(CrashingDisk):
+    """Kills the whole process, for real."""
+
+    def step(self, operation: str, path: str) -> None:
+        self.changes.append((operation, path))
+        if len(self.changes) > (self.after or 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("scenario", [SAVE, REPLACE, DELETE], ids=lambda scenario: scenario.name)
+def test_a_real_process_is_killed_at_every_change(
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+) -> None:
+    with copy_of(templates[""], str(tmp_path / "plain")) as root:
+        before = state(root)
+        scenario.operation(catalog(root))
+        after = state(root)
+    for k in itertools.count():
+        with copy_of(templates[""], str(tmp_path / "killed")) as root:
+            child = os.fork()
+            if not child:
+                try:
+                    scenario.operation(catalog(root, _KilledDisk(k)))
+                finally:
+                    os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            assert state(root) in scenario.between(before, after)
+            repeat(scenario, root, after, f"killed at change {k}")
+        if not os.WIFSIGNALED(status):
+            break
+    assert state_is(after, scenario, k)
+    record_property("kills", k)
+
+
+def state_is(after: object, scenario: Scenario, kills: int) -> bool:
+    """Every scenario has its moments."""
+    return bool(after) and kills > 10
+
+
+_SAVE_FOR_EVER = """
+import itertools, sys
+from tests.crash.world import catalog, save
+store = catalog(sys.argv[1])
+for step in itertools.count(10):
+    print(save(store, step), flush=True)
+    save(store, step, "replace", "again")
+    store.delete(store.names()[-1], lambda: None) if step % 3 == 0 else None
+"""
+
+
+def test_a_process_that_saves_for_ever_is_killed_at_random(templates: dict[str, str], tmp_path: Path) -> None:
+    with copy_of(templates[""], str(tmp_path / "store")) as root:
+        old = state(root)
+        for round_ in range(5):
+            worker = subprocess.Popen(
+                [sys.executable, "-c", _SAVE_FOR_EVER, root], stdout=subprocess.PIPE, text=True
+            )
+            assert worker.stdout is not None
+            with worker, worker.stdout:
+                acknowledged = worker.stdout.readline().strip()
+                time.sleep(0.013 * round_ + 0.005)
+                worker.kill()
+            seen = state(root)
+            assert {name: seen.get(name) for name in old} == old
+            assert acknowledged in seen or f"{acknowledged}-r1" in seen
+            store = catalog(root)
+            store.sweep(None)
+            for name in store.names():
+                if name.step >= 10:
+                    store.delete(name, lambda: None)
+            assert state(root) == old
+
+
+def test_a_save_that_fails_leaves_nothing(templates: dict[str, str], tmp_path: Path) -> None:
+    """Not a crash but an error at every change: the same bytes as before, and no leftovers."""
+
+    class Failing(Disk):
+        left = 0
+
+        def step(self, operation: str, path: str) -> None:
+            self.left -= 1
+            if self.left == -1 and not operation.startswith(("unlink", "rmdir")):
+                raise OSError(28, "No space left on device")
+
+    for k in itertools.count():
+        with copy_of(templates[""], str(tmp_path / "store")) as root:
+            old, disk = state(root), Failing()
+            disk.left = k
+            try:
+                save(catalog(root, disk), 3)
+            except OSError:
+                assert {name: files for name, files in state(root).items() if name in old} == old
+                if state(root) == old:
+                    assert os.listdir(f"{root}/.staging") == []
+                    save(catalog(root), 3)
+            assert len(state(root)) == 3
+            if disk.left >= 0:
+                break
