@@ -1,0 +1,199 @@
+"""How arrays, and objects that offer their memory, are written so that every reader can open them.
+
+numpy 2 writes its own helpers as ``numpy._core.multiarray.scalar``, ``._reconstruct`` and
+``numpy._core.numeric._frombuffer``. numpy 1.24 has no ``numpy._core`` at all and 1.26 has no
+``numpy._core.numeric``; the old spelling ``numpy.core`` warns under numpy 2. So nothing here is written
+through those helpers:
+
+========================  =============================================================
+array                     ``numpy.ndarray(shape, dtype, buffer, offset, strides, order)``
+scalar                    ``numpy.float32(1.5)``, else ``numpy.take(array_of_one, 0)``
+array of objects          ``numpy.ndarray((0,), dtype)``, then its state
+subclass of ndarray       ``copyreg._reconstructor(cls, numpy.ndarray, (0,))``, then its state
+``numpy.bool_`` (a type)  by that name: numpy 2 calls it ``numpy.bool``, which 1.24 has not
+RandomState               by the name of its generator, as numpy 1 does
+========================  =============================================================
+
+``numpy.random.Generator`` stays as numpy writes it: numpy 1's form has no place for the seed sequence,
+and without it ``spawn`` would give other children after loading. Such a file needs the numpy generation
+that wrote it, like a ``numpy.recarray``, whose module was renamed.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from ckptstore.codec.tensors import Storages, tensor_types
+
+DEFAULT_WAY = NotImplemented
+"""Returned by :meth:`Reducers.reduce` for what is not an array: let cloudpickle do it."""
+
+Reduced = Any  # a reduce tuple, a global's name, or DEFAULT_WAY
+Reducer = Callable[[Any], Reduced]
+
+# The helper itself, found without spelling the module that was renamed.
+_RECONSTRUCT: Any = np.empty(0, object).__reduce__()[0]
+_RANDOM_STATE: Any = np.random.RandomState(0).__reduce__()[0]
+_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+# Python's own number holds these exactly, except for the payload of a signalling NaN (see _scalar).
+_EXACT: dict[type, Any] = {t: t for code in "?bhilqBHILQefdFD" if (t := np.dtype(code).type)}
+_EXACT[np.str_] = str
+_EXACT[np.bytes_] = bytes
+
+_PICKLING = (
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+)
+
+
+class Reducers:
+    """The reducers of one dump. ``made`` collects, by id, every buffer they make."""
+
+    def __init__(self, made: dict[int, pickle.PickleBuffer]) -> None:
+        self._made = made
+        self._storages = Storages(self._buffer)
+        self._ways: dict[type, Reducer] = {np.ndarray: self._array}
+
+    def reduce(self, obj: Any) -> Reduced:
+        """A reduce tuple for ``obj``, or DEFAULT_WAY. Asked for every object but the plainest."""
+        kind = type(obj)
+        way = self._ways.get(kind)
+        if way is None:
+            way = self._ways[kind] = self._way_for(kind)
+        return way(obj)
+
+    def _way_for(self, kind: type) -> Reducer:
+        """Decided once for each type, since a checkpoint may hold a million small objects."""
+        if issubclass(kind, type):
+            return _class
+        if issubclass(kind, np.ndarray):
+            return _default if _registered(kind) else _subclass
+        if issubclass(kind, np.generic):
+            return _default if _registered(kind) else self._scalar
+        if issubclass(kind, np.random.RandomState):
+            return _random_state
+        if kind in tensor_types():
+            return self._storages.reduce
+        if kind is memoryview:
+            return self._offering
+        if kind in (bytes, bytearray, str, pickle.PickleBuffer) or _pickles_itself(kind):
+            return _default
+        if any(hasattr(kind, name) for name in ("__dlpack__", "__array__", "__buffer__")) or _is_buffer(kind):
+            return self._offering
+        return _default
+
+    def _buffer(self, flat: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
+        """``flat``, one-dimensional bytes, as a buffer that the writer will recognise as ours."""
+        buffer = pickle.PickleBuffer(flat)  # type: ignore[arg-type]
+        self._made[id(buffer)] = buffer
+        return buffer
+
+    def _array(self, array: np.ndarray[Any, Any]) -> Reduced:
+        dtype = array.dtype
+        if dtype.hasobject:
+            reduced: Any = array.__reduce__()
+            return np.ndarray, ((0,), "b"), reduced[2]
+        if dtype.kind == "T":  # numpy's variable-width strings live in an arena, not in the array
+            return array.__reduce_ex__(5)
+        order = "C"
+        if not array.flags.c_contiguous:
+            if array.flags.f_contiguous:
+                order = "F"
+            else:
+                writeable, array = array.flags.writeable, np.ascontiguousarray(array)
+                array.flags.writeable = writeable
+        return np.ndarray, (array.shape, dtype, self._buffer(_flat(array, order)), 0, None, order)
+
+    def _scalar(self, scalar: np.generic) -> Reduced:
+        kind = type(scalar)
+        if kind in _EXACT and bool(scalar == scalar):
+            # A signalling NaN would come back quiet from Python's float, so NaNs go the longer way.
+            value = _EXACT[kind](scalar) if kind in (np.str_, np.bytes_) else scalar.item()
+            return kind, (value,)
+        return np.take, (np.array([scalar], scalar.dtype), 0)
+
+    def _offering(self, obj: Any) -> Reduced:
+        """Something that shares its memory, as an array; as itself where it declines to."""
+        array = _borrow(obj)
+        if array is None or type(array) is not np.ndarray or array.dtype.hasobject or array.dtype.kind == "T":
+            return DEFAULT_WAY
+        return self._array(array)
+
+
+def _flat(array: np.ndarray[Any, Any], order: str) -> np.ndarray[Any, Any]:
+    if array.nbytes == 0:
+        flat = np.empty(0, np.uint8)
+        flat.flags.writeable = array.flags.writeable
+        return flat
+    return (array.T if order == "F" else array).reshape(-1).view(np.uint8)
+
+
+def _default(obj: object) -> Reduced:
+    return DEFAULT_WAY
+
+
+def _class(obj: type) -> Reduced:
+    return "bool_" if obj is np.bool_ else DEFAULT_WAY
+
+
+def _subclass(array: np.ndarray[Any, Any]) -> Reduced:
+    reduced = array.__reduce_ex__(5)
+    if isinstance(reduced, tuple) and reduced[0] is _RECONSTRUCT and len(reduced[1]) == 3:
+        return copyreg._reconstructor, (reduced[1][0], np.ndarray, (0,)), *reduced[2:]  # type: ignore[attr-defined]
+    return reduced
+
+
+def _random_state(state: np.random.RandomState) -> Reduced:
+    reduced = state.__reduce__()
+    values = state.get_state(legacy=False)
+    name = values.get("bit_generator") if isinstance(values, dict) else None
+    if isinstance(reduced, tuple) and reduced[0] is _RANDOM_STATE and name in _BIT_GENERATORS:
+        return _RANDOM_STATE, (name,), values
+    return reduced
+
+
+def _registered(kind: type) -> bool:
+    return kind in copyreg.dispatch_table or kind in cloudpickle.Pickler.dispatch_table
+
+
+def _pickles_itself(kind: type) -> bool:
+    return _registered(kind) or any(
+        getattr(kind, name, None) is not getattr(object, name, None) for name in _PICKLING
+    )
+
+
+def _is_buffer(kind: type) -> bool:
+    """Before Python 3.12, types written in C share their memory without a method that shows it."""
+    return sys.version_info < (3, 12) and kind.__module__ == "mmap"
+
+
+def _borrow(obj: Any) -> np.ndarray[Any, Any] | None:
+    """An array over the object's own memory, or None if it does not really offer that."""
+    for way in (np.from_dlpack, _from_array, _from_buffer):
+        try:
+            array: np.ndarray[Any, Any] | None = way(obj)
+        except Exception:  # noqa: BLE001  # any refusal means: try the next offer
+            continue
+        if array is not None:
+            return array
+    return None
+
+
+def _from_array(obj: Any) -> np.ndarray[Any, Any] | None:
+    return np.asarray(obj) if hasattr(type(obj), "__array__") else None
+
+
+def _from_buffer(obj: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(memoryview(obj))

@@ -1,0 +1,772 @@
+"""Decodes pickles of every protocol without running any of the code they name.
+
+A pickle is a program for a small stack machine. This one executes the instructions that build plain data
+and only notes the others: nothing is imported, nothing a file names is called. What it knows, it rebuilds
+by constructors of its own (``plain``, ``arrays``); everything else becomes an :class:`Opaque` record.
+
+Every malformed, truncated or hostile input ends in UnsafeContent with the byte position.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ckptstore.codec.arrays import Arrays, NotPlainError, is_scalar_type
+from ckptstore.codec.budget import DEFAULT, Budget, Meter
+from ckptstore.codec.nesting import check_depth
+from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.plain import CONSTANTS, MAKERS, uuid_from
+from ckptstore.errors import UnsafeContent
+
+_OWN_RECORD = f"{Opaque.__module__}.{Opaque.__qualname__}"
+_HOLE = object()  # a memo slot that nothing was put into
+_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_FAST_KEYS = frozenset((str, bytes, bool, float, type(None)))
+_HASH_MODULUS = 2**61 - 1  # smaller ints are their own hash and can't be made to collide
+_CROWD = 100  # keys of one dict that may share a hash
+_KEY_DEPTH = 500  # hashing recurses in C without a limit of its own
+
+_unpack_float = struct.Struct(">d").unpack_from
+_unpack_int = struct.Struct("<i").unpack_from
+_unpack_uint = struct.Struct("<I").unpack_from
+
+
+class GlobalUse(NamedTuple):
+    """A name that a pickle would import (``called`` is False) or call, and the byte where it does."""
+
+    name: str
+    position: int
+    called: bool
+
+
+def loads(
+    data: bytes | memoryview,
+    buffers: Sequence[memoryview | bytearray | bytes] = (),
+    budget: Budget = DEFAULT,
+) -> Any:
+    """The value in ``data``: plain Python and numpy values, and :class:`Opaque` for everything else.
+
+    ``buffers`` is the memory of out-of-band arrays, in order: writable ones are used in place, read-only
+    ones are copied where the array was writable. Bytes after the end of the pickle are ignored, as
+    ``pickle.loads`` does. Raises UnsafeContent.
+    """
+    return _Machine(data, buffers, budget).run()
+
+
+def globals_in(data: bytes | memoryview, budget: Budget = DEFAULT) -> list[GlobalUse]:
+    """What ``pickle.loads`` would import and call, in order, without doing so. Raises UnsafeContent."""
+    uses: list[GlobalUse] = []
+    _Machine(data, None, budget, uses).run()
+    return uses
+
+
+class _Origin(NamedTuple):
+    """How a value on the stack was made, for the state that may follow: some values are then replaced."""
+
+    value: Any
+    name: str
+    args: tuple[Any, ...]
+    memo_key: int | None
+
+
+_Handler = Callable[["_Machine", list[Any], int], int]
+
+
+class _Machine:
+    """One run over one pickle."""
+
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        buffers: Sequence[memoryview | bytearray | bytes] | None,
+        budget: Budget,
+        uses: list[GlobalUse] | None = None,
+    ) -> None:
+        self.data = data if type(data) is bytes else bytes(data)
+        self.buffers = None if buffers is None else iter(buffers)
+        self.budget = budget
+        self.uses = uses
+        self.meter = Meter(budget, len(self.data))
+        self.charge = self.meter.charge
+        self.arrays = Arrays(self.meter)
+        self.memo: list[Any] = []
+        self.metastack: list[list[Any]] = []
+        self.origins: dict[tuple[int, int], _Origin] = {}
+        self.crowds: dict[int, tuple[Any, dict[int, int]]] = {}
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    def run(self) -> Any:
+        """Execute to STOP and return the top of the stack.
+
+        The instructions that make up nearly all of an ordinary pickle are spelled out here, most frequent
+        first, because a call for each would double the time; the others are in ``_HANDLERS``. Slices are
+        not checked against the end: a short one is followed by reading an opcode beyond it, which fails.
+        """
+        data, memo, metastack = self.data, self.memo, self.metastack
+        handlers = _HANDLERS
+        stack: list[Any] = []
+        pos = 0
+        limit = self.budget.steps + self.budget.per_input_byte * len(data)
+        try:
+            while pos < limit:
+                op = data[pos]
+                pos += 1
+                if op == 0x94:  # MEMOIZE
+                    memo.append(stack[-1])
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    end = pos + 1 + data[pos]
+                    stack.append(data[pos + 1 : end].decode("utf-8", "surrogatepass"))
+                    pos = end
+                elif op == 0x68:  # BINGET
+                    value = memo[data[pos]]
+                    if value is _HOLE:
+                        self.hole()
+                    stack.append(value)
+                    pos += 1
+                elif op == 0x4B:  # BININT1
+                    stack.append(data[pos])
+                    pos += 1
+                elif op == 0x47:  # BINFLOAT
+                    stack.append(_unpack_float(data, pos)[0])
+                    pos += 8
+                elif op == 0x28:  # MARK
+                    metastack.append(stack)
+                    stack = []
+                    limit -= 56
+                elif op == 0x6A:  # LONG_BINGET
+                    value = memo[_unpack_uint(data, pos)[0]]
+                    if value is _HOLE:
+                        self.hole()
+                    stack.append(value)
+                    pos += 4
+                elif op == 0x4E:  # NONE
+                    stack.append(None)
+                elif op == 0x7D:  # EMPTY_DICT
+                    stack.append({})
+                    limit -= 64
+                elif op == 0x75:  # SETITEMS
+                    items = stack
+                    stack = metastack.pop()
+                    target = stack[-1]
+                    keys = items[::2]
+                    if type(target) is dict and _FAST_KEYS.issuperset(map(type, keys)) and not len(items) & 1:
+                        target.update(zip(keys, items[1::2], strict=True))
+                    else:
+                        self.set_entries(target, items)
+                elif op == 0x71:  # BINPUT
+                    key = data[pos]
+                    pos += 1
+                    if key == len(memo):
+                        memo.append(stack[-1])
+                    else:
+                        self.put(key, stack[-1])
+                elif op == 0x74:  # TUPLE
+                    items = stack
+                    stack = metastack.pop()
+                    stack.append(tuple(items))
+                elif op == 0x86:  # TUPLE2
+                    value = stack.pop()
+                    stack[-1] = (stack[-1], value)
+                    limit -= 56
+                elif op == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                    limit -= 48
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x88:  # NEWTRUE
+                    stack.append(True)
+                elif op == 0x4A:  # BININT
+                    stack.append(_unpack_int(data, pos)[0])
+                    pos += 4
+                elif op == 0x4D:  # BININT2
+                    stack.append(data[pos] | data[pos + 1] << 8)
+                    pos += 2
+                elif op == 0x5D:  # EMPTY_LIST
+                    stack.append([])
+                    limit -= 56
+                elif op == 0x65:  # APPENDS
+                    items = stack
+                    stack = metastack.pop()
+                    target = stack[-1]
+                    if type(target) is list:
+                        target.extend(items)
+                    else:
+                        self.append(target, items)
+                elif op == 0x61:  # APPEND
+                    value = stack.pop()
+                    self.append(stack[-1], (value,))
+                elif op == 0x62:  # BUILD
+                    state = stack.pop()
+                    self.build(stack, state)
+                elif op == 0x81:  # NEWOBJ
+                    args = stack.pop()
+                    self.call(stack, stack.pop(), args, pos)
+                    limit -= 200
+                elif op == 0x72:  # LONG_BINPUT
+                    key = _unpack_uint(data, pos)[0]
+                    pos += 4
+                    if key == len(memo):
+                        memo.append(stack[-1])
+                    else:
+                        self.put(key, stack[-1])
+                elif op == 0x2E:  # STOP
+                    value = stack.pop()
+                    check_depth(value, self.budget.depth)
+                    return value
+                elif op == 0x30:  # POP
+                    if stack:
+                        stack.pop()
+                    else:
+                        stack = metastack.pop()
+                else:
+                    handler = handlers[op]
+                    limit -= 100
+                    if handler is not None:
+                        pos = handler(self, stack, pos)
+                    else:  # takes everything above the last mark
+                        items = stack
+                        stack = metastack.pop()
+                        pos = self.end_mark(op, stack, items, pos)
+        except UnsafeContent as error:
+            raise _refused(pos, error.why) from error
+        except IndexError as error:
+            if pos >= len(data) or not stack:
+                raise _refused(pos, "cut short, or an opcode without what it needs") from error
+            raise _refused(pos, "an opcode without what it needs") from error
+        except RecursionError as error:
+            raise _refused(pos, "nested too deeply") from error
+        except MemoryError as error:
+            raise _refused(pos, "asks for more memory than there is") from error
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+            raise _refused(pos, f"{type(error).__name__}: {error}") from error
+        raise _refused(pos, "takes more steps than its size allows")
+
+    def end_mark(self, op: int, stack: list[Any], items: list[Any], pos: int) -> int:
+        """The rarer instructions that take everything above the last mark."""
+        if op == 0x90:  # ADDITEMS
+            target = stack[-1]
+            if type(target) is set:
+                self.put_members(target, items)
+            elif type(target) is Opaque:
+                self.append(target, items)
+            else:
+                raise UnsafeContent("pickle", f"adds members to a {type(target).__name__}")
+        elif op == 0x91:  # FROZENSET
+            members: set[Any] = set()
+            self.put_members(members, items)
+            stack.append(frozenset(members))
+        elif op == 0x6C:  # LIST
+            stack.append(items)
+        elif op == 0x64:  # DICT
+            made: dict[Any, Any] = {}
+            self.set_entries(made, items)
+            stack.append(made)
+        elif op == 0x6F:  # OBJ
+            self.call(stack, items[0], tuple(items[1:]), pos)
+        elif op == 0x69:  # INST
+            module, pos = self.line(pos)
+            name, pos = self.line(pos)
+            self.call(stack, self.reference(module.decode(), name.decode(), pos), tuple(items), pos)
+        elif op != 0x31:  # POP_MARK
+            raise UnsafeContent("pickle", f"unknown opcode {op:#04x}")
+        return pos
+
+    # -- names and calls ------------------------------------------------------------------------------
+
+    def reference(self, module: str, name: str, pos: int) -> Any:
+        """What importing ``module.name`` stands for: a constant that we know, or a record of the name."""
+        full = f"{_OLD_MODULES.get(module, module)}.{name}"
+        if self.uses is not None:
+            self.uses.append(GlobalUse(full, pos, False))
+        return CONSTANTS[full] if full in CONSTANTS else Opaque(full)
+
+    def call(self, stack: list[Any], callee: Any, args: Any, pos: int, kwargs: Any = None) -> None:
+        """Push what calling would give: a plain value if we can make it ourselves, else a record."""
+        if type(args) is not tuple or (kwargs is not None and type(kwargs) is not dict):
+            raise UnsafeContent("pickle", "a call whose arguments are no tuple")
+        if type(callee) is not Opaque:
+            raise UnsafeContent("pickle", f"calls a {type(callee).__name__}")
+        name = callee.name
+        if callee.args is not None:
+            name, args = name + "()", (callee, *args)
+        if self.uses is not None:
+            self.uses.append(GlobalUse(name, pos, True))
+        try:
+            # What a call returned, and keyword arguments, are nothing that plain data are made with.
+            value = self.make("" if kwargs or callee.args is not None else name, args)
+        except NotPlainError:
+            value = Opaque(name, args)
+            value.kwargs = kwargs or None
+            self.note_setter(args, pos)
+        if isinstance(value, _REPLACEABLE):
+            key = self.memo_key(pos)
+            self.origins[len(self.metastack), len(stack)] = _Origin(value, name, args, key)
+        stack.append(value)
+
+    def make(self, name: str, args: tuple[Any, ...]) -> Any:
+        """What calling ``name`` gives, if that is plain data. Raises NotPlainError for any other call."""
+        maker = MAKERS.get(name)
+        if maker is not None:
+            return maker(self, args)
+        array_maker = _ARRAY_MAKERS.get(name)
+        if array_maker is not None:
+            return array_maker(self.arrays, args)
+        if name == _OWN_RECORD:
+            return _own_record(args)
+        if name == "copyreg._reconstructor" and len(args) == 3 and _is_class(args[0]):
+            # How protocols 0 and 1 create any object; the base class matters only if it holds content.
+            cls, base, content = args
+            plain = _is_class(base) and base.name == "builtins.object" and content is None
+            return Opaque(cls.name, () if plain else (base, content))
+        module, _, short = name.rpartition(".")
+        if module == "numpy" and is_scalar_type(short):
+            return self.arrays.typed_scalar(short, args)
+        raise NotPlainError
+
+    def note_setter(self, args: tuple[Any, ...], pos: int) -> None:
+        """A call of two arguments whose result is dropped at once is a reducer's state setter.
+
+        cloudpickle describes functions and classes that way: without this, what they contain would be
+        dropped with the result.
+        """
+        if len(args) == 2 and type(args[0]) is Opaque and self.data[pos : pos + 1] == b"0":
+            self.set_state(args[0], args[1])
+
+    def set_state(self, target: Opaque, state: Any) -> None:
+        if target.state is not None:
+            raise UnsafeContent("pickle", f"sets the state of {target.name[:80]} twice")
+        target.state = state
+
+    def build(self, stack: list[Any], state: Any) -> None:
+        """BUILD: give the value on top of the stack its state, or replace it by one that has it."""
+        value = stack[-1]
+        kind = type(value)
+        where = (len(self.metastack), len(stack) - 1)
+        origin = self.origins.pop(where, None)
+        if origin is not None and origin.value is not value:
+            origin = None
+        if kind is Opaque:
+            if origin is None or not self.finish(stack, value, origin, state):
+                self.set_state(value, state)
+        elif kind is np.ndarray or isinstance(value, np.dtype):
+            if origin is None:
+                raise UnsafeContent("pickle", f"state for a {kind.__name__} that was not just made")
+            try:
+                if kind is np.ndarray:
+                    self.arrays.fill(value, state)
+                else:
+                    self.replace(stack, origin, self.arrays.with_state(value, state))
+            except NotPlainError:
+                record = Opaque(origin.name, origin.args)
+                record.state = state
+                self.replace(stack, origin, record)
+        elif kind in (OrderedDict, Counter):
+            _set_attributes(value, state)
+        else:
+            raise UnsafeContent("pickle", f"state for a {kind.__name__}")
+
+    def finish(self, stack: list[Any], value: Opaque, origin: _Origin, state: Any) -> bool:
+        """Whether a record becomes something else now that its state is known."""
+        if origin.name == "uuid.UUID" and not origin.args:
+            try:
+                self.replace(stack, origin, uuid_from(state))
+            except NotPlainError:
+                return False
+            return True
+        if origin.name == _OWN_RECORD:
+            _restore_record(value, state)
+            return True
+        return False
+
+    def replace(self, stack: list[Any], origin: _Origin, value: Any) -> None:
+        """Put ``value`` where the one that it supersedes was pushed and memoised."""
+        stack[-1] = value
+        key = origin.memo_key
+        if key is not None and key < len(self.memo) and self.memo[key] is origin.value:
+            self.memo[key] = value
+
+    def memo_key(self, pos: int) -> int | None:
+        """The memo slot that the instruction at ``pos`` puts the value into, if it is one that does."""
+        op = self.data[pos : pos + 1]
+        if op == b"\x94":
+            return len(self.memo)
+        if op == b"q":
+            return self.data[pos + 1]
+        if op == b"r":
+            return int.from_bytes(self.data[pos + 1 : pos + 5], "little")
+        if op == b"p":
+            return int(self.line(pos + 1)[0])
+        return None
+
+    def hole(self) -> None:
+        raise UnsafeContent("pickle", "takes from a memo slot that nothing was put into")
+
+    def put(self, key: int, value: Any) -> None:
+        """Memoise out of order, as Python 2 and rewritten pickles do."""
+        memo = self.memo
+        if not 0 <= key <= len(self.data):  # each put takes bytes, so no honest key is larger
+            raise UnsafeContent("pickle", f"memo slot {key} in a file of {len(self.data)} bytes")
+        if key >= len(memo):
+            memo.extend([_HOLE] * (key + 1 - len(memo)))
+        memo[key] = value
+
+    # -- containers -----------------------------------------------------------------------------------
+
+    def append(self, target: Any, items: Sequence[Any]) -> None:
+        if type(target) in (list, deque):
+            target.extend(items)
+        elif type(target) is Opaque:
+            if target.items is None:
+                target.items = []
+            target.items.extend(items)
+        else:
+            raise UnsafeContent("pickle", f"appends to a {type(target).__name__}")
+
+    def set_entries(self, target: Any, items: list[Any]) -> None:
+        if len(items) & 1:
+            raise UnsafeContent("pickle", "a key without its value")
+        pairs = zip(items[::2], items[1::2], strict=True)
+        if type(target) in (dict, OrderedDict, defaultdict, Counter):
+            self.put_entries(target, pairs)
+        elif type(target) is Opaque:
+            if target.entries is None:
+                target.entries = []
+            target.entries.extend(pairs)
+        else:
+            raise UnsafeContent("pickle", f"sets items of a {type(target).__name__}")
+
+    def put_entries(self, target: dict[Any, Any], entries: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in entries:
+            if type(key) not in _FAST_KEYS and (type(key) is not int or abs(key) >= _HASH_MODULUS):
+                self.check_key(target, key)
+            target[key] = value
+
+    def put_members(self, target: set[Any], members: Iterable[Any]) -> None:
+        for member in members:
+            if type(member) not in _FAST_KEYS and (type(member) is not int or abs(member) >= _HASH_MODULUS):
+                self.check_key(target, member)
+            target.add(member)
+
+    def check_key(self, target: Any, key: Any) -> None:
+        """Refuse a key whose hash would take too long, or that collides with too many others."""
+        todo = [(key, 0)]
+        nodes = 0
+        while todo:
+            value, depth = todo.pop()
+            nodes += 1
+            kind = type(value)
+            if kind is tuple or kind is frozenset:
+                todo.extend((part, depth + 1) for part in value)
+            elif kind is Opaque:
+                nodes += len(value.args or ())
+            elif kind is int:
+                nodes += value.bit_length() >> 6
+            if nodes + len(todo) > self.budget.key_nodes or depth > _KEY_DEPTH:
+                raise UnsafeContent("pickle", "a dict key or set member that is too large to hash")
+        self.charge(8 * nodes)
+        if len(target) >= _CROWD:
+            _, crowd = self.crowds.setdefault(id(target), (target, {}))
+            code = hash(key)
+            crowd[code] = crowd.get(code, 0) + 1
+            if crowd[code] > _CROWD:
+                raise UnsafeContent("pickle", "too many keys with the same hash")
+
+    # -- rarer instructions ---------------------------------------------------------------------------
+
+    def line(self, pos: int) -> tuple[bytes, int]:
+        """The text up to the next line feed, and the position after it."""
+        end = self.data.find(b"\n", pos)
+        if end < 0:
+            raise UnsafeContent("pickle", "cut short within a line")
+        return self.data[pos:end], end + 1
+
+    def sized(self, pos: int, width: int) -> tuple[int, int]:
+        """Start and end of what a length of ``width`` bytes at ``pos`` announces."""
+        start = pos + width
+        size = int.from_bytes(self.data[pos:start], "little")
+        if start + size > len(self.data):
+            raise UnsafeContent("pickle", f"announces {size} bytes, more than there are")
+        return start, start + size
+
+    def get(self, stack: list[Any], key: int) -> None:
+        if key < 0 or self.memo[key] is _HOLE:
+            self.hole()
+        stack.append(self.memo[key])
+
+    def next_buffer(self, stack: list[Any], pos: int) -> int:
+        if self.buffers is None:  # only scanning: any memory will do
+            stack.append(Opaque("buffer", ()))
+            return pos
+        buffer = next(self.buffers, None)
+        if buffer is None:
+            raise UnsafeContent("pickle", "refers to more out-of-band buffers than were handed in")
+        view = memoryview(buffer).cast("B")
+        if self.data[pos : pos + 1] == b"\x98":  # READONLY_BUFFER
+            stack.append(view.toreadonly())
+            return pos + 1
+        stack.append(memoryview(bytearray(view)) if view.readonly else view)
+        return pos
+
+
+def _refused(pos: int, why: str) -> UnsafeContent:
+    return UnsafeContent("pickle", f"at byte {max(pos - 1, 0)}: {why}")
+
+
+def _is_class(value: Any) -> bool:
+    return type(value) is Opaque and value.is_reference
+
+
+def _own_record(args: tuple[Any, ...]) -> Opaque:
+    if not 1 <= len(args) <= 2 or type(args[0]) is not str or (len(args) == 2 and type(args[1]) is not tuple):
+        raise NotPlainError
+    return Opaque(*args)
+
+
+def _restore_record(record: Opaque, state: Any) -> None:
+    kinds = {"args": tuple, "kwargs": dict, "items": list, "entries": list}
+    if type(state) is not dict or any(type(state[k]) is not t for k, t in kinds.items() if k in state):
+        raise UnsafeContent("pickle", "malformed record of an object")
+    record.__setstate__(state)
+
+
+def _set_attributes(value: Any, state: Any) -> None:
+    """Attributes beside the content, as torch puts ``_metadata`` on its OrderedDict."""
+    kind = type(value)
+    if type(state) is not dict or any(type(k) is not str or hasattr(kind, k) for k in state):
+        raise UnsafeContent("pickle", f"impossible state for a {kind.__name__}")
+    vars(value).update(state)
+
+
+# What may be replaced by something else when its state arrives.
+_REPLACEABLE = (Opaque, np.ndarray, np.dtype)
+
+_ARRAY_MAKERS: dict[str, Callable[[Arrays, tuple[Any, ...]], Any]] = {
+    "numpy.dtype": Arrays.dtype,
+    "numpy.ndarray": Arrays.ndarray,
+    "numpy.take": Arrays.take,
+    **{f"numpy.{core}.multiarray._reconstruct": Arrays.reconstruct for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": Arrays.scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": Arrays.frombuffer for core in ("core", "_core")},
+}
+
+
+# -- the table of rarer instructions ------------------------------------------------------------------
+
+
+def _proto(m: _Machine, stack: list[Any], pos: int) -> int:
+    if m.data[pos] > 5:
+        raise UnsafeContent("pickle", f"protocol {m.data[pos]} is newer than this decoder")
+    return pos + 1
+
+
+def _frame(m: _Machine, stack: list[Any], pos: int) -> int:
+    return m.sized(pos, 8)[0]
+
+
+def _reduce(m: _Machine, stack: list[Any], pos: int) -> int:
+    args = stack.pop()
+    m.call(stack, stack.pop(), args, pos)
+    return pos
+
+
+def _newobj_ex(m: _Machine, stack: list[Any], pos: int) -> int:
+    kwargs, args = stack.pop(), stack.pop()
+    m.call(stack, stack.pop(), args, pos, kwargs)
+    return pos
+
+
+def _global(m: _Machine, stack: list[Any], pos: int) -> int:
+    start = pos
+    module, pos = m.line(pos)
+    name, pos = m.line(pos)
+    stack.append(m.reference(module.decode(), name.decode(), start))
+    return pos
+
+
+def _stack_global(m: _Machine, stack: list[Any], pos: int) -> int:
+    name, module = stack.pop(), stack.pop()
+    if type(name) is not str or type(module) is not str:
+        raise UnsafeContent("pickle", "a name that is no text")
+    stack.append(m.reference(module, name, pos))
+    return pos
+
+
+def _extension(width: int) -> _Handler:
+    def handle(m: _Machine, stack: list[Any], pos: int) -> int:
+        code = int.from_bytes(m.data[pos : pos + width], "little", signed=True)
+        stack.append(m.reference("copyreg.extension", str(code), pos))
+        return pos + width
+
+    return handle
+
+
+def _setitem(m: _Machine, stack: list[Any], pos: int) -> int:
+    value, key = stack.pop(), stack.pop()
+    m.set_entries(stack[-1], [key, value])
+    return pos
+
+
+def _tuple3(m: _Machine, stack: list[Any], pos: int) -> int:
+    c, b = stack.pop(), stack.pop()
+    stack[-1] = (stack[-1], b, c)
+    return pos
+
+
+def _push(make: Callable[[], Any]) -> _Handler:
+    def handle(m: _Machine, stack: list[Any], pos: int) -> int:
+        stack.append(make())
+        return pos
+
+    return handle
+
+
+def _dup(m: _Machine, stack: list[Any], pos: int) -> int:
+    stack.append(stack[-1])
+    return pos
+
+
+def _payload(width: int, make: Callable[[bytes], Any]) -> _Handler:
+    """A length of ``width`` bytes, and that much content."""
+
+    def handle(m: _Machine, stack: list[Any], pos: int) -> int:
+        start, end = m.sized(pos, width)
+        stack.append(make(m.data[start:end]))
+        return end
+
+    return handle
+
+
+def _text_line(make: Callable[[bytes], Any]) -> _Handler:
+    """Content up to the end of the line, as protocol 0 writes it."""
+
+    def handle(m: _Machine, stack: list[Any], pos: int) -> int:
+        text, end = m.line(pos)
+        stack.append(make(text))
+        return end
+
+    return handle
+
+
+def _get(m: _Machine, stack: list[Any], pos: int) -> int:
+    text, end = m.line(pos)
+    m.get(stack, int(text))
+    return end
+
+
+def _put(m: _Machine, stack: list[Any], pos: int) -> int:
+    text, end = m.line(pos)
+    m.put(int(text), stack[-1])
+    return end
+
+
+def _persid(m: _Machine, stack: list[Any], pos: int) -> int:
+    text, end = m.line(pos)
+    stack.append(Opaque("persistent_id", (text.decode("ascii"),)))
+    return end
+
+
+def _binpersid(m: _Machine, stack: list[Any], pos: int) -> int:
+    stack.append(Opaque("persistent_id", (stack.pop(),)))
+    return pos
+
+
+def _next_buffer(m: _Machine, stack: list[Any], pos: int) -> int:
+    return m.next_buffer(stack, pos)
+
+
+def _readonly_buffer(m: _Machine, stack: list[Any], pos: int) -> int:
+    value = stack[-1]
+    if type(value) in (bytes, bytearray, memoryview):
+        stack[-1] = memoryview(value).toreadonly()
+    elif m.buffers is not None:
+        raise UnsafeContent("pickle", f"makes a {type(value).__name__} read-only")
+    return pos
+
+
+def _unicode(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
+
+
+def _signed(content: bytes) -> int:
+    return int.from_bytes(content, "little", signed=True)
+
+
+def _int_line(text: bytes) -> Any:
+    return {b"00": False, b"01": True}[text] if text in (b"00", b"01") else int(text, 0)
+
+
+def _long_line(text: bytes) -> int:
+    return int(text.removesuffix(b"L"), 0)
+
+
+def _old_text(content: bytes) -> Any:
+    """Python 2's str: text where it is ASCII, else the bytes that it was."""
+    return content.decode("ascii") if content.isascii() else content
+
+
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))", re.DOTALL)
+_ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
+
+
+def _quoted(text: bytes) -> Any:
+    text = text.strip()
+    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
+        raise UnsafeContent("pickle", "a string without its quotes")
+    return _old_text(_ESCAPE.sub(_unescape, text[1:-1]))
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    in_hex, octal, other = match.groups()
+    if in_hex is not None:
+        return bytes([int(in_hex, 16)])
+    if octal is not None:
+        return bytes([int(octal, 8) & 255])
+    return _ESCAPED.get(other, other if other in b"\\'\"" else match.group())
+
+
+_HANDLERS: list[_Handler | None] = [None] * 256
+for _opcode, _handler in {
+    0x80: _proto,
+    0x95: _frame,
+    0x52: _reduce,
+    0x92: _newobj_ex,
+    0x63: _global,
+    0x93: _stack_global,
+    0x82: _extension(1),
+    0x83: _extension(2),
+    0x84: _extension(4),
+    0x73: _setitem,
+    0x87: _tuple3,
+    0x29: _push(tuple),
+    0x8F: _push(set),
+    0x32: _dup,
+    0x43: _payload(1, bytes),  # SHORT_BINBYTES
+    0x42: _payload(4, bytes),  # BINBYTES
+    0x8E: _payload(8, bytes),  # BINBYTES8
+    0x96: _payload(8, bytearray),  # BYTEARRAY8
+    0x58: _payload(4, _unicode),  # BINUNICODE
+    0x8D: _payload(8, _unicode),  # BINUNICODE8
+    0x8A: _payload(1, _signed),  # LONG1
+    0x8B: _payload(4, _signed),  # LONG4
+    0x55: _payload(1, _old_text),  # SHORT_BINSTRING
+    0x54: _payload(4, _old_text),  # BINSTRING
+    0x49: _text_line(_int_line),  # INT
+    0x4C: _text_line(_long_line),  # LONG
+    0x46: _text_line(float),  # FLOAT
+    0x53: _text_line(_quoted),  # STRING
+    0x56: _text_line(lambda text: text.decode("raw-unicode-escape")),  # UNICODE
+    0x67: _get,
+    0x70: _put,
+    0x50: _persid,
+    0x51: _binpersid,
+    0x97: _next_buffer,
+    0x98: _readonly_buffer,
+}.items():
+    _HANDLERS[_opcode] = _handler
