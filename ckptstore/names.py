@@ -31,6 +31,9 @@ POLICIES = "policies"
 COMPONENTS = "components"
 DEFAULT_POLICY = "default_policy"  # RLlib's id for the policy of a single-agent run
 
+PIN = "pin."
+"""Refs that begin so are pins, not tags; the checkpoint's id follows."""
+
 MIN_MANIFEST_BYTES = 1024  # a committed manifest is at least this long ...
 SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing tells them apart
 
@@ -124,10 +127,10 @@ def check_policy_ids(policy_ids: Iterable[object], what: str = "policy id") -> l
 
 def check_ref(name: object) -> str:
     """A tag's name: up to 100 of ``A-Z a-z 0-9 _ . -``, not starting with a dot or dash."""
-    if not isinstance(name, str) or not _REF.match(name):
+    if not isinstance(name, str) or not _REF.match(name) or name.startswith(PIN):
         raise InvalidRequest(
             f"tag {name!r}",
-            "it isn't 1 to 100 of A-Z a-z 0-9 _ . -",
+            "it isn't 1 to 100 of A-Z a-z 0-9 _ . -, or begins like a pin",
             "Choose another, for example 'best'",
         )
     return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -140,7 +141,7 @@ class PowerCutDisk(CrashingDisk):
 
     def _keep(self, directory: Directory, name: str) -> str | None:
         """A second link to a file that is about to lose its name."""
-        kept = os.path.join(self._scratch, str(len(self._names)))
+        kept = os.path.join(self._scratch, f"f{len(self.changes)}")
         try:
             os.link(name, kept, src_dir_fd=directory.fd, follow_symlinks=False)
         except OSError:
@@ -213,6 +214,14 @@ class PowerCutDisk(CrashingDisk):
             self._changed(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
 
     def rmdir(self, parent: Directory, name: str) -> None:
-        """Remove a directory that comes back until `parent` is synced."""
-        super().rmdir(parent, name)
-        self._changed(lambda place: os.mkdir(name, 0o700, dir_fd=place.fd), parent)
+        """Remove a directory that comes back until `parent` is synced.
+
+        It is put aside and not removed: what comes back has to be the same one, so that what was in
+        it can come back as well.
+        """
+        self.step("rmdir", os.path.join(parent.path, name))
+        if os.listdir(os.path.join(parent.path, name)):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        kept = os.path.join(self._scratch, f"d{len(self.changes)}")
+        os.rename(name, kept, src_dir_fd=parent.fd)
+        self._changed(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)

@@ -1,0 +1,115 @@
+"""Saves that go on while training does: a snapshot now, the writing on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from ckptstore.logs import logger
+from ckptstore.plan import Item, Write
+
+T = TypeVar("T")
+
+
+class SaveFuture(Future[T], Generic[T]):
+    """A future that knows whether anybody looked at its failure."""
+
+    looked_at = False
+
+    def result(self, timeout: float | None = None) -> T:
+        """The checkpoint, once durable; raises what the save raised."""
+        self.looked_at = True
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the save raised, or None."""
+        self.looked_at = True
+        return super().exception(timeout)
+
+
+class Background(Generic[T]):
+    """Runs one job at a time on a thread; a failure nobody looked at comes up at the next call."""
+
+    def __init__(self) -> None:
+        self._future: SaveFuture[T] | None = None
+        self._lock = threading.Lock()
+
+    def submit(self, job: Callable[[], T]) -> SaveFuture[T]:
+        """Start `job`, after the one in flight has ended. Raises that one's unseen failure first."""
+        with self._lock:
+            self._drain()
+            future: SaveFuture[T] = SaveFuture()
+            thread = threading.Thread(target=_run, args=(future, job), name="ckptstore-save", daemon=True)
+            _drain_at_exit(self)
+            self._future = future
+            thread.start()
+            return future
+
+    def wait(self) -> None:
+        """Return when nothing is in flight. Raises the failure nobody looked at, once."""
+        with self._lock:
+            self._drain()
+
+    def _drain(self) -> None:
+        future, self._future = self._future, None
+        if future is not None:
+            error = Future.exception(future)
+            _in_flight.discard(self)
+            if error is not None and not future.looked_at:
+                raise error
+
+
+def _run(future: SaveFuture[T], job: Callable[[], T]) -> None:
+    future.set_running_or_notify_cancel()
+    try:
+        future.set_result(job())
+    except BaseException as error:  # noqa: BLE001  # it is the caller's: handed over whole
+        future.set_exception(error)
+
+
+_in_flight: set[Background[Any]] = set()
+_registered = False
+
+
+def _drain_at_exit(background: Background[Any]) -> None:
+    """See to it that the interpreter doesn't end under a save.
+
+    `atexit` would be too late: by then concurrent.futures, on which saving and the clients of object
+    stores rely, refuses new work. Its own way to be called in time is the only one there is.
+    """
+    global _registered
+    if not _registered:
+        threading._register_atexit(_drain_all)  # type: ignore[attr-defined]  # see above
+        _registered = True
+    _in_flight.add(background)
+
+
+def _drain_all() -> None:
+    for background in list(_in_flight):
+        try:
+            background.wait()
+        except Exception:  # noqa: BLE001  # nobody is left to raise it to: said in the log, in full
+            logger.exception("a save in the background failed while the program ended")
+
+
+def snapshot(items: Sequence[Item]) -> list[Item]:
+    """`items` serialised into memory of their own: whoever owns the arrays may go on writing them."""
+    return [_frozen(item) for item in items]
+
+
+def _frozen(item: Item) -> Item:
+    chunks: list[bytes | memoryview] = []
+
+    def keep(data: bytes | memoryview) -> None:
+        chunks.append(memoryview(bytearray(data)) if isinstance(data, memoryview) else bytes(data))
+
+    arrays = item.emit(keep)
+
+    def emit(write: Write) -> Sequence[tuple[int, int]]:
+        for chunk in chunks:
+            write(chunk)
+        return arrays
+
+    return Item(item.path, emit)

@@ -1,0 +1,52 @@
+"""Turns what a place says into the error tree: the one table from builtins to typed errors."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckptstore.backends.base import PlaceMissing
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointNotFound,
+    StoreDenied,
+    StoreFull,
+    StoreNotFound,
+    StoreUnavailable,
+)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def typed(error: OSError | EOFError, what: str) -> CheckpointError:
+    """The typed error for `error`, which happened to `what`. Raise it ``from error``."""
+    if isinstance(error, CheckpointError):
+        return error
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    if isinstance(error, EOFError):
+        return CheckpointCorrupt(what, why)
+    if isinstance(error, PlaceMissing):
+        return StoreNotFound(what, why, "Bring it back, or open a new CheckpointStore to begin anew")
+    if isinstance(error, FileNotFoundError):
+        return CheckpointNotFound(what, why)
+    if error.errno in _FULL:
+        return StoreFull(what, why)
+    if isinstance(error, PermissionError) or error.errno in _DENIED:
+        return StoreDenied(
+            what, why, "Check the credentials, the file modes and whether it is mounted read-only"
+        )
+    return StoreUnavailable(what, why)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Lets no OSError or EOFError out untyped; CheckpointErrors pass as they are."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, EOFError) as error:
+        raise typed(error, what) from error

@@ -1,0 +1,79 @@
+"""Metrics and other small values as a manifest keeps them: JSON, with NaN and infinities spelled out. Pure.
+
+JSON has no NaN. A float that isn't finite is kept as ``{"$float": "nan" | "inf" | "-inf"}``, and a key of
+a caller's own that begins with ``$`` gets another ``$`` in front, so the two can't be confused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest
+
+_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_MAX_DEPTH = 32
+
+
+def encode(values: Mapping[str, Any], what: str = "metrics") -> dict[str, Any]:
+    """`values` as plain JSON. Takes None, bool, int, float, str, numpy scalars, and lists and dicts of those.
+
+    Raises InvalidRequest naming the first value that is none of them.
+    """
+    if not isinstance(values, Mapping):
+        raise InvalidRequest(what, f"it is a {type(values).__name__}", "Pass a dict of names and numbers")
+    return {key: _encode(value, f"{what}[{key!r}]", 0) for key, value in _items(values, what)}
+
+
+def _items(values: Mapping[Any, Any], what: str) -> list[tuple[str, Any]]:
+    items = []
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise InvalidRequest(what, f"the key {key!r} is a {type(key).__name__}", "Use str keys")
+        items.append(("$" + key if key.startswith("$") else key, value))
+    return items
+
+
+def _encode(value: Any, what: str, depth: int) -> Any:
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": str(float(value))}
+    if depth < _MAX_DEPTH:
+        if isinstance(value, Mapping):
+            return {key: _encode(item, f"{what}[{key!r}]", depth + 1) for key, item in _items(value, what)}
+        if isinstance(value, (list, tuple)):
+            return [_encode(item, f"{what}[{index}]", depth + 1) for index, item in enumerate(value)]
+    raise InvalidRequest(
+        what,
+        f"a {type(value).__name__} can't be kept in the manifest",
+        "Metrics are numbers, strings, and lists and dicts of those; put anything else into `state`",
+    )
+
+
+def decode(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What `encode` was given (tuples as lists, numpy scalars as plain numbers)."""
+    return {_key(key): _decode(value, source) for key, value in raw.items()}
+
+
+def _key(key: str) -> str:
+    return key[1:] if key.startswith("$") else key
+
+
+def _decode(value: Any, source: str) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"$float"}:
+            if not isinstance(name := value["$float"], str) or name not in _FLOATS:
+                raise CheckpointCorrupt(source, f"{str(name)[:40]!r} is not a float")
+            return _FLOATS[name]
+        return decode(value, source)
+    if isinstance(value, list):
+        return [_decode(item, source) for item in value]
+    return value

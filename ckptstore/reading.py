@@ -1,0 +1,276 @@
+"""From files to objects: fetches what is asked for, checks it against its digests, decodes those bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ckptstore import manifest as manifests
+from ckptstore import names, parts
+from ckptstore.backends.base import Backend
+from ckptstore.codec import safe
+from ckptstore.codec.skeleton import load_trusted, skeleton
+from ckptstore.digest import digest
+from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointGone, UnsafeContent
+from ckptstore.failures import translated
+from ckptstore.manifest import Manifest
+from ckptstore.parts import FileParts, Part
+from ckptstore.writing import Progress, run_all
+
+_BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` looked at and found."""
+
+    name: str
+    files: int
+    """Files read."""
+    bytes: int
+    """Bytes read and hashed."""
+    problems: tuple[str, ...] = field(default=())
+    """One line for every file that is missing, changed or extra."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as it was committed."""
+        return not self.problems
+
+
+def fetch_manifest(backend: Backend, prefix: str, label: str) -> Manifest | None:
+    """The manifest of the directory `prefix`; None if it has none or was deleted or never finished.
+
+    Raises CheckpointCorrupt for one that is damaged.
+    """
+    key = _key(prefix, names.MANIFEST)
+    source = f"{label}/{names.MANIFEST}"
+    with translated(source):
+        try:
+            data = backend.read(key)
+        except FileNotFoundError:
+            return None
+    if len(data) <= names.SMALL_STATE_BYTES:
+        try:
+            if json.loads(data).get("state") in {"aborted", "deleted"}:
+                return None
+        except (ValueError, AttributeError, RecursionError):
+            pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
+    return manifests.load(data, source)
+
+
+def _batches(file_parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Neighbouring parts together, so that small arrays don't cost a request each."""
+    batch: list[Part] = []
+    size = 0
+    for part in file_parts:
+        if batch and size + part.length > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += part.length
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _about(source: str) -> Iterator[None]:
+    """Names the file in what the decoder refuses: it sees bytes only."""
+    try:
+        yield
+    except UnsafeContent as error:
+        raise UnsafeContent(source, ": ".join(filter(None, (error.what, error.why))), error.remedy) from error
+
+
+def _key(prefix: str, path: str) -> str:
+    return f"{prefix}/{path}" if prefix else path
+
+
+class Reader:
+    """Reads the files of one committed checkpoint; nothing leaves it unverified. Thread-safe."""
+
+    def __init__(
+        self, backend: Backend, prefix: str, manifest: Manifest, label: str, concurrency: int = 8
+    ) -> None:
+        self.backend = backend
+        self.prefix = prefix
+        self.manifest = manifest
+        self.label = label
+        self.concurrency = concurrency
+        self._files = {file.path: file for file in manifest.files}
+        self._parts: Mapping[str, FileParts] | None = None
+        self._lock = threading.Lock()
+
+    def paths(self) -> Mapping[str, int]:
+        """Every payload file and its size in bytes."""
+        return {file.path: file.size for file in self.manifest.files}
+
+    @property
+    def parts(self) -> Mapping[str, FileParts]:
+        """``parts.json``, verified against the manifest, and the manifest's files against it."""
+        with self._lock:
+            if self._parts is None:
+                self._parts = self._fetch_parts()
+            return self._parts
+
+    def parts_bytes(self) -> bytes:
+        """The verified bytes of ``parts.json``."""
+        said = self.manifest.parts
+        data = self._guarded(names.PARTS, lambda: self.backend.read(_key(self.prefix, names.PARTS)))
+        if len(data) != said.size or digest(data) != said.digest:
+            raise self._corrupt(names.PARTS, "its digest does not match the manifest")
+        return data
+
+    def _fetch_parts(self) -> Mapping[str, FileParts]:
+        table = parts.load(self.parts_bytes(), f"{self.label}/{names.PARTS}")
+        if table.keys() != self._files.keys():
+            raise self._corrupt(names.PARTS, "it does not list the manifest's files")
+        for path, file in self._files.items():
+            if table[path].size != file.size or table[path].digest != file.digest:
+                raise self._corrupt(path, "parts.json and the manifest disagree about it")
+        return table
+
+    def fetch(self, path: str) -> bytearray:
+        """The verified bytes of the file `path`, in private memory."""
+        file = self._file(path)
+        target = bytearray(file.size)
+        view = memoryview(target)
+
+        def one(batch: Sequence[Part]) -> None:
+            start, stop = batch[0].offset, batch[-1].offset + batch[-1].length
+            self._guarded(
+                path, lambda: self.backend.read_into(_key(self.prefix, path), start, view[start:stop])
+            )
+            for part in batch:
+                self._check(path, part, view[part.offset : part.offset + part.length])
+
+        run_all(one, list(_batches(file.parts)), self.concurrency)
+        return target
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The verified bytes of the file `path`, part by part."""
+        for part in self._file(path).parts:
+            data = self._read_part(path, part)
+            self._check(path, part, memoryview(data))
+            yield data
+
+    def decode(self, path: str, trusted: bool = False, mmap: bool = False) -> object:
+        """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
+
+        With `mmap`, array data are mapped copy-on-write where the place has files, and are not
+        read (nor checked) until touched.
+        """
+        file = self._file(path)
+        if not file.arrays:
+            data = self.fetch(path)
+            return self._decode(path, bytes(data), (), trusted)
+        view = self._map(path) if mmap else memoryview(self.fetch(path))
+        gaps: list[memoryview] = []
+        buffers: list[memoryview] = []
+        end = 0
+        for offset, length in file.arrays:
+            gaps.append(view[end:offset])
+            end = offset + length
+            buffers.append(view[offset:end])
+        gaps.append(view[end:])
+        if mmap:
+            self._check_gaps(file, view)
+        try:
+            pickled = skeleton(gaps, file.arrays)
+        except CheckpointCorrupt as error:
+            raise self._corrupt(path, error.why) from error
+        return self._decode(path, pickled, buffers, trusted)
+
+    def _decode(self, path: str, pickled: bytes, buffers: Sequence[memoryview], trusted: bool) -> object:
+        if trusted:
+            return load_trusted(pickled, buffers)
+        with _about(f"{self.label}/{path}"):
+            return safe.loads(pickled, buffers)
+
+    def _map(self, path: str) -> memoryview:
+        mapper: Callable[[str], memoryview] | None = getattr(self.backend, "map", None)
+        if mapper is None:
+            return memoryview(self.fetch(path))
+        view = self._guarded(path, lambda: mapper(_key(self.prefix, path)))
+        if len(view) != self._file(path).size:
+            raise self._corrupt(path, f"it has {len(view)} bytes, not {self._file(path).size}")
+        return view
+
+    def _check_gaps(self, file: FileParts, view: memoryview) -> None:
+        arrays = {span.offset: span.offset + span.length for span in file.arrays}
+        skip_until = 0
+        for part in file.parts:
+            skip_until = max(skip_until, arrays.get(part.offset, 0))
+            if part.offset >= skip_until:
+                self._check(file.path, part, view[part.offset : part.offset + part.length])
+
+    def verify(self, listing: Mapping[str, int], progress: Progress | None = None) -> VerifyReport:
+        """Read and check every byte; `listing` is what lies in the directory now."""
+        problems: list[str] = []
+        count = 0
+        expected = {**self.paths(), names.PARTS: self.manifest.parts.size}
+        for path in sorted(listing.keys() - expected.keys() - {names.MANIFEST, names.CLAIM}):
+            problems.append(f"{path}: not part of the checkpoint")
+
+        def one(path: str) -> int:
+            done = 0
+            for data in self.stream(path):
+                done += len(data)
+                if progress is not None:
+                    progress(len(data))
+            if path in listing and listing[path] != done:
+                raise self._corrupt(path, f"it has {listing[path]} bytes, not {done}")
+            return done
+
+        def tried(path: str) -> int | str:
+            try:
+                return one(path)
+            except CheckpointCorrupt as error:
+                return f"{path}: {error.why}"
+
+        try:
+            self.parts  # noqa: B018  # everything else is checked against it
+        except CheckpointCorrupt as error:
+            return VerifyReport(self.label, 0, 0, (f"{names.PARTS}: {error.why}", *problems))
+        for result in run_all(tried, list(self._files), self.concurrency):
+            if isinstance(result, str):
+                problems.append(result)
+            else:
+                count += result
+        return VerifyReport(self.label, len(self._files), count, tuple(problems))
+
+    def _file(self, path: str) -> FileParts:
+        try:
+            return self.parts[path]
+        except KeyError:
+            raise CheckpointCorrupt(f"{self.label}/{path}", "the manifest does not list it") from None
+
+    def _read_part(self, path: str, part: Part) -> bytes:
+        key = _key(self.prefix, path)
+        return self._guarded(path, lambda: self.backend.read(key, part.offset, part.offset + part.length))
+
+    def _check(self, path: str, part: Part, data: memoryview) -> None:
+        if digest(data) != part.digest:
+            raise self._corrupt(
+                path, f"the digest of bytes {part.offset} to {part.offset + part.length} does not match"
+            )
+
+    def _guarded(self, path: str, read: Callable[[], _T]) -> _T:
+        """`read()`, with a missing or short file explained: deleted meanwhile, or damaged."""
+        try:
+            with translated(f"{self.label}/{path}"):
+                return read()
+        except (CheckpointCorrupt, FileNotFoundError) as error:
+            why = "it is missing" if isinstance(error, FileNotFoundError) else error.why
+            raise self._corrupt(path, why) from error
+
+    def _corrupt(self, path: str, why: str) -> CheckpointError:
+        """CheckpointGone if the checkpoint was deleted meanwhile, else CheckpointCorrupt."""
+        if fetch_manifest(self.backend, self.prefix, self.label) is None:
+            return CheckpointGone(self.label, "it was deleted while it was being read")
+        return CheckpointCorrupt(f"{self.label}/{path}", why)

@@ -1,0 +1,193 @@
+"""One save, from a validated request to the commit of its manifest."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import stat
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from ckptstore import names, parts
+from ckptstore.backends.base import Sink
+from ckptstore.commit.base import Attempt, Catalog, IfExists
+from ckptstore.digest import digest
+from ckptstore.errors import InvalidRequest
+from ckptstore.failures import translated
+from ckptstore.manifest import File, Manifest, Parent
+from ckptstore.parts import PART_BYTES, FileParts
+from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Contents, Item, Write
+from ckptstore.version import __version__
+from ckptstore.writing import Progress, Recorder, hashing, run_all, write_items
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the manifest will say beside the files; already validated."""
+
+    step: int
+    kind: str
+    origin: str
+    policies: tuple[str, ...]
+    metrics: Mapping[str, object]
+    labels: tuple[str, ...]
+    if_exists: IfExists
+    parent: Parent | None
+    checkpoint_version: str = CHECKPOINT_VERSION
+    format: str = FORMAT
+
+
+class Save:
+    """One attempt at one checkpoint: begun, filled and committed, or abandoned when the block fails.
+
+    Once `commit` is called nothing is cleaned up any more: after an ambiguous answer of an object
+    store the checkpoint may exist.
+    """
+
+    def __init__(self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int) -> None:
+        self._catalog = catalog
+        self._concurrency = concurrency
+        self._created = datetime.datetime.now(datetime.timezone.utc)
+        self._sealed = False
+        with translated(catalog.backend.url):
+            self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex)
+
+    def __enter__(self) -> Save:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._sealed:
+            self.attempt.abandon()
+
+    def write(self, items: Sequence[Item], progress: Progress | None = None) -> list[FileParts]:
+        """Write every item as a file, hashed on the way."""
+        with translated(self._catalog.backend.url):
+            return write_items(self.attempt.create, items, self._concurrency, progress)
+
+    def hash_in_place(self, paths: Sequence[str]) -> list[FileParts]:
+        """The parts of files that another program wrote into the attempt's own directory."""
+        directory = self.attempt.directory or ""
+
+        def one(path: str) -> FileParts:
+            recorder = Recorder(_Nowhere(), hashers)
+            copied(path, os.path.join(directory, path)).emit(recorder.write)
+            return recorder.finish(path)
+
+        with hashing() as hashers:
+            return run_all(one, paths, self._concurrency)
+
+    def commit(self, request: Request, files: Sequence[FileParts]) -> tuple[names.CheckpointName, Manifest]:
+        """Write ``parts.json`` and then, as the last thing, the manifest."""
+        table = parts.dump(files)
+        manifest = Manifest(
+            id=self.attempt.id,
+            step=request.step,
+            kind=request.kind,
+            origin=request.origin,
+            checkpoint_version=request.checkpoint_version,
+            format=request.format,
+            created=self._created.isoformat(timespec="milliseconds"),
+            writer=writer_versions(),
+            parent=request.parent,
+            metrics=request.metrics,
+            labels=request.labels,
+            policies=request.policies,
+            files=tuple(sorted(File(file.path, file.size, file.digest) for file in files)),
+            parts=File(names.PARTS, len(table), digest(table)),
+        )
+        return self.commit_as(manifest, table)
+
+    def commit_as(self, manifest: Manifest, table: bytes) -> tuple[names.CheckpointName, Manifest]:
+        """Commit a manifest that exists already, with the ``parts.json`` it vouches for."""
+        with translated(self._catalog.backend.url):
+            with self.attempt.create(names.PARTS) as sink:
+                sink.write(table)
+            data = manifest.dump()
+            self._sealed = True
+            return self.attempt.commit(data), manifest
+
+
+def writer_versions() -> dict[str, str]:
+    """What wrote a checkpoint, for whoever has to find out in years. No host, no user, no path."""
+    return {"ckptstore": __version__, "python": platform.python_version(), "numpy": np.__version__}
+
+
+def copied(path: str, source: str) -> Item:
+    """A file with the bytes of the local file `source`, cut into parts of a fixed size."""
+
+    def emit(write: Write) -> Sequence[tuple[int, int]]:
+        buffer = memoryview(bytearray(PART_BYTES))
+        with translated(source), open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            while count := file.readinto(buffer):
+                write(buffer[:count])
+        return ()
+
+    return Item(path, emit)
+
+
+def model_items(contents: Contents, models: Mapping[str, str | os.PathLike[str]]) -> list[Item]:
+    """The files of native model exports, each under its policy's ``model/``, as they are.
+
+    A value of `models` is a local directory, or one file. InvalidRequest if it isn't there.
+    """
+    items = []
+    for policy_id, source in models.items():
+        what = f"models[{policy_id!r}]"
+        if policy_id not in contents.policy_ids:
+            raise InvalidRequest(what, "no policy of that id is being saved", "Use the id of one that is")
+        path = os.fspath(source)
+        if os.path.isdir(path):
+            files = {name: os.path.join(path, name) for name in local_files(path)}
+        elif os.path.isfile(path):
+            files = {os.path.basename(path): path}
+        else:
+            raise InvalidRequest(what, f"{path!r} is no file or directory", "Export the model first")
+        items += [
+            copied(contents.policy_path(policy_id, f"model/{name}"), file) for name, file in files.items()
+        ]
+    return items
+
+
+def local_files(directory: str) -> list[str]:
+    """Paths of the files below `directory`, relative and sorted; InvalidRequest for anything but plain files.
+
+    A link would be followed by whoever reads the checkpoint later, on another machine.
+    """
+    with translated(directory):
+        return sorted(_plain_files(directory))
+
+
+def _plain_files(directory: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(directory, onerror=_raise):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in files + links:
+            full = os.path.join(folder, name)
+            if not stat.S_ISREG(os.lstat(full).st_mode):
+                raise InvalidRequest(full, "it is a link, pipe or device", "Put plain files there")
+            yield os.path.relpath(full, directory).replace(os.sep, "/")
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+class _Nowhere(Sink):
+    """For files that already lie where they belong: they are only hashed."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        pass
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass

@@ -1,0 +1,97 @@
+"""A local directory for frameworks that write their checkpoints themselves."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from ckptstore import logs, names
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit.base import Catalog
+from ckptstore.errors import InvalidRequest
+from ckptstore.manifest import Manifest
+from ckptstore.saving import Request, Save, copied, local_files
+
+Commit = Callable[[Request, names.CheckpointName, Manifest], Checkpoint]
+
+
+class Staged(os.PathLike[str]):
+    """Real and empty while its ``with`` block runs; a checkpoint once the block ends well.
+
+    Whatever lies in the directory then is committed as it is, byte for byte. After an exception
+    nothing is. On local disk the directory is the checkpoint's own, renamed into place; for an object
+    store it is a temporary one, uploaded at the end.
+
+    Raises InvalidRequest at the end for links, pipes and devices, for an empty directory, and for a
+    directory that already is a ckptstore checkpoint.
+    """
+
+    def __init__(self, catalog: Catalog, request: Request, concurrency: int, committed: Commit) -> None:
+        self._catalog = catalog
+        self._request = request
+        self._concurrency = concurrency
+        self._committed = committed
+        self._save: Save | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: str | None = None
+        self.checkpoint: Checkpoint | None = None
+        """The committed checkpoint, after the block."""
+
+    def __fspath__(self) -> str:
+        if self._directory is None:
+            raise InvalidRequest("stage", "its directory exists inside the `with` block only", "Use it there")
+        return self._directory
+
+    def __str__(self) -> str:
+        return self.__fspath__()
+
+    def __enter__(self) -> Staged:
+        self._save = Save(self._catalog, self._request.step, self._request.if_exists, self._concurrency)
+        self._directory = self._save.attempt.directory
+        if self._directory is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
+            self._directory = self._temporary.name
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._save is not None
+        try:
+            with self._save:
+                if error is None:
+                    self.checkpoint = self._commit(self._save, self.__fspath__())
+        finally:
+            self._directory = None
+            if self._temporary is not None:
+                self._temporary.cleanup()
+
+    def _commit(self, save: Save, directory: str) -> Checkpoint:
+        paths = local_files(directory)
+        if not paths:
+            raise InvalidRequest(
+                directory, "nothing was written into it", "Write the checkpoint's files there"
+            )
+        if any(path.split("/")[0] == names.META for path in paths):
+            raise InvalidRequest(
+                directory,
+                f"it holds {names.META}/ of another checkpoint",
+                "Use copy_to() to copy a checkpoint",
+            )
+        with logs.timed("staged", f"{self._catalog.backend.url} step {self._request.step}") as done:
+            if self._temporary is None:
+                files = save.hash_in_place(paths)
+            else:
+                files = save.write([copied(path, os.path.join(directory, path)) for path in paths])
+            request = replace(self._request, origin="stage", **described(paths))
+            name, manifest = save.commit(request, files)
+            done(manifest.size)
+        return self._committed(request, name, manifest)
+
+
+def described(paths: list[str]) -> dict[str, Any]:
+    return {}

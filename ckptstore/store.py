@@ -1,0 +1,489 @@
+"""A store of checkpoints: runs plans on a place, and is what most programs talk to."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Literal, SupportsIndex, TypeAlias, cast
+
+from ckptstore import background, logs, names, plan, refs
+from ckptstore import metrics as metric_values
+from ckptstore.backends import open_backend
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit import open_catalog
+from ckptstore.commit.base import IfExists, Swept
+from ckptstore.errors import (
+    CheckpointExists,
+    CheckpointGone,
+    CheckpointNotFound,
+    CheckpointProtected,
+    InvalidRequest,
+)
+from ckptstore.failures import translated
+from ckptstore.identity import Identity
+from ckptstore.manifest import Manifest, Parent
+from ckptstore.names import CheckpointName
+from ckptstore.plan import Item
+from ckptstore.reading import VerifyReport
+from ckptstore.saving import Request, Save, model_items
+from ckptstore.staging import Staged
+from ckptstore.survey import Survey
+from ckptstore.writing import Progress
+
+Which: TypeAlias = "Checkpoint | SupportsIndex | str"
+"""A checkpoint, or what `CheckpointStore.get` takes to find one."""
+
+
+class CheckpointStore:
+    """Durable, versioned checkpoints below one URL. Safe to use from threads.
+
+    Parameters:
+        url: a path, ``file://``, ``s3://``, ``gs://``, ``memory://`` or any URL that fsspec opens.
+        storage_options: passed to fsspec; credentials stay in memory only.
+        timeout: seconds after which a place that gives no proper answer counts as unavailable.
+        retries: how often one request is tried again within `timeout`.
+        concurrency: files moved at once; None takes what suits the place.
+        single_writer: accept a place without create-only writes; then only one process may save.
+        create: make the store on first use if it isn't there. With False, a missing store is an error.
+
+    Raises StoreNotFound, StoreDenied, StoreUnavailable or StoreUnsuitable on first use.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        timeout: float = 120.0,
+        retries: int = 8,
+        concurrency: int | None = None,
+        single_writer: bool = False,
+        create: bool = True,
+    ) -> None:
+        self._backend = open_backend(
+            os.fspath(url), storage_options, timeout=timeout, retries=retries, concurrency=concurrency
+        )
+        self._catalog = open_catalog(self._backend, single_writer=single_writer)
+        self._concurrency = concurrency or self._backend.concurrency
+        self._identity = Identity(self._backend, create)
+        self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded)
+        self._background: background.Background[Checkpoint] = background.Background()
+        self._parent: str | None = None  # id of the checkpoint that the run goes on from
+        self._resumed_from: str | None = None  # id of the one this process has loaded last
+
+    @property
+    def url(self) -> str:
+        """Where the store lies; holds no credentials."""
+        return self._backend.url
+
+    @property
+    def id(self) -> str:
+        """The store's identity, made with it."""
+        return self._identity.prove()
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def save(
+        self,
+        step: SupportsIndex,
+        state: Any = plan.UNSET,
+        policies: Mapping[str, Any] | None = None,
+        components: Mapping[str, Any] | None = None,
+        *,
+        policy: Any = plan.UNSET,
+        models: Mapping[str, str | os.PathLike[str]] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        labels: Iterable[str] = (),
+        if_exists: IfExists = "error",
+        progress: Progress | None = None,
+    ) -> Checkpoint:
+        """Commit a checkpoint of `step`; durable when this returns, invisible if it fails.
+
+        `state`, each of `policies` and each of `components` becomes one file, an ordinary pickle.
+        `policy` saves one policy alone instead. `models` names local directories of native exports by
+        policy id; their files travel untouched. `metrics` and `labels` go into the manifest. Where the
+        step is committed already, `if_exists` says what to do: "error", "replace" it, or "return" it.
+
+        Raises InvalidRequest before a byte is written; CheckpointExists; SaveAborted; StoreFull,
+        StoreDenied, StoreUnavailable.
+        """
+        contents = plan.Contents(state, policies, components, policy)
+        request = self._request(contents.kind, contents.policy_ids, step, metrics, labels, if_exists)
+        items = contents.items(request.step) + model_items(contents, models or {})
+        self._background.wait()
+        return self._save(request, items, progress)
+
+    def save_async(
+        self,
+        step: SupportsIndex,
+        state: Any = plan.UNSET,
+        policies: Mapping[str, Any] | None = None,
+        components: Mapping[str, Any] | None = None,
+        *,
+        policy: Any = plan.UNSET,
+        models: Mapping[str, str | os.PathLike[str]] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        labels: Iterable[str] = (),
+        if_exists: IfExists = "error",
+    ) -> Future[Checkpoint]:
+        """Like `save`, but returns once everything is snapshotted: the caller may go on changing it.
+
+        One save is in flight at a time: a second call waits for the first. A failure is the future's
+        exception; if nobody looked at it, the next `save`, `save_async`, `wait` or `close` raises it.
+        The interpreter doesn't exit under a save in flight.
+        """
+        contents = plan.Contents(state, policies, components, policy)
+        request = self._request(contents.kind, contents.policy_ids, step, metrics, labels, if_exists)
+        items = contents.items(request.step) + model_items(contents, models or {})
+        self._background.wait()
+        frozen = background.snapshot(items)
+        return self._background.submit(lambda: self._save(request, frozen, None))
+
+    def wait(self) -> None:
+        """Return when no save is in flight any more."""
+        self._background.wait()
+
+    def close(self) -> None:
+        """Same as `wait`; a store holds nothing else open."""
+        self._background.wait()
+
+    def __enter__(self) -> CheckpointStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def stage(
+        self,
+        step: SupportsIndex,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        labels: Iterable[str] = (),
+        if_exists: Literal["error", "replace"] = "error",
+    ) -> Staged:
+        """A real local directory for any framework to write into; see `Staged`."""
+        request = self._request("Directory", (), step, metrics, labels, if_exists)
+        self._background.wait()
+        self._identity.prove()
+        return Staged(self._catalog, request, self._concurrency, self._committed)
+
+    def _request(
+        self,
+        kind: str,
+        policies: Iterable[str],
+        step: SupportsIndex,
+        values: Mapping[str, Any] | None,
+        labels: Iterable[str],
+        if_exists: IfExists,
+    ) -> Request:
+        if if_exists not in ("error", "replace", "return"):
+            raise InvalidRequest(
+                "if_exists", f"{if_exists!r} is unknown", "Use 'error', 'replace' or 'return'"
+            )
+        labels = (labels,) if isinstance(labels, str) else tuple(labels)
+        if not all(isinstance(label, str) for label in labels):
+            raise InvalidRequest("labels", "they aren't a list of str", "Pass for example ['eval']")
+        return Request(
+            step=names.step_number(step),
+            kind=kind,
+            origin="save",
+            policies=tuple(policies),
+            metrics=metric_values.decode(metric_values.encode(values or {}), "metrics"),
+            labels=labels,
+            if_exists=if_exists,
+            parent=Parent(self._parent, "resume") if self._parent else None,
+        )
+
+    def _save(self, request: Request, items: Sequence[Item], progress: Progress | None) -> Checkpoint:
+        self._identity.prove()
+        with logs.timed("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
+            try:
+                with Save(self._catalog, request.step, request.if_exists, self._concurrency) as save:
+                    name, manifest = save.commit(request, save.write(items, progress))
+            except CheckpointExists:
+                if request.if_exists != "return":
+                    raise
+                return self.get(request.step)
+            done(manifest.size)
+        return self._committed(request, name, manifest)
+
+    def _committed(self, request: Request, name: CheckpointName, manifest: Manifest) -> Checkpoint:
+        self._parent = manifest.id
+        if request.if_exists == "replace":
+            self._delete_superseded(name)
+        return self._survey.checkpoint(name, manifest)
+
+    # -- finding --------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every committed checkpoint, oldest to newest by step. Damaged ones are logged and left out."""
+        return self._survey.committed().checkpoints
+
+    def latest(self, verified: bool = False) -> Checkpoint | None:
+        """The newest committed checkpoint; None only if the store is there and holds none.
+
+        One whose files are missing or of the wrong size is passed over, and so is with
+        ``verified=True`` one with any damaged byte; `skipped` of the result says which and why. Raises
+        CheckpointCorrupt if there are checkpoints and all of them are damaged.
+        """
+        return self._survey.newest(verified)
+
+    def best(self, metric: str, mode: Literal["max", "min"] = "max") -> Checkpoint | None:
+        """The checkpoint with the best value of `metric`; None if none has a number there.
+
+        `metric` is a name in `metrics`, or a path such as ``env_runners/episode_return_mean``. NaN and
+        missing values are passed over and ties go to the newest.
+        """
+        if mode not in ("max", "min"):
+            raise InvalidRequest("mode", f"{mode!r} is unknown", "Use 'max' or 'min'")
+        sign = 1 if mode == "max" else -1
+        ranked = [
+            (sign * value, index, checkpoint)
+            for index, checkpoint in enumerate(self.checkpoints())
+            if (value := _number(checkpoint.metrics, metric)) is not None
+        ]
+        return max(ranked)[2] if ranked else None
+
+    def get(self, which: SupportsIndex | str | None = None, *, id: str | None = None) -> Checkpoint:
+        """The checkpoint of a step, by its name, by ``tag:<name>``, or by id.
+
+        Raises CheckpointNotFound if there is none.
+        """
+        self._identity.prove()
+        if (which is None) == (id is None):
+            raise InvalidRequest("get", "it takes a step, name or tag, or an id", "Pass one of them")
+        if id is not None:
+            for checkpoint in self.checkpoints():
+                if checkpoint.id == id:
+                    return checkpoint
+            raise CheckpointNotFound(f"{self.url} id {id!r}", "no committed checkpoint has it")
+        if not isinstance(which, str):
+            return self._survey.at_step(names.step_number(cast("SupportsIndex", which)))
+        if which.startswith("tag:"):
+            return self._tagged(which[4:])
+        name = CheckpointName.parse(which)
+        if name is None:
+            raise InvalidRequest(
+                repr(which), "it is no checkpoint's name", "Use a step, 'checkpoint_000100' or 'tag:<name>'"
+            )
+        return self._survey.named(name)
+
+    # -- tags -----------------------------------------------------------------------------------
+
+    def tag(self, name: str, which: Which) -> None:
+        """Point the tag `name` at a checkpoint, wherever it pointed before; a tagged one isn't deleted."""
+        self._point(names.check_ref(name), self._resolve(which))
+
+    def untag(self, name: str) -> None:
+        """Take the tag away. CheckpointNotFound if there is none."""
+        if names.check_ref(name) not in self.tags():
+            raise CheckpointNotFound(f"tag {name!r}", "there is no such tag")
+        refs.write(self._backend, name, None)
+
+    def tags(self) -> dict[str, str]:
+        """Every tag, and the name of the checkpoint it points at."""
+        return {ref: target.name for ref, target in self._refs().items() if not ref.startswith(names.PIN)}
+
+    def pin(self, which: Which) -> None:
+        """Keep a checkpoint from being deleted until `unpin`."""
+        checkpoint = self._resolve(which)
+        self._point(names.PIN + checkpoint.id, checkpoint)
+
+    def unpin(self, which: Which) -> None:
+        """Take the pin away; fine if there is none."""
+        ref = names.PIN + self._resolve(which).id
+        if ref in self._refs():
+            refs.write(self._backend, ref, None)
+
+    def _refs(self) -> dict[str, refs.Target]:
+        self._identity.prove()
+        return refs.read_all(self._backend)
+
+    def _point(self, ref: str, checkpoint: Checkpoint) -> None:
+        before = self._refs().get(ref)
+        written = False
+        try:
+            with translated(self.url), self._catalog.guard(_name(checkpoint)):
+                refs.write(self._backend, ref, refs.Target(checkpoint.name, checkpoint.id))
+                written = True
+        except CheckpointGone:
+            if written:
+                refs.write(self._backend, ref, before)
+            raise
+
+    def _tagged(self, tag: str) -> Checkpoint:
+        target = self._refs().get(names.check_ref(tag))
+        if target is None:
+            raise CheckpointNotFound(f"{self.url} tag {tag!r}", "there is no such tag", "See `ckptstore tag`")
+        checkpoint = self._survey.named(refs.parse_name(target))
+        if checkpoint.id != target.id:
+            raise CheckpointGone(f"{self.url} tag {tag!r}", "the checkpoint it points at was deleted")
+        return checkpoint
+
+    # -- removing -------------------------------------------------------------------------------
+
+    def delete(self, which: Which) -> None:
+        """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned."""
+        name = _name(self._resolve(which))
+        for other in self._superseded_by(name):  # first, or it would become visible again
+            with suppress(CheckpointGone):
+                self._delete(other)
+        self._delete(name)
+
+    def _delete_superseded(self, name: CheckpointName) -> None:
+        """After a replacement: the lower attempts go, but for those that a tag or pin points at."""
+        for other in self._superseded_by(name):
+            with suppress(CheckpointGone, CheckpointProtected):
+                self._delete(other)
+
+    def _superseded_by(self, name: CheckpointName) -> list[CheckpointName]:
+        return [
+            other
+            for other in self._survey.names()
+            if other.step == name.step and other.attempt < name.attempt
+        ]
+
+    def _delete(self, name: CheckpointName) -> None:
+        def check() -> None:
+            _check_unprotected(str(name), refs.read_all(self._backend))
+
+        with translated(f"{self.url}/{name}"):
+            self._catalog.delete(name, check)
+
+    def rollback(self, which: Which) -> list[str]:
+        """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.
+
+        Returns the names removed. Raises CheckpointProtected before anything is removed if one of
+        them is tagged or pinned.
+        """
+        checkpoint = self._resolve(which)
+        later = [other for other in self.checkpoints() if other.step > checkpoint.step]
+        protecting = self._refs()
+        for other in later:
+            _check_unprotected(other.name, protecting)
+        for other in reversed(later):
+            self.delete(other)
+        self._loaded(checkpoint)
+        return [other.name for other in reversed(later)]
+
+    def prune(self, keep: int, *, dry_run: bool = False) -> list[str]:
+        """Delete all but the newest `keep`; returns the names, oldest first.
+
+        Never deletes what is tagged or pinned, the newest, or what this process resumed from.
+        """
+        doomed = plan.beyond_newest(self.checkpoints(), keep)
+        protecting = self._refs()
+        pruned = []
+        for checkpoint in doomed:
+            if checkpoint.id == self._resumed_from or refs.pointing_at(protecting, checkpoint.name):
+                continue
+            if not dry_run:
+                try:
+                    self.delete(checkpoint)
+                except (CheckpointGone, CheckpointProtected) as error:
+                    logs.logger.info("not pruned: %s", error)
+                    continue
+            pruned.append(checkpoint.name)
+        return pruned
+
+    def gc(self, grace: float | None = None) -> Swept:
+        """Remove what crashed or aborted saves and interrupted deletes left behind.
+
+        `grace` is the age in seconds below which an unfinished save is taken to be alive; by default
+        0 on local disk, where a lock tells, and a day on object stores. Nothing committed is touched.
+        """
+        self._identity.prove()
+        with translated(self.url):
+            return self._catalog.sweep(grace)
+
+    # -- the whole store ------------------------------------------------------------------------
+
+    def verify(self, *, progress: Progress | None = None) -> list[VerifyReport]:
+        """Read and check every byte of every checkpoint; a report for each, the damaged ones included."""
+        found = self._survey.committed()
+        reports = [VerifyReport(skip.name, 0, 0, (skip.reason,)) for skip in found.skipped]
+        reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
+        return sorted(reports, key=lambda report: report.name)
+
+    def copy_to(
+        self,
+        other: CheckpointStore,
+        which: Iterable[Which] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[Checkpoint]:
+        """Copy checkpoints, verified, to another store: all of them, or those named; tags come along.
+
+        A checkpoint keeps its id. One that the other store already has is left alone, so a copy cut
+        short is taken up again by the same call. Raises CheckpointExists where the other store has
+        another checkpoint of the same step.
+        """
+        chosen = self.checkpoints() if which is None else [self._resolve(item) for item in which]
+        there = {checkpoint.step: checkpoint for checkpoint in other.checkpoints()}
+        arrived: dict[str, Checkpoint] = {}
+        copied_now: list[Checkpoint] = []
+        for checkpoint in chosen:
+            twin = there.get(checkpoint.step)
+            if twin is None or twin.id != checkpoint.id:
+                twin = other._adopt_copy(checkpoint, progress)
+                copied_now.append(twin)
+            arrived[checkpoint.name] = twin
+        for tag, name in self.tags().items():
+            if name in arrived and other.tags().get(tag) != arrived[name].name:
+                other.tag(tag, arrived[name])
+        return copied_now
+
+    def _adopt_copy(self, checkpoint: Checkpoint, progress: Progress | None) -> Checkpoint:
+        self._identity.prove()
+        with logs.timed("copied", checkpoint.url) as done:
+            with Save(self._catalog, checkpoint.step, "error", self._concurrency) as save:
+                items, table = checkpoint.copy_items()
+                save.write(items, progress)
+                name, manifest = save.commit_as(checkpoint.manifest, table)
+            done(manifest.size)
+        return self._survey.checkpoint(name, manifest)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _resolve(self, which: Which) -> Checkpoint:
+        if not isinstance(which, Checkpoint):
+            return self.get(which)
+        if which.url != f"{self.url}/{which.name}":
+            raise InvalidRequest(repr(which), f"it isn't in the store {self.url}", "Get it from this store")
+        return which
+
+    def _loaded(self, checkpoint: Checkpoint) -> None:
+        """Remember that this process goes on from `checkpoint`: the next save names it as its parent."""
+        self._parent = self._resumed_from = checkpoint.id
+
+    def __repr__(self) -> str:
+        return f"<CheckpointStore {self.url}>"
+
+
+def _name(checkpoint: Checkpoint) -> CheckpointName:
+    name = CheckpointName.parse(checkpoint.name)
+    if name is None:
+        raise InvalidRequest(
+            checkpoint.name, "it is no checkpoint's name", "Get the checkpoint from the store"
+        )
+    return name
+
+
+def _check_unprotected(name: str, protecting: Mapping[str, refs.Target]) -> None:
+    if found := refs.pointing_at(protecting, name):
+        raise CheckpointProtected(name, f"{', '.join(found)} points at it", "Use untag() or unpin() first")
+
+
+def _number(values: Mapping[str, Any], metric: str) -> float | None:
+    """The number at `metric`, a name or a path of names; None if there is none or it is NaN."""
+    value: Any = values.get(metric)
+    if metric not in values:
+        value = values
+        for name in metric.split("/"):
+            value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return None
+    return value

@@ -1,0 +1,96 @@
+"""JSON as manifests use it: duplicate keys and NaN refused, types checked, sizes bounded. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from ckptstore.errors import CheckpointCorrupt
+
+T = TypeVar("T")
+MAX_BYTES = 256 * 2**20
+
+
+def dumps(value: object) -> str:
+    """Compact ASCII JSON with sorted keys; equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def loads(data: bytes, source: str) -> dict[str, Any]:
+    """The JSON object in `data`; CheckpointCorrupt naming `source` if it is anything else."""
+    if len(data) > MAX_BYTES:
+        raise CheckpointCorrupt(source, f"{len(data)} bytes of JSON are more than the {MAX_BYTES} allowed")
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constants,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise CheckpointCorrupt(source, f"not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointCorrupt(source, "the JSON is not an object")
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object holds a key twice")
+    return result
+
+
+def _no_constants(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is out of range")
+    return number
+
+
+class Fields:
+    """Takes typed fields out of a parsed object, and refuses what is left over."""
+
+    def __init__(self, raw: dict[str, Any], source: str) -> None:
+        self._left = dict(raw)
+        self._source = source
+
+    def take(self, key: str, kind: type[T], check: Callable[[T], bool] | None = None) -> T:
+        """The value of `key`, which must be a `kind` (a bool is no int) and pass `check`."""
+        if key not in self._left:
+            raise CheckpointCorrupt(self._source, f"the field {key!r} is missing")
+        value = self._left.pop(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise CheckpointCorrupt(
+                self._source, f"the field {key!r} is a {type(value).__name__}, not a {kind.__name__}"
+            )
+        if check is not None and not check(value):
+            raise CheckpointCorrupt(self._source, f"the field {key!r} holds {str(value)[:80]!r}")
+        return value
+
+    def take_strings(self, key: str) -> tuple[str, ...]:
+        """The value of `key`: a list of strings."""
+        return tuple(self.take(key, list, lambda value: all(isinstance(item, str) for item in value)))
+
+    def take_optional(self, key: str, kind: type[T]) -> T | None:
+        """The value of `key`, or None where it is null."""
+        if self._left.get(key, self) is None:
+            del self._left[key]
+            return None
+        return self.take(key, kind)
+
+    def finish(self) -> None:
+        """Refuse fields nobody took: whoever adds one must raise the schema version."""
+        if self._left:
+            raise CheckpointCorrupt(self._source, f"unknown fields {sorted(self._left)[:5]}")
+
+
+def is_size(value: object) -> bool:
+    """Whether `value` can be a size or offset in bytes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

@@ -1,0 +1,117 @@
+"""From objects to files: streams each file through a sink, hashing it on the way, several at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+from ckptstore.backends.base import Sink
+from ckptstore.digest import digest
+from ckptstore.parts import PART_BYTES, FileParts, Part, Span
+from ckptstore.plan import Item
+
+GAP_BYTES = 2**20
+"""Bytes between arrays are gathered up to this much before they are written and hashed as one part."""
+
+Progress = Callable[[int], object]
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Recorder:
+    """Hands what is written on to a sink, and cuts it into parts with their digests.
+
+    Array data arrive as memoryviews and become parts of their own, hashed by another thread while
+    this one writes the very same memory: no copy of them is made.
+    """
+
+    def __init__(self, sink: Sink, hashers: Executor, progress: Progress | None = None) -> None:
+        self._sink = sink
+        self._hashers = hashers
+        self._progress = progress
+        self._gap = bytearray()
+        self._parts: list[Part] = []
+        self._end = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`; its memory may be reused when this returns."""
+        if isinstance(data, memoryview) or len(data) >= GAP_BYTES:
+            self._close_gap()
+            view = memoryview(data).cast("B")
+            for start in range(0, len(view), PART_BYTES):
+                self._part(view[start : start + PART_BYTES])
+        else:
+            self._gap += data
+            if len(self._gap) >= GAP_BYTES:
+                self._close_gap()
+
+    def finish(self, path: str, arrays: Iterable[tuple[int, int]] = ()) -> FileParts:
+        """The file's parts, once everything is written."""
+        self._close_gap()
+        return FileParts(path, tuple(self._parts), tuple(Span(*span) for span in arrays))
+
+    def _close_gap(self) -> None:
+        if self._gap:
+            gap, self._gap = self._gap, bytearray()
+            self._part(memoryview(gap))
+
+    def _part(self, data: memoryview) -> None:
+        if len(data) < GAP_BYTES:
+            self._sink.write(data)
+            hexdigest = digest(data)
+        else:
+            future = self._hashers.submit(digest, data)
+            try:
+                self._sink.write(data)
+            finally:
+                hexdigest = future.result()  # the memory may change as soon as we return
+        self._parts.append(Part(self._end, len(data), hexdigest))
+        self._end += len(data)
+        if self._progress is not None:
+            self._progress(len(data))
+
+
+def write_items(
+    create: Callable[[str], Sink],
+    items: Sequence[Item],
+    concurrency: int,
+    progress: Progress | None = None,
+) -> list[FileParts]:
+    """Write every item through a sink of its own, `concurrency` files at a time; in `items`' order.
+
+    The first failure stops the rest and is raised.
+    """
+    with hashing() as hashers:
+
+        def one(item: Item) -> FileParts:
+            with create(item.path) as sink:
+                recorder = Recorder(sink, hashers, progress)
+                return recorder.finish(item.path, item.emit(recorder.write))
+
+        return run_all(one, items, concurrency)
+
+
+@contextmanager
+def hashing() -> Iterator[Executor]:
+    """Threads that hash: as many as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1, "ckptstore-hash") as pool:
+        yield pool
+
+
+def run_all(call: Callable[[T], S], arguments: Sequence[T], concurrency: int) -> list[S]:
+    """``[call(a) for a in arguments]``, `concurrency` at a time; the first failure cancels the rest."""
+    if concurrency == 1 or len(arguments) < 2:
+        return [call(argument) for argument in arguments]
+    pool = ThreadPoolExecutor(min(concurrency, len(arguments)), "ckptstore")
+    try:
+        futures: list[Future[S]] = [pool.submit(call, argument) for argument in arguments]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future.done() and not future.cancelled() and (error := future.exception()):
+                raise error
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
