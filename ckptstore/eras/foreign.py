@@ -59,7 +59,7 @@ class ForeignCheckpoint:
     @property
     def ray_version(self) -> str:
         """The Ray that wrote it; empty where the files don't tell."""
-        return self._sniffed.ray_version
+        return self._layout.ray_version
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
@@ -77,19 +77,37 @@ class ForeignCheckpoint:
         return tuple(dict.fromkeys([*self._notes, *self._layout.notes]))
 
     def state(self) -> dict[str, Any]:
-        """The algorithm's state: iteration, counters, config, filters and more. Kept after the first call."""
+        """The algorithm's state: iteration, counters, config, filters and more. Kept after the first call.
+
+        Of what is no algorithm (a policy or module saved by itself) every field is empty.
+        """
         if self._state is None:
             raw = migrations.upgrade(self._layout.algorithm(), self.version)
             self._state = model.state(raw)
             self._state["policy_ids"] = list(self.policy_ids)
         return self._state
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the parts with files of their own that are neither the algorithm nor a policy, sorted."""
+        return self._layout.components
+
+    def component(self, name: str) -> Any:
+        """What the files of the component `name` hold; CheckpointNotFound lists the known ones."""
+        if name not in self.components:
+            known = ", ".join(map(repr, self.components)) or "none"
+            raise CheckpointNotFound(
+                f"component {name!r}", "the checkpoint has none of that name", f"It has: {known}"
+            )
+        return self._layout.component(name)
+
     def policy(self, policy_id: str, *, optimizer: bool = True) -> dict[str, Any]:
         """Everything about one policy. Without its `optimizer` fewer bytes are read from 1.2 on.
 
         Raises CheckpointNotFound listing the known ids, or CheckpointCorrupt if its files are missing.
         """
-        return model.policy(self._raw_policy(policy_id, optimizer), self._layout.path_of(policy_id))
+        raw = self._raw_policy(policy_id, optimizer)
+        return model.policy(raw, policy_id, self._layout.path_of(policy_id))
 
     def weights(self, policy_id: str) -> dict[str, Any]:
         """Name to array of one policy, as the live algorithm has them. Reads that policy only."""

@@ -42,13 +42,12 @@ def state(raw: Mapping[str, Any]) -> dict[str, Any]:
         "connectors": _dict(runner.get("connectors")),
         "metrics": metrics if metrics is not None else old.get("train_exec_impl") or {},
         "env_runner": _dict(runner.get("state")),
-        "learner": _dict(algorithm.get("learner")),
         "last_result": _dict(tune.get("last_result")),
         "extra": {key: value for key, value in old.items() if key not in known and key != "train_exec_impl"},
     }
 
 
-def policy(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any]:
     """One policy's part of the model. `source` names its file in errors."""
     old, ctor = _dict(raw.get("old_stack")), _dict(raw.get("ctor"))
     kwargs = _dict(ctor.get("kwargs"))
@@ -65,7 +64,10 @@ def policy(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     return {
         "policy_class": class_name(ctor.get("class")),
         "weights": weights(raw.get("module_state"), source),
-        "optimizer": {name: _unwrapped(item) for name, item in _dict(raw.get("optimizer")).items()},
+        "optimizer": {
+            str(name).removeprefix(f"{policy_id}_"): _unwrapped(item)
+            for name, item in _dict(raw.get("optimizer")).items()
+        },
         "global_timestep": _integer(old.get("global_timestep")),
         "num_grad_updates": _integer(old.get("num_grad_updates")),
         "exploration": _dict(old.get("_exploration_state")),
@@ -116,20 +118,19 @@ def class_name(value: Any) -> str | None:
     if value.args is None:
         return value.name
     if value.name.endswith("._make_skeleton_class") and len(value.args) > 1:
-        module = (
-            value.args[3].get("__module__")
-            if len(value.args) > 3 and isinstance(value.args[3], dict)
-            else None
-        )
+        places = [*value.args, *(value.state if isinstance(value.state, tuple) else ())]
+        modules = [
+            place["__module__"] for place in places if isinstance(place, dict) and "__module__" in place
+        ]
         name = str(value.args[1])
-        return f"{module}.{name}" if isinstance(module, str) else name
+        return f"{modules[-1]}.{name}" if modules and isinstance(modules[-1], str) else name
     return value.name
 
 
 def config_dict(config: Any) -> dict[str, Any]:
     """The config as a dict of what the release that wrote it called its attributes."""
     if isinstance(config, Opaque):
-        return {**_dict(config.state), "class": config.name}
+        return {**dict(config.entries or ()), **_dict(config.state), "class": config.name}
     return dict(config) if isinstance(config, dict) else {}
 
 

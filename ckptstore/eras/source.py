@@ -54,9 +54,9 @@ class Source:
         """
         return self._decoded(path, self.data(path))
 
-    def nested(self, path: str, data: bytes) -> Any:
-        """What the pickle `data`, found inside `path`, holds."""
-        return self._decoded(f"{path} (worker)", data)
+    def nested(self, path: str, field: str, data: bytes) -> Any:
+        """What the pickle `data` holds, which stands under `field` inside `path`."""
+        return self._decoded(f"{path}[{field!r}]", data)
 
     def _decoded(self, path: str, data: bytes) -> Any:
         try:

@@ -73,8 +73,8 @@ def optimizer_as_expected(policy_id: str, optimizer: dict[str, Any]) -> dict[str
             found.update(flat(item, f"optim/{policy_id}"))
             continue
         found.update(flat(item, f"optim/{policy_id}/{name}"))
-        found.update(flat(item, f"optim/{name}"))
-        found.update(flat(item, f"optim/{name}/state"))
+        found.update(flat(item, f"optim/{policy_id}_{name}"))
+        found.update(flat(item, f"optim/{policy_id}_{name}/state"))
     return found
 
 
@@ -100,8 +100,6 @@ def _check_one(
     missing = set(ids) - set(foreign.policy_ids)
     if set(foreign.policy_ids) - set(ids):
         yield f"policy ids {foreign.policy_ids} where {ids} are expected"
-    if missing and not any(note.kind == "missing" for note in foreign.notes):
-        yield f"{sorted(missing)} are missing and no note says so"
     state = foreign.state() if foreign.kind not in {"RLModule", "MultiRLModule", "LearnerGroup"} else {}
     optimizer: dict[str, Any] = {}
     for policy_id in foreign.policy_ids:
@@ -137,6 +135,8 @@ def _check_one(
             found = [state["counters"].get(key) for key in (name, f"env_runners/{name}")]
             if value not in found:
                 yield f"counter {name} is {found}, not {value}"
+    if missing and not any(note.kind == "missing" for note in foreign.notes):
+        yield f"{sorted(missing)} are missing and no note says so"
     for note in foreign.notes:
         if note.kind == "mismatch":
             yield str(note)

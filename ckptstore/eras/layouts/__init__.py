@@ -1,0 +1,23 @@
+"""Where each layout keeps what: from a sniffed directory to raw documents, one policy at a time.
+
+A layout reads files through a `Source` and composes the documents that `ckptstore.migrations` upgrades.
+It interprets nothing beyond that. One file per layout; a new one is a file here and a line below.
+"""
+
+from __future__ import annotations
+
+from ckptstore.eras.layouts.base import DEFAULT_ID, Layout
+from ckptstore.eras.layouts.policies import Policies
+from ckptstore.eras.layouts.single_file import SingleFile
+from ckptstore.eras.layouts.tree import Tree
+from ckptstore.eras.sniff import Sniffed
+from ckptstore.eras.source import Source
+
+__all__ = ["DEFAULT_ID", "Layout", "layout"]
+
+
+def layout(source: Source, sniffed: Sniffed) -> Layout:
+    """The layout that reads what was sniffed."""
+    if sniffed.version == "0.1":
+        return SingleFile(source, sniffed)
+    return Tree(source, sniffed) if sniffed.version >= "2.0" else Policies(source, sniffed)

@@ -1,0 +1,62 @@
+"""0.1: everything in one pickle, whose ``worker`` is a pickle again."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from ckptstore.eras.layouts.base import Raw, tune_metadata
+from ckptstore.eras.notes import Note
+from ckptstore.eras.sniff import Sniffed
+from ckptstore.eras.source import Source
+from ckptstore.errors import UnreadableFormat
+
+
+class SingleFile:
+    """Reads the one file once and hands out slices of it."""
+
+    def __init__(self, source: Source, sniffed: Sniffed) -> None:
+        self.source, self.sniffed = source, sniffed
+        self.notes: list[Note] = []
+        self.components: tuple[str, ...] = ()
+
+    @cached_property
+    def _algorithm(self) -> Raw:
+        path = self.sniffed.state_file
+        document = self.source.mapping(path)
+        if isinstance(document.get("worker"), bytes):
+            document["worker"] = self.source.nested(path, "worker", document["worker"])
+        worker = document.get("worker")
+        if not isinstance(worker, dict) or not isinstance(worker.get("state"), dict):
+            raise UnreadableFormat(path, "it holds no policies: not a checkpoint of an RLlib algorithm")
+        return document
+
+    @cached_property
+    def _tune(self) -> Raw:
+        return tune_metadata(self.source, self.sniffed.state_file)
+
+    @property
+    def ray_version(self) -> str:
+        found = self._tune.get("ray_version")
+        return found if isinstance(found, str) else ""
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        return tuple(sorted(map(str, self._algorithm["worker"]["state"])))
+
+    def algorithm(self) -> Raw:
+        return {"algorithm": self._algorithm, "tune_metadata": self._tune}
+
+    def policy(self, policy_id: str, optimizer: bool) -> Raw:
+        # The step from 0.1 cuts the policies out of the worker; it gets a worker with this one only.
+        worker = self._algorithm["worker"]
+        return {"algorithm": {"worker": {**worker, "state": {policy_id: worker["state"][policy_id]}}}}
+
+    def component(self, name: str) -> Any:
+        raise KeyError(name)
+
+    def path_of(self, policy_id: str) -> str:
+        return self.sniffed.state_file
+
+    def absence(self, policy_id: str) -> str | None:
+        return None
