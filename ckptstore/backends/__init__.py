@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.backends.base import Backend
 from ckptstore.errors import InvalidRequest
+
+_OPENERS = {
+    "s3": "s3.S3Opener",
+    "s3a": "s3.S3Opener",
+    "gs": "gcs.GcsOpener",
+    "gcs": "gcs.GcsOpener",
+    "memory": "memory.MemoryOpener",
+}
 
 
 def open_backend(
@@ -33,22 +42,21 @@ def open_backend(
         from ckptstore.backends.local import LocalBackend
 
         return LocalBackend(rest if separator else text)
+    timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+    concurrency = DEFAULT_CONCURRENCY if concurrency is None else concurrency
     try:
-        wire = _wire(scheme, text, options, DEFAULT_TIMEOUT if timeout is None else timeout)
-        return ObjectBackend(
-            wire,
-            timeout=DEFAULT_TIMEOUT if timeout is None else timeout,
-            retries=retries,
-            concurrency=DEFAULT_CONCURRENCY if concurrency is None else concurrency,
-        )
+        wire = _wire(scheme, text, options, timeout, concurrency)
+        return ObjectBackend(wire, timeout=timeout, retries=retries, concurrency=concurrency)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(text.split("?")[0].rpartition("@")[2], str(error)) from error
 
 
-def _wire(scheme: str, url: str, options: dict[str, Any], timeout: float) -> Any:
+def _wire(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
     """How to open the connection; each kind is imported only when asked for."""
-    if scheme == "memory":
-        from ckptstore.backends.memory import MemoryOpener
-
-        return MemoryOpener(url)
-    raise ValueError(f"the scheme {scheme}:// is not known")
+    module, _, name = _OPENERS.get(scheme, "generic.GenericOpener").partition(".")
+    try:
+        found = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
+    except ImportError as error:
+        extra = {"s3": "s3", "gcs": "gcs"}.get(module)
+        raise ValueError(f"{error}: pip install 'ckptstore[{extra}]'" if extra else str(error)) from error
+    return found(url, options, timeout, concurrency)

@@ -19,6 +19,7 @@ class MemoryWire:
 
     part_bytes = 2**20
     remove_batch = 1000
+    secrets: Sequence[str] = ()
 
     def __init__(self, url: str) -> None:
         self.url = self.place = url.rstrip("/")
@@ -109,7 +110,7 @@ class _MemoryUpload:
 class MemoryOpener:
     """Opens a :class:`MemoryWire`; what a pickle of the backend holds."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: object = None, timeout: float = 0, concurrency: int = 0) -> None:
         self._url = url
 
     def __call__(self) -> MemoryWire:

@@ -168,7 +168,9 @@ class ObjectBackend:
 
     def _put(self, key: str, data: bytes, create: bool) -> None:
         wire = self.wire
-        self.attempt(key, lambda seconds: wire.put(wire.root + key, data, create, seconds), len(data))
+        request = partial(wire.put, wire.root + key, data, create)
+        # An object that is being written can't be what is not there.
+        self.attempt(key, request, len(data), absent_is_missing=True)
 
     def delete(self, keys: Sequence[str]) -> None:
         wire = self.wire
@@ -265,17 +267,18 @@ class ObjectBackend:
             return self._patience.run(request, wire.judge, size=size, stop=stop)
         except GaveUp as error:
             cause = error.__cause__
-            raise TimeoutError(f"{self._name(key)}: {error}: {_brief(cause)}") from cause
-        except Exception as error:
+            text = f"{self._name(key)}: {error}: {self._brief(cause)}"
+            raise TimeoutError(text) from self._harmless(cause)
+        except Exception as error:  # noqa: BLE001 - whatever class the client chose, the wire judges it
             verdict = wire.judge(error)
             if verdict is Verdict.ABSENT and absent_is_missing:
                 # A LIST that answers 404 must never look like an empty store.
                 verdict = Verdict.MISSING_PLACE
-            raise self._builtin(verdict, key, error) from error
+            raise self._builtin(verdict, key, error) from self._harmless(error)
 
     def _builtin(self, verdict: Verdict, key: str, error: Exception) -> Exception:
         """The table from verdicts to what :mod:`ckptstore.backends.base` promises to raise."""
-        name, brief = self._name(key), _brief(error)
+        name, brief = self._name(key), self._brief(error)
         if verdict is Verdict.ABSENT:
             return FileNotFoundError(f"{name} is not there")
         if verdict is Verdict.MISSING_PLACE:
@@ -295,10 +298,16 @@ class ObjectBackend:
     def _name(self, key: str) -> str:
         return f"{self.url}/{key}" if key else self.url
 
+    def _brief(self, error: BaseException | None) -> str:
+        """The client's own words, on one line, with no secret in them."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        for secret in self.wire.secrets:
+            text = text.replace(secret, "***")
+        return text[:300]
 
-def _brief(error: BaseException | None) -> str:
-    text = " ".join(str(error).split())
-    return (text or type(error).__name__)[:300]
+    def _harmless(self, error: BaseException | None) -> BaseException | None:
+        """`error` as a cause, unless a traceback of it would print a secret."""
+        return None if any(secret in str(error) for secret in self.wire.secrets) else error
 
 
 def _settle(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
@@ -350,7 +359,7 @@ class _ObjectSink:
         """Hand the full buffer to a thread of the pool, waiting while all slots are taken."""
         wire, key = self._wire, self._wire.root + self._key
         if self._upload is None:
-            self._upload = self._backend.attempt(self._key, lambda seconds: wire.upload(key, seconds))
+            self._upload = self._backend.attempt(self._key, partial(wire.upload, key), absent_is_missing=True)
         data, self._buffer = self._buffer, bytearray()
         if not self._upload.parallel and self._parts:
             self._parts[-1].result()
@@ -399,7 +408,9 @@ class _ObjectSink:
     def _finish(self) -> None:
         wire, key, data = self._wire, self._wire.root + self._key, self._buffer
         if self._upload is None:
-            self._backend.attempt(self._key, lambda seconds: wire.put(key, data, False, seconds), len(data))
+            self._backend.attempt(
+                self._key, partial(wire.put, key, data, False), len(data), absent_is_missing=True
+            )
             return
         for part in self._parts:
             part.result()

