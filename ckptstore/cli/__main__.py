@@ -1,0 +1,10 @@
+"""``python -m ckptstore.cli``: the command, where the script of that name isn't on the path."""
+
+from __future__ import annotations
+
+import sys
+
+from ckptstore.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The group of commands, and how each of them ends: one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from ckptstore.cli import keeping, looking, moving
+from ckptstore.cli.session import DEBUG
+from ckptstore.cli.text import clean
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointExists,
+    CheckpointGone,
+    CheckpointProtected,
+    StoreNotFound,
+)
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+class Commands(click.Group):
+    """Turns whatever a command raises into its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows now or never
+            return result
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            _debug(ctx)
+            ctx.exit(INTERRUPTED)
+        except CheckpointError as error:
+            _debug(ctx)
+            _fail(ctx, _said(error), error.exit_code)
+        except BrokenPipeError:
+            # Storage errors arrive typed, so this is our reader who left, as `head` does.
+            _forget_stdout()
+            ctx.exit(PIPE_CLOSED)
+        except OSError as error:
+            _debug(ctx)
+            _fail(ctx, str(error), 1)
+        except Exception as error:  # noqa: BLE001  # a bug of ours; people still get a line and an exit code
+            _debug(ctx)
+            text = f"internal error: {type(error).__name__}: {error}"
+            _fail(ctx, f"{text}. Please report it with what --debug prints", 1)
+
+
+# What the library advises in Python, for those who hold a shell.
+_ADVICE: Mapping[type[CheckpointError], tuple[str, str]] = {
+    CheckpointCorrupt: (
+        CheckpointCorrupt.default_remedy,
+        "Use an older checkpoint: `ckptstore latest STORE --verified` finds the newest whole one",
+    ),
+    CheckpointGone: (CheckpointGone.default_remedy, "Use another one: `ckptstore ls STORE` lists them"),
+    CheckpointProtected: ("Use untag() or unpin() first", "Use `ckptstore tag STORE --delete NAME` first"),
+    CheckpointExists: (
+        CheckpointExists.default_remedy,
+        "Copy to another store, or remove that checkpoint first",
+    ),
+    StoreNotFound: ("Check the URL, or pass create=True", "Check the path or URL"),
+}
+
+
+def _said(error: CheckpointError) -> str:
+    in_python, in_shell = _ADVICE.get(type(error), ("", ""))
+    if in_python and error.remedy == in_python:
+        return str(type(error)(error.what, error.why, in_shell))
+    return str(error)
+
+
+def _fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
+    click.echo(f"ckptstore: {clean(message)}", err=True)
+    ctx.exit(exit_code)
+
+
+def _debug(ctx: click.Context) -> None:
+    if ctx.meta.get(DEBUG):
+        traceback.print_exc()
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from complaining at exit about what it couldn't flush."""
+    with suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(devnull, sys.stdout.fileno())
+        finally:
+            os.close(devnull)
+
+
+@click.group(
+    name="ckptstore",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="ckptstore", message="%(prog)s %(version)s")
+def root() -> None:
+    """Durable, versioned checkpoints on local disk, S3 and GCS.
+
+    STORE is a path or URL (./runs/ppo, s3://bucket/runs/ppo, gs://bucket/runs/ppo).
+
+    CHECKPOINT is the path or URL of a checkpoint's directory, in a store or not, ours or RLlib's; or
+    STORE@WHICH, where WHICH is a step, `latest`, `tag:NAME` or `checkpoint_000100`.
+    """
+
+
+for _command in (*looking.COMMANDS, *moving.COMMANDS, *keeping.COMMANDS):
+    root.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that the terminal can't show must not be fatal
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = root.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="ckptstore",
+            standalone_mode=False,
+        )
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return PIPE_CLOSED
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,90 @@
+"""Commands that decide what stays: tag, prune, gc."""
+
+from __future__ import annotations
+
+import click
+
+from ckptstore.cli.session import Session, command
+from ckptstore.cli.targets import pick
+from ckptstore.cli.text import plural, size
+from ckptstore.errors import InvalidRequest
+
+
+@command("tag")
+@click.argument("store_url", metavar="STORE")
+@click.argument("name", required=False)
+@click.argument("which", required=False)
+@click.option("--delete", metavar="NAME", help="Take this tag away.")
+def tag(session: Session, store_url: str, name: str | None, which: str | None, delete: str | None) -> None:
+    """List the tags, or move or delete one.
+
+    NAME will point at WHICH: a step, `latest`, `tag:NAME` or a checkpoint's name. A tagged
+    checkpoint is never pruned.
+    """
+    store = session.store(store_url)
+    if delete is not None:
+        if name is not None:
+            raise InvalidRequest("tag", "--delete takes the tag's name and nothing else", "Run it twice")
+        store.untag(delete)
+        session.show({"store": store.url, "deleted": delete}, f"tag {delete} deleted")
+        return
+    if name is None:
+        tags = store.tags()
+        session.show(
+            {"store": store.url, "tags": tags},
+            session.table(["tag", "checkpoint"], [[ref, target] for ref, target in tags.items()])
+            if tags
+            else f"{store.url} has no tags",
+        )
+        return
+    if which is None:
+        raise InvalidRequest(
+            f"tag {name!r}",
+            "the checkpoint it should point at is missing",
+            f"Write for example: ckptstore tag {store_url} {name} latest",
+        )
+    checkpoint = pick(store, which)
+    store.tag(name, checkpoint)
+    session.show(
+        {"store": store.url, "tag": name, "checkpoint": checkpoint.name}, f"tag {name} -> {checkpoint.name}"
+    )
+
+
+@command("prune")
+@click.argument("store_url", metavar="STORE")
+@click.option("--keep", type=int, required=True, metavar="N", help="How many of the newest stay.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+def prune(session: Session, store_url: str, keep: int, dry_run: bool) -> None:
+    """Delete all but the newest N checkpoints. Those tagged or pinned stay."""
+    store = session.store(store_url)
+    pruned = store.prune(keep=keep, dry_run=dry_run)
+    verb = "would delete" if dry_run else "deleted"
+    session.show(
+        {"store": store.url, "dry_run": dry_run, "pruned": pruned},
+        *([f"{verb} {name}" for name in pruned] or ["nothing to delete"]),
+    )
+
+
+@command("gc")
+@click.argument("store_url", metavar="STORE")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Take an unfinished save younger than this for alive (default: 0 on local disk, where a lock "
+    "tells; a day on object stores).",
+)
+def gc(session: Session, store_url: str, grace: float | None) -> None:
+    """Remove what crashed saves left behind.
+
+    The remains of interrupted deletes go too. Checkpoints stay.
+    """
+    store = session.store(store_url)
+    swept = store.gc(grace)
+    session.show(
+        {"store": store.url, "removed": swept.attempts, "bytes": swept.bytes},
+        f"removed {plural(len(swept.attempts), 'leftover')}, {size(swept.bytes)}",
+    )
+
+
+COMMANDS = (tag, prune, gc)

@@ -1,0 +1,152 @@
+"""What every command shares: its common options, where it writes, how it shows that it is busy."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ckptstore import CheckpointStore
+from ckptstore.cli.text import clean, plain, storage_options
+from ckptstore.logs import logger
+
+DEBUG = "ckptstore.debug"
+_UNLIMITED = 100_000  # columns
+
+
+class Session:
+    """One run of one command."""
+
+    def __init__(self, as_json: bool, options: Mapping[str, Any]) -> None:
+        self.as_json = as_json
+        self.options = options
+        # A name that is cut off can't be copied, one that the terminal itself wraps can.
+        self.out = _console(sys.stdout, _UNLIMITED)
+        self.err = _console(sys.stderr, None if sys.stderr.isatty() else _UNLIMITED)
+
+    def store(self, url: str, *, create: bool = False) -> CheckpointStore:
+        """The store at `url`. Not made unless asked for: a typing error must not leave a store behind."""
+        return CheckpointStore(url, storage_options=self.options, create=create)
+
+    def show(self, document: Mapping[str, Any], *lines: RenderableType) -> None:
+        """`document` for programs, or `lines` for people."""
+        if self.as_json:
+            click.echo(json.dumps(plain(document), indent=2, allow_nan=False))
+            return
+        for line in lines:
+            with self.out.capture() as captured:
+                self.out.print(Text(clean(line)) if isinstance(line, str) else line)
+            click.echo("\n".join(row.rstrip() for row in captured.get().splitlines()))
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
+    ) -> Table:
+        """A table: ruled on a terminal, bare elsewhere."""
+        frame = box.SIMPLE_HEAD if self.out.is_terminal else None
+        table = Table(box=frame, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(clean(cell)) for cell in row))
+        return table
+
+    def pairs(self, rows: Sequence[Sequence[str]]) -> Table:
+        """Names and values, one pair a line."""
+        table = Table.grid(padding=(0, 2))
+        for name, text in rows:
+            table.add_row(Text(name, style="bold"), Text(clean(text)))
+        return table
+
+    @contextmanager
+    def progress(self, verb: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+        """A bar on standard error that counts bytes up to `total`; None unless that is a terminal."""
+        if not self.err.is_terminal:
+            yield None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task(clean(verb), total=total)
+            yield lambda count: bar.advance(task, count)
+
+
+def _console(stream: Any, width: int | None) -> Console:
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        force_terminal=terminal,  # FORCE_COLOR and the like must not put escapes into a pipe
+        width=width,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=False,
+    )
+
+
+class _Lines(logging.Handler):
+    """Log records on standard error, above a progress bar if there is one."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        self._console.print(Text(f"ckptstore: {prefix}{clean(record.getMessage())}"))
+
+
+def _log_to(console: Console, verbose: int) -> None:
+    """Until the command ends."""
+    handler = _Lines(console)
+    before, propagated = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    logger.propagate = False
+
+    def undo() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = propagated
+
+    click.get_current_context().call_on_close(undo)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with the common options; the function gets a `Session` first."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def call(
+            *, as_json: bool, storage_option: tuple[str, ...], verbose: int, debug: bool, **given: Any
+        ) -> None:
+            click.get_current_context().meta[DEBUG] = debug
+            session = Session(as_json, storage_options(storage_option))
+            _log_to(session.err, verbose)
+            function(session, **given)
+
+        wrapped: Callable[..., Any] = call
+        for option in (
+            click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+            click.option("-v", "--verbose", count=True, help="Log what is done; twice for more."),
+            click.option(
+                "--storage-option",
+                metavar="KEY=VALUE",
+                multiple=True,
+                help="Passed to the storage client; dots nest (client_kwargs.endpoint_url=...). Repeatable.",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        ):
+            wrapped = option(wrapped)
+        return click.command(name)(wrapped)
+
+    return decorate

@@ -1,0 +1,98 @@
+"""Values as people read them, and as JSON that every parser takes. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ckptstore.errors import InvalidRequest
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def size(count: int) -> str:
+    """`count` bytes, for people: ``512 B``, ``1.5 KiB``."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 1023.95 or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def clean(text: object) -> str:
+    """`text` on one line, with nothing in it that a terminal would obey.
+
+    Names come out of files that anybody may have written; an escape sequence in one must not move the
+    cursor or set the window's title.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text)
+    )
+
+
+def value(item: object) -> str:
+    """A metric, for a table."""
+    if isinstance(item, bool) or item is None:
+        return {True: "yes", False: "no", None: ""}[item]
+    return f"{item:.6g}" if isinstance(item, float) else clean(item)
+
+
+def plain(item: Any) -> Any:
+    """`item` as JSON has it. Floats that aren't finite become "nan", "inf" and "-inf": JSON has none."""
+    if isinstance(item, float) and not math.isfinite(item):
+        return str(item)
+    if isinstance(item, Mapping):
+        return {str(key): plain(inner) for key, inner in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [plain(inner) for inner in item]
+    return item
+
+
+def metric(metrics: Mapping[str, Any], name: str) -> Any:
+    """The metric called `name`, or at the path ``a/b/c``; None if there is none."""
+    if name in metrics:
+        return metrics[name]
+    found: Any = metrics
+    for part in name.split("/"):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return None if isinstance(found, Mapping) else found
+
+
+def flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every metric with the path that `metric` takes."""
+    for name, item in metrics.items():
+        if isinstance(item, Mapping):
+            yield from flat(item, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", item
+
+
+def storage_options(pairs: Iterable[str], flag: str = "--storage-option") -> dict[str, Any]:
+    """``KEY=VALUE`` pairs as a dict; dots in a key nest, and ``true`` and ``false`` are booleans.
+
+    Values may be secrets: no error repeats one.
+    """
+    options: dict[str, Any] = {}
+    for number, pair in enumerate(pairs, 1):
+        key, separator, text = pair.partition("=")
+        *outer, last = key.split(".")
+        if not separator or not all((*outer, last)):
+            raise InvalidRequest(
+                f"{flag} number {number}", "it isn't KEY=VALUE", "Write for example anon=true"
+            )
+        target = options
+        for name in outer:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise InvalidRequest(f"{flag} {key}", f"{name} already has a value", "Give one of them")
+        if last in target:
+            raise InvalidRequest(f"{flag} {key}", "it is given twice", "Give it once")
+        target[last] = {"true": True, "false": False}.get(text, text)
+    return options
