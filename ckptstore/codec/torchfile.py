@@ -152,16 +152,9 @@ def _load_zip(data: bytes, budget: Budget, meter: Meter) -> Any:
 
 def _load_legacy(data: bytes, budget: Budget, meter: Meter) -> Any:
     """The stream of torch before 1.6, which tensors pickled inside other pickles still use."""
-    at = 0
-    pickles = []
-    for _ in range(4):  # the magic number, the protocol version, facts about the writer, the object
-        end = _end_of_pickle(data, at)
-        pickles.append(data[at:end])
-        at = end
-    end = _end_of_pickle(data, at)
-    keys = safe.loads(data[at:end], budget=budget)
-    at = end
-    system = safe.loads(pickles[2], budget=budget)
+    pickles = pickles_of_stream(data)
+    at = sum(map(len, pickles))
+    system, keys = safe.loads(pickles[2], budget=budget), safe.loads(pickles[4], budget=budget)
     if not isinstance(keys, list) or not isinstance(system, dict):
         raise UnsafeContent("torch stream", "its header is not what torch.save writes")
     big_endian = system.get("little_endian") is False
@@ -203,6 +196,19 @@ def _load_legacy(data: bytes, budget: Budget, meter: Meter) -> Any:
         return found
 
     return trees.rewrite(tree, _rebuilder(storage, meter, budget))
+
+
+def pickles_of_stream(data: bytes) -> list[bytes]:
+    """The five pickles a legacy stream begins with.
+
+    The magic number, the protocol version, facts about the writer, the object, the keys of its storages.
+    """
+    at, found = 0, []
+    for _ in range(5):
+        end = _end_of_pickle(data, at)
+        found.append(data[at:end])
+        at = end
+    return found
 
 
 def _end_of_pickle(data: bytes, start: int) -> int:

@@ -10,7 +10,7 @@ they describe the writer's machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,7 @@ def _tree(
         if newest_says_so and info.keys() >= {"class_and_ctor_args_file"}:
             raise CheckpointCorrupt("class_and_ctor_args.pkl", "the JSON names it and it is not there")
         return None
+    notes += [Note("missing", path, "every component is written with one") for path in _incomplete(files)]
     torch = any(path.endswith("module_state.pt") for path in files)
     version = _version(claimed, ("2.0", "2.1"), "2.0" if torch else "2.1", notes)
 
@@ -174,6 +175,26 @@ def _tree(
     return found("Checkpointable", "state", None, None)
 
 
+def _incomplete(files: Mapping[str, int]) -> Iterator[str]:
+    """Files that belong to a component of a tree and are not there, as far as the names tell."""
+    directories: dict[str, set[str]] = {}
+    for path in files:
+        directory, _, name = path.rpartition("/")
+        directories.setdefault(directory, set()).add(name)
+    for directory, found in sorted(directories.items()):
+        base = f"{directory}/" if directory else ""
+        stems = {name.rpartition(".")[0] for name in found if name.endswith((".pkl", ".msgpack", ".pt"))}
+        states = stems & {"state", "module_state", "algorithm_state"}
+        if not states and "class_and_ctor_args.pkl" not in found and "metadata.json" not in found:
+            continue
+        if not states:
+            yield f"{base}state.pkl"
+        if "class_and_ctor_args.pkl" not in found:
+            yield f"{base}class_and_ctor_args.pkl"
+        if not found & {"metadata.json", "rllib_checkpoint.json"}:
+            yield f"{base}{'metadata.json' if directory else 'rllib_checkpoint.json'}"
+
+
 def _policy(
     files: Mapping[str, int], info: dict[str, Any], claimed: str | None, notes: list[Note], load_json: _Json
 ) -> Sniffed | None:
@@ -191,6 +212,12 @@ def _algorithm(
     """1.0, 1.1 and 1.2: the algorithm's state, a directory per policy, and with 1.2 a Learner."""
     path = state_file(files, "algorithm_state")
     if path is None:
+        if info.get("type") == "Algorithm" or _any(files, "policies/"):
+            raise CheckpointCorrupt(
+                "algorithm_state.pkl",
+                "this algorithm checkpoint has none: a save or a copy was cut short",
+                "Copy the directory again; each directory below policies/ opens by itself",
+            )
         return None
     policies = {}
     for name in children(files, "policies"):
@@ -203,6 +230,11 @@ def _algorithm(
     modules, learner = _old_learner(files, "learner", load_json)
     if modules is not None:
         version = _version(claimed, ("1.2",), "1.2", notes)
+        if modules.endswith("rl_module"):
+            inside = {name: size for name, size in files.items() if name.startswith("learner/")}
+            notes += [
+                Note("missing", name, "every component is written with one") for name in _incomplete(inside)
+            ]
     else:
         if claimed == "1.2":
             raise CheckpointCorrupt("learner/", "a checkpoint of version 1.2 has one: the Learner is missing")

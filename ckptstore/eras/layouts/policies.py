@@ -123,7 +123,7 @@ class Policies:
         if path is not None:
             return self.source.mapping(path)
         where = f"{self.sniffed.modules}/{policy_id}"
-        if any(name.startswith(f"{where}/") for name in self.source.files):
+        if any(name.startswith(f"{where}/module_state") for name in self.source.files):
             self.notes.append(Note("skipped", where, "the Learner's module is not in torch's format"))
         else:
             self.notes.append(Note("missing", where, "the Learner has no such module"))
@@ -154,15 +154,16 @@ class Policies:
             for path in sorted(self.source.files)
             if path.startswith(folder) and path.endswith(".pt")
         }
-        if paths:
-            mine = [name for name in paths if owner(name, self._modules) == policy_id]
-            return {name: self.source.value(paths[name]) for name in mine}
-        found = self._learner.get("optimizer")
-        if not isinstance(found, dict):
-            text = "no optimizer is stored, or not in torch's format"
+        found = paths or self._learner.get("optimizer")
+        mine = {
+            name: self.source.mapping(item) if paths else item
+            for name, item in (found.items() if isinstance(found, dict) else ())
+            if owner(name, self._modules) == policy_id
+        }
+        if not mine:
+            text = f"no optimizer of {policy_id!r}, or not in torch's format"
             self.notes.append(Note("missing", folder.rstrip("/"), text))
-            return {}
-        return {name: item for name, item in found.items() if owner(name, self._modules) == policy_id}
+        return mine
 
     def _compare(self, policy_id: str, worker: Any, learner: Any) -> None:
         """Both sides keep the weights, and RLlib has restored one and gone on training with the other."""

@@ -79,6 +79,8 @@ class Tree:
             document["optimizer"] = {
                 name: item for name, item in found.items() if self._module_of(name, item) == policy_id
             }
+            if not document["optimizer"]:
+                self.notes.append(Note("missing", "optimizer", f"the Learner has none for {policy_id!r}"))
         return {"policies": {policy_id: document}}
 
     def _module_of(self, name: str, item: Any) -> str | None:
@@ -115,7 +117,7 @@ class Tree:
         for path in sorted(self.source.files):
             inner, _, file = path.rpartition("/")
             if file in _STATES and f"{inner}/".startswith(f"{directory}/"):
-                found[inner[len(directory) + 1 :]] = self.source.value(path)
+                found[inner[len(directory) + 1 :]] = self.source.mapping(path)
         return found
 
     def _state_path(self, directory: str) -> str | None:
