@@ -1,9 +1,44 @@
-"""Durable, versioned checkpoints for RL algorithms and policies, on local disk, S3 and GCS."""
+"""Durable, versioned checkpoints for RL algorithms and policies, on local disk, S3 and GCS.
 
-from ckptstore.checkpoint import AlgorithmState, Checkpoint
-from ckptstore.codec.opaque import Opaque
-from ckptstore.errors import CheckpointError
-from ckptstore.staging import Staged
-from ckptstore.store import CheckpointStore
+    from ckptstore import CheckpointStore
+    store = CheckpointStore("s3://bucket/runs/ppo")
+    store.save(step=100, state={...}, policies={"pol1": {...}})
+    store.latest().weights("pol1")
+"""
+
+from typing import TYPE_CHECKING
+
+from ckptstore.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from ckptstore.checkpoint import AlgorithmState, Checkpoint
+    from ckptstore.codec.opaque import Opaque
+    from ckptstore.errors import CheckpointError
+    from ckptstore.staging import Staged
+    from ckptstore.store import CheckpointStore
 
 __all__ = ["AlgorithmState", "Checkpoint", "CheckpointError", "CheckpointStore", "Opaque", "Staged"]
+
+# Found on first use: `import ckptstore` in a tool that may never touch a checkpoint costs next to nothing.
+_HOMES = {
+    "AlgorithmState": "checkpoint",
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "CheckpointStore": "store",
+    "Opaque": "codec.opaque",
+    "Staged": "staging",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,6 +12,7 @@ from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 from ckptstore import background, logs, names, plan, refs
 from ckptstore import metrics as metric_values
 from ckptstore.backends import open_backend
+from ckptstore.backends.base import Backend
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import IfExists, Swept
@@ -41,7 +42,8 @@ class CheckpointStore:
     """Durable, versioned checkpoints below one URL. Safe to use from threads.
 
     Parameters:
-        url: a path, ``file://``, ``s3://``, ``gs://``, ``memory://`` or any URL that fsspec opens.
+        url: a path, ``file://``, ``s3://``, ``gs://``, ``memory://`` or any URL that fsspec opens; or a
+            `Backend` of one's own.
         storage_options: passed to fsspec; credentials stay in memory only.
         timeout: seconds after which a place that gives no proper answer counts as unavailable.
         retries: how often one request is tried again within `timeout`.
@@ -54,7 +56,7 @@ class CheckpointStore:
 
     def __init__(
         self,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | Backend,
         *,
         storage_options: Mapping[str, Any] | None = None,
         timeout: float = 120.0,
@@ -63,8 +65,10 @@ class CheckpointStore:
         single_writer: bool = False,
         create: bool = True,
     ) -> None:
-        self._backend = open_backend(
-            os.fspath(url), storage_options, timeout=timeout, retries=retries, concurrency=concurrency
+        self._backend = (
+            open_backend(url, storage_options, timeout=timeout, retries=retries, concurrency=concurrency)
+            if isinstance(url, (str, os.PathLike))
+            else url
         )
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency

@@ -56,7 +56,7 @@ def test_round_trip() -> None:
 
 
 def test_equal_manifests_give_equal_bytes() -> None:
-    assert example().dump() == example(metrics=dict(reversed(example().metrics.items()))).dump()
+    assert example().dump() == example(metrics=dict(reversed(list(example().metrics.items())))).dump()
 
 
 @given(st.integers(0, 40))
