@@ -21,6 +21,7 @@ from ckptstore.backends.posix import Directory, Disk, Entry, warn_once, weakness
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
+_AHEAD = 1 << 23  # bytes after which the disk is told to begin
 
 
 class FileSink:
@@ -31,6 +32,8 @@ class FileSink:
         self._fd = fd
         self._finish = finish
         self._small = bytearray()
+        self._size = 0
+        self._begun = 0
         self._failed: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> None:
@@ -56,6 +59,10 @@ class FileSink:
         except OSError as error:
             self._failed = error  # a caller that carries on must not end with a file cut short
             raise
+        self._size += memoryview(data).nbytes
+        if self._size - self._begun >= _AHEAD:
+            self._disk.start_writeback(self._fd, self._begun, self._size - self._begun)
+            self._begun = self._size
 
     def __enter__(self) -> FileSink:
         return self

@@ -127,9 +127,16 @@ class DirectoryCatalog:
     def locked(self) -> Iterator[Directory]:
         """The root, open and under its exclusive lock. Not re-entrant."""
         with self.backend.open_root() as root:
-            if root.fd >= 0:
-                lock_within(root.fd, self.timeout)
-            yield root
+            if root.fd < 0:
+                yield root  # Windows
+                return
+            # A descriptor of its own: a child forked meanwhile closes this one and may still use the root.
+            lock = Lock(self.backend.disk, self.backend.disk.open_dir(root, ".").fd)
+            try:
+                lock_within(lock.fd, self.timeout)
+                yield root
+            finally:
+                lock.release()
 
     def unpublish(self, root: Directory, names: list[CheckpointName]) -> list[str]:
         """Under the lock: move `names` to the trash, each durably before the next. Names in the trash."""
@@ -345,7 +352,12 @@ class DirectoryAttempt:
         with self._mutex:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="ckptstore-sync")
-            self._pending.append(self._pool.submit(self._settle, fd))
+            try:
+                self._pending.append(self._pool.submit(self._settle, fd))
+                return
+            except RuntimeError:
+                pass  # the interpreter is going down and takes no new threads
+        self._settle(fd)
 
     def _settle(self, fd: int) -> None:
         """Make the file durable and unwritable: later saves may link it instead of writing it again."""

@@ -40,9 +40,9 @@ def lose_all(round_: int) -> None:
     """Of the names that were not synced, none survives a power cut."""
 
 
-def lose_some(round_: int) -> random.Random:
+def lose_some(round_: int, seed: int = 0) -> random.Random:
     """Each may survive or not."""
-    return random.Random(round_)
+    return random.Random(seed * 1000 + round_)
 
 
 def lose_none(round_: int) -> Callable[[], bool]:
@@ -61,11 +61,13 @@ def run(
     start: Start = catalog,
     kind: type[CrashingDisk] = CrashingDisk,
     lose: Lose = lose_all,
+    again: bool = True,
 ) -> Outcome:
     """Crash `scenario` at every change; Broken if a state shows what it must not.
 
     With a PowerCutDisk the power goes at that moment too. It also goes after the last round, in which
-    nothing crashes: what was acknowledged has to survive that.
+    nothing crashes: what was acknowledged has to survive that. Without `again` it only looks, and
+    does not repeat the operation.
     """
     with copy_of(template, os.path.join(scratch, "plain")) as root:
         before = state(root)
@@ -88,7 +90,8 @@ def run(
             if seen not in ([after] if alive else allowed):
                 raise Broken(f"{moment}: shows {sorted(seen)}")
             kinds[", ".join(sorted(seen))] = kinds.get(", ".join(sorted(seen)), 0) + 1
-            repeat(scenario, root, after, moment)
+            if again:
+                repeat(scenario, root, after, moment)
         if alive:
             return Outcome(len(disk.changes), k + 1, kinds)
     raise AssertionError("unreachable")
