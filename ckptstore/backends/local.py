@@ -205,6 +205,7 @@ class LocalBackend:
         temporary = f".ckptstore-{secrets.token_hex(8)}.tmp"
 
         def finish(fd: int, error: BaseException | None) -> None:
+            moved = False
             with stack:
                 try:
                     try:
@@ -214,10 +215,11 @@ class LocalBackend:
                         disk.close(fd)
                     if error is None and replace:
                         disk.rename(directory, temporary, directory, name)
+                        moved = True
                     elif error is None:
                         disk.link_or_rename(directory, temporary, name)
                 finally:
-                    if error is not None or not replace:
+                    if not moved:
                         with contextlib.suppress(FileNotFoundError):
                             disk.unlink(directory, temporary)
                 if error is None:

@@ -29,6 +29,7 @@ if sys.platform != "win32":
 _BY_PATH = sys.platform == "win32"  # no openat there: names are joined to paths instead
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_MOUNTS = "/proc/self/mountinfo"
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _LINK_REFUSED = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -452,7 +453,7 @@ def file_system(path: str) -> str:
     """The type of the file system that `path` lies on, such as "ext4"; "" where nobody says."""
     best, kind = "", ""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 before, _, after = line.partition(" - ")
                 point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])

@@ -28,7 +28,14 @@ from ckptstore.backends.local import FileSink, LocalBackend, is_temporary, open_
 from ckptstore.backends.posix import Directory, Disk, Lock, identity, lock_within, try_lock
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest, SaveAborted
-from ckptstore.names import MANIFEST, META, CheckpointName, relative_path
+from ckptstore.names import (
+    MANIFEST,
+    META,
+    MIN_MANIFEST_BYTES,
+    SMALL_STATE_BYTES,
+    CheckpointName,
+    relative_path,
+)
 
 logger = logging.getLogger("ckptstore")
 
@@ -394,6 +401,7 @@ class DirectoryAttempt:
         """Make the checkpoint exist, durably. See :class:`~ckptstore.commit.base.Attempt`."""
         try:
             self._check_alive()
+            _check_length(manifest)
             self._drain()
             with self.create(MANIFEST) as sink:
                 sink.write(manifest)
@@ -498,17 +506,27 @@ class DirectoryAttempt:
             self._lock.release()
 
 
+def _check_length(manifest: bytes) -> None:
+    """A shorter one would be taken for a tombstone once the checkpoint is copied to an object store."""
+    if len(manifest) < MIN_MANIFEST_BYTES:
+        raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
+
+
 def _names(disk: Disk, root: Directory) -> list[CheckpointName]:
     return sorted(filter(None, (CheckpointName.parse(entry.name) for entry in disk.entries(root))))
 
 
 def is_committed(disk: Disk, root: Directory, name: CheckpointName) -> bool:
-    """Whether the directory `name` has a manifest, which no crash leaves without the rest."""
+    """Whether the directory `name` has a manifest, which no crash leaves without the rest.
+
+    A smaller one is a tombstone or seal, copied here from an object store.
+    """
     try:
         with disk.open_dir(root, str(name)) as directory, disk.open_dir(directory, META) as meta:
-            return disk.status(meta, MANIFEST.rpartition("/")[2]).st_size > 0
+            status = disk.status(meta, MANIFEST.rpartition("/")[2])
     except (FileNotFoundError, NotADirectoryError):
         return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > SMALL_STATE_BYTES
 
 
 def committed(disk: Disk, root: Directory, step: int) -> list[CheckpointName]:

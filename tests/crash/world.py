@@ -18,7 +18,7 @@ from ckptstore.backends.local import LocalBackend
 from ckptstore.backends.posix import Disk
 from ckptstore.commit.base import IfExists
 from ckptstore.commit.directory import DirectoryCatalog
-from ckptstore.names import CheckpointName
+from ckptstore.names import MIN_MANIFEST_BYTES, CheckpointName
 
 MANIFEST = "_ckptstore/manifest.json"
 Tree = dict[str, bytes]
@@ -39,7 +39,8 @@ def payload(step: int, text: str = "") -> Tree:
 
 def manifest(files: Mapping[str, bytes]) -> bytes:
     """The bytes of a manifest that vouches for `files`."""
-    return json.dumps({path: hashlib.sha256(data).hexdigest() for path, data in files.items()}).encode()
+    digests = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    return json.dumps(digests).ljust(MIN_MANIFEST_BYTES).encode()
 
 
 def catalog(root: str, disk: Disk | None = None) -> DirectoryCatalog:
