@@ -1,0 +1,51 @@
+# Needs python3 >= 3.10 and make. Everything else goes into .venv, once, and again when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test full lint compat torture bench bench-smoke clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(READY)  ## a tour in about a minute: a Ray checkpoint without Ray, a killed trainer, an S3 server
+	@$(RUN)python examples/demo.py
+
+test: lint  ## what every change must pass
+	$(RUN)pytest -q -m "not slow"
+
+full: lint  ## the same with the long matrices
+	$(RUN)pytest -q
+
+lint: $(READY)  ## style and types
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+compat: $(READY)  ## files of today opened by other Pythons, numpys and Rays, which it downloads
+	$(RUN)python -m benchmarks.compat
+
+torture: $(READY)  ## kill, cut and corrupt for an hour
+	$(RUN)python -m benchmarks.torture
+
+bench: $(READY)  ## figures of this machine
+	$(RUN)python -m benchmarks.local
+
+bench-smoke: $(READY)  ## the same, small: does it still run?
+	$(RUN)python -m benchmarks.local --smoke
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+# Quiet unless it fails.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "ckptstore needs Python 3.10 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV) (once, a minute or two)..."
+	@test -x $(RUN)python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "python3 can't make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN)python -m pip install --quiet --editable '.[dev]' >$(VENV)/setup.log 2>&1 \
+	  || { cat $(VENV)/setup.log; exit 1; }
+	@touch $@
