@@ -6,15 +6,18 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptstore import logs, names, plan
+from ckptstore import contents, logs, names, plan
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.eras import Note
 from ckptstore.errors import (
     CheckpointCorrupt,
+    CheckpointError,
     CheckpointGone,
     CheckpointNotFound,
     InvalidRequest,
@@ -22,7 +25,7 @@ from ckptstore.errors import (
 )
 from ckptstore.failures import translated
 from ckptstore.manifest import Manifest
-from ckptstore.reading import Reader, VerifyReport, fetch_manifest
+from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest
 from ckptstore.writing import Progress, run_all
 
 
@@ -70,18 +73,13 @@ class Lazy(Mapping[str, Any]):
 
 
 class Checkpoint:
-    """One committed checkpoint. Made by a store or by `Checkpoint.open`; safe to use from threads."""
-
-    committed = True
-    """Whether a manifest vouches for it."""
-    verified = True
-    """Whether what it hands out is checked against digests."""
+    """One checkpoint, ours or RLlib's own. Made by a store or by `Checkpoint.open`; safe in threads."""
 
     def __init__(
         self,
         backend: Backend,
         prefix: str,
-        manifest: Manifest,
+        manifest: Manifest | None,
         *,
         skipped: Iterable[Skipped] = (),
         on_load: Callable[[Checkpoint], None] | None = None,
@@ -89,12 +87,26 @@ class Checkpoint:
         self._backend = backend
         self._prefix = prefix
         self._on_load = on_load
-        self.manifest = manifest
+        self._manifest = manifest
         self.skipped = tuple(skipped)
-        self._reader = Reader(backend, prefix, manifest, prefix or backend.url)
-        self._state: Any = _UNSET
+        """Newer checkpoints that `latest` passed over to find this one, and why."""
+        self._files: Files
+        self._contents: contents.Contents
+        if manifest is None:
+            self._files = Unverified(backend, self.listing())
+            if not self._files.paths():
+                raise CheckpointNotFound(self.url, "there is no checkpoint in this directory")
+            self._contents = contents.Foreign(self._files)
+        else:
+            self._files = Reader(backend, prefix, manifest, self.url)
+            self._contents = contents.committed(manifest, self._files)
+        self._state: Any = plan.UNSET
         self.policies: Mapping[str, Any] = Lazy(self.policy_ids, self._load_policy, "policies")
-        self.components: Mapping[str, Any] = Lazy(self._component_names(), self._load_component, "components")
+        """Policy id to policy, each fetched and decoded when it is first asked for."""
+        self.components: Mapping[str, Any] = Lazy(
+            self._contents.components, self._load_component, "components"
+        )
+        """Component name to component, each fetched and decoded when it is first asked for."""
 
     @classmethod
     def open(
@@ -102,19 +114,45 @@ class Checkpoint:
     ) -> Checkpoint:
         """The checkpoint in the directory `url`, wherever it lies and whoever wrote it.
 
-        Raises CheckpointNotFound if there is none, CheckpointCorrupt or UnreadableFormat if it can't
-        be trusted or understood.
+        One without a manifest, which RLlib of any version wrote, opens too: nothing vouches for it then,
+        and `committed` and `verified` are False. Raises CheckpointNotFound if there is nothing,
+        CheckpointCorrupt or UnreadableFormat if it can't be trusted or understood.
         """
         backend = open_backend(os.fspath(url), storage_options)
         manifest = fetch_manifest(backend, "", backend.url)
-        if manifest is None:
-            raise CheckpointNotFound(backend.url, "there is no committed checkpoint in this directory")
         return cls(backend, "", manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Checkpoint, (self._backend, self._prefix, self._manifest)
+
+    @property
+    def committed(self) -> bool:
+        """Whether a manifest vouches for it."""
+        return self._manifest is not None
+
+    @property
+    def verified(self) -> bool:
+        """Whether what it hands out is checked against digests."""
+        return self._manifest is not None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was committed. UnreadableFormat for a directory that has no manifest."""
+        if self._manifest is None:
+            raise UnreadableFormat(
+                self.url, "RLlib wrote it, and it has no manifest", "Ask `committed` before `manifest`"
+            )
+        return self._manifest
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What reading it has inferred, migrated, missed or skipped so far."""
+        return self._contents.notes()
 
     @property
     def id(self) -> str:
-        """Identity of the save that made it."""
-        return self.manifest.id
+        """Identity of the save that made it; empty where RLlib made it."""
+        return self._manifest.id if self._manifest else ""
 
     @property
     def name(self) -> str:
@@ -128,38 +166,44 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """The training step (RLlib's iteration) it was saved at."""
-        return self.manifest.step
+        """The training step (RLlib's iteration) it was saved at; -1 where nothing tells."""
+        if self._manifest is not None:
+            return self._manifest.step
+        name = names.CheckpointName.parse(self.name)
+        if name is not None:
+            return name.step
+        iteration = self.state.get("iteration")
+        return iteration if isinstance(iteration, int) else -1
 
     @property
     def version(self) -> str:
         """RLlib's ``checkpoint_version``, for example "1.1"."""
-        return self.manifest.checkpoint_version
+        return self._contents.version
 
     @property
     def kind(self) -> str:
         """ "Algorithm", "Policy" or what else the manifest says it is."""
-        return self.manifest.kind
+        return self._contents.kind
 
     @property
     def metrics(self) -> Mapping[str, Any]:
         """The metrics given at save time."""
-        return self.manifest.metrics
+        return self._manifest.metrics if self._manifest else {}
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels given at save time."""
-        return self.manifest.labels
+        return self._manifest.labels if self._manifest else ()
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of the policies it holds; a policy alone goes by "default_policy"."""
-        return self.manifest.policies
+        return self._contents.policy_ids
 
     @property
     def state(self) -> Any:
         """The algorithm state as plain data, decoded on first use and then kept."""
-        if self._state is _UNSET:
+        if self._state is plan.UNSET:
             self._state = self._load_state()
         return self._state
 
@@ -174,10 +218,9 @@ class Checkpoint:
                 raise InvalidRequest(self.name, f"it holds {len(self.policy_ids)} policies", self._known())
             policy_id = self.policy_ids[0]
         self._check_known([policy_id])
-        state = self.policies[policy_id]
-        found = state.get("weights", state) if isinstance(state, Mapping) else state
+        self._loading()
         flat: dict[str, np.ndarray[Any, Any]] = {}
-        _flatten(found, "", flat, f"{self.name} policy {policy_id!r}")
+        _flatten(self._contents.weights(policy_id), "", flat, f"{self.name} policy {policy_id!r}")
         return flat
 
     def load(
@@ -207,13 +250,33 @@ class Checkpoint:
         return report
 
     def check(self, *, progress: Progress | None = None) -> VerifyReport:
-        """Like `verify`, but the problems are in the report."""
+        """Like `verify`, but the problems are in the report.
+
+        Where there is no manifest there are no digests: then this reads and decodes all there is.
+        """
+        if self._manifest is None:
+            return self._check_decoding()
         now = fetch_manifest(self._backend, self._prefix, self.url)
         if now is None:
             raise CheckpointGone(self.url, "its manifest is not there any more")
-        if now != self.manifest:
+        if now != self._manifest:
             return VerifyReport(self.url, 0, 0, (f"{names.MANIFEST}: it is another one than was opened",))
-        return self._reader.verify(self.listing(), progress)
+        assert isinstance(self._files, Reader)
+        return self._files.verify(self.listing(), progress)
+
+    def _check_decoding(self) -> VerifyReport:
+        problems: list[str] = []
+        tries: list[Callable[[], object]] = [self._load_state]
+        tries += [partial(self._load_policy, policy_id) for policy_id in self.policy_ids]
+        tries += [partial(self._load_component, name) for name in self.components]
+        for attempt in tries:
+            try:
+                attempt()
+            except CheckpointError as error:
+                problems.append(f"{error.what}: {error.why}")
+        problems += [str(note) for note in self.notes if note.kind in ("mismatch", "missing")]
+        sizes = self._files.paths()
+        return VerifyReport(self.url, len(sizes), sum(sizes.values()), tuple(dict.fromkeys(problems)))
 
     def listing(self) -> dict[str, int]:
         """Every file in its directory now, and its size in bytes."""
@@ -242,15 +305,15 @@ class Checkpoint:
             if os.listdir(target):
                 raise InvalidRequest(target, "it isn't empty", "Name a new directory")
         with logs.timed("downloaded", self.url) as done:
-            paths = list(self._reader.paths()) if wanted is None else self._subset_paths(wanted)
+            paths = list(self._files.paths()) if wanted is None else self._subset_paths(wanted)
             run_all(lambda path: self._download_file(path, target, progress), paths, 8)
-            if wanted is None:
+            if wanted is None and self._manifest is not None:
                 # Last, as everywhere: a copy cut short is no checkpoint.
-                _write_file(os.path.join(target, names.PARTS), [self._reader.parts_bytes()])
+                _write_file(os.path.join(target, names.PARTS), [self._table()])
                 _write_file(os.path.join(target, names.MANIFEST), [self.manifest.dump()])
-            elif self.kind == "Algorithm":
+            elif wanted is not None:
                 _write_file(os.path.join(target, names.RLLIB_JSON), [plan.rllib_json("Algorithm", wanted)])
-            done(sum(self._reader.paths()[path] for path in paths))
+            done(sum(self._files.paths()[path] for path in paths))
         return target
 
     @contextmanager
@@ -267,64 +330,57 @@ class Checkpoint:
 
         def item(path: str) -> plan.Item:
             def emit(write: plan.Write) -> tuple[()]:
-                for data in self._reader.stream(path):
+                for data in self._files.stream(path):
                     write(data)
                 return ()
 
             return plan.Item(path, emit)
 
-        return [item(path) for path in self._reader.paths()], self._reader.parts_bytes()
+        return [item(path) for path in self._files.paths()], self._table()
 
     def _download_file(self, path: str, target: str, progress: Progress | None) -> None:
         def chunks() -> Iterator[bytes]:
-            for data in self._reader.stream(path):
+            for data in self._files.stream(path):
                 yield data
                 if progress is not None:
                     progress(len(data))
 
         _write_file(os.path.join(target, names.relative_path(path, self.name)), chunks())
 
+    def _table(self) -> bytes:
+        assert isinstance(self._files, Reader)
+        return self._files.parts_bytes()
+
     def _subset_paths(self, wanted: list[str]) -> list[str]:
-        if self.manifest.origin != "save" and self.kind != "Algorithm":
+        """Everything but the other policies, for the layouts that keep each in a directory of its own."""
+        paths = self._files.paths()
+        if self.kind != "Algorithm" or not any(path.startswith(f"{names.POLICIES}/") for path in paths):
             raise InvalidRequest(
-                self.name, f"a {self.kind} can't be split by policy", "Leave out `policy_ids`"
+                self.name, f"this {self.kind} can't be split by policy", "Leave out `policy_ids`"
             )
-        keep = {names.policy_path(policy_id, "") for policy_id in wanted}
+        keep = tuple(names.policy_path(policy_id, "") for policy_id in wanted)
         return [
             path
-            for path in self._reader.paths()
+            for path in paths
             if path != names.RLLIB_JSON
-            and (not path.startswith(f"{names.POLICIES}/") or any(path.startswith(prefix) for prefix in keep))
-        ]
-
-    def _component_names(self) -> list[str]:
-        prefix, suffix = f"{names.COMPONENTS}/", ".pkl"
-        if self.manifest.origin != "save":
-            return []
-        return [
-            file.path[len(prefix) : -len(suffix)]
-            for file in self.manifest.files
-            if file.path.startswith(prefix) and file.path.endswith(suffix)
+            and (not path.startswith(f"{names.POLICIES}/") or path.startswith(keep))
         ]
 
     def _load_state(self, *, trusted: bool = False, mmap: bool = False) -> Any:
-        return self._decode(names.POLICY_STATE if self.kind == "Policy" else names.STATE, trusted, mmap)
+        self._loading()
+        return self._contents.state(trusted, mmap)
 
     def _load_policy(self, policy_id: str, *, trusted: bool = False, mmap: bool = False) -> Any:
-        path = names.POLICY_STATE if self.kind == "Policy" else names.policy_path(policy_id)
-        return self._decode(path, trusted, mmap)
+        self._loading()
+        return self._contents.policy(policy_id, trusted, mmap)
 
     def _load_component(self, name: str) -> Any:
-        return self._decode(names.component_path(name), False, False)
+        self._loading()
+        return self._contents.component(name)
 
-    def _decode(self, path: str, trusted: bool, mmap: bool) -> Any:
-        if self.kind not in {"Algorithm", "Policy"}:
-            raise UnreadableFormat(
-                self.url, f"a {self.kind} holds files of another program", "Use as_directory() or download()"
-            )
+    def _loading(self) -> None:
         if self._on_load is not None:
             self._on_load(self)
-        return self._reader.decode(path, trusted, mmap)
 
     def _check_known(self, policy_ids: Iterable[str]) -> list[str]:
         if isinstance(policy_ids, str):
@@ -340,10 +396,9 @@ class Checkpoint:
         return f"It holds {len(self.policy_ids)}: {shown}" if self.policy_ids else "It holds none"
 
     def _sizes(self, policy_ids: Iterable[str]) -> int:
-        sizes = self._reader.paths()
-        if self.kind == "Policy":
-            return sizes.get(names.POLICY_STATE, 0)
-        return sizes.get(names.STATE, 0) + sum(sizes.get(names.policy_path(name), 0) for name in policy_ids)
+        sizes = self._files.paths()
+        paths = {names.STATE, *(path for name in policy_ids for path in self._contents.paths_of(name))}
+        return sum(sizes.get(path, 0) for path in paths)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and (self.url, self.id) == (other.url, other.id)
@@ -353,9 +408,6 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
-
-
-_UNSET: Any = object()
 
 
 def _write_file(path: str, chunks: Iterable[bytes]) -> None:

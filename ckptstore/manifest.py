@@ -17,7 +17,16 @@ from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.names import MAX_STEP, MIN_MANIFEST_BYTES, relative_path
 
 SCHEMA_VERSION = 1
-KINDS = ("Algorithm", "Policy", "RLModule", "MultiRLModule", "LearnerGroup", "Directory")
+KINDS = (
+    "Algorithm",
+    "Policy",
+    "LearnerGroup",
+    "Learner",
+    "MultiRLModule",
+    "RLModule",
+    "Checkpointable",
+    "Directory",
+)
 ORIGINS = ("save", "stage", "adopt")
 RELATIONS = ("resume", "fork", "migrate")
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ckptstore import manifest as manifests
 from ckptstore import names, parts
@@ -18,7 +18,7 @@ from ckptstore.digest import digest
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointGone, UnsafeContent
 from ckptstore.failures import translated
 from ckptstore.manifest import Manifest
-from ckptstore.parts import FileParts, Part
+from ckptstore.parts import PART_BYTES, FileParts, Part
 from ckptstore.writing import Progress, run_all
 
 _BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
@@ -91,6 +91,47 @@ def _key(prefix: str, path: str) -> str:
     return f"{prefix}/{path}" if prefix else path
 
 
+class Files(Protocol):
+    """The payload of one checkpoint."""
+
+    label: str
+    """Where it lies, for messages."""
+
+    def paths(self) -> Mapping[str, int]:
+        """Every payload file and its size in bytes."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file `path`."""
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The same, piece by piece."""
+
+
+class Unverified:
+    """The files of a directory that no manifest vouches for, as they are now."""
+
+    def __init__(self, backend: Backend, listing: Mapping[str, int]) -> None:
+        self.label = backend.url
+        self._backend = backend
+        self._listing = listing
+
+    def paths(self) -> Mapping[str, int]:
+        """Every file when the directory was opened, but for any of ours."""
+        return {path: size for path, size in self._listing.items() if not path.startswith(f"{names.META}/")}
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file `path`."""
+        with translated(f"{self._backend.url}/{path}"):
+            return self._backend.read(path)
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The same, piece by piece."""
+        for start in range(0, self._listing[path], PART_BYTES):
+            stop = min(start + PART_BYTES, self._listing[path])
+            with translated(f"{self._backend.url}/{path}"):
+                yield self._backend.read(path, start, stop)
+
+
 class Reader:
     """Reads the files of one committed checkpoint; nothing leaves it unverified. Thread-safe."""
 
@@ -151,6 +192,10 @@ class Reader:
 
         run_all(one, list(_batches(file.parts)), self.concurrency)
         return target
+
+    def read(self, path: str) -> bytes:
+        """The verified bytes of the file `path`."""
+        return bytes(self.fetch(path))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The verified bytes of the file `path`, part by part."""

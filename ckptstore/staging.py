@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
-from ckptstore import logs, names
+from ckptstore import contents, logs, names
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import InvalidRequest
@@ -87,11 +86,36 @@ class Staged(os.PathLike[str]):
                 files = save.hash_in_place(paths)
             else:
                 files = save.write([copied(path, os.path.join(directory, path)) for path in paths])
-            request = replace(self._request, origin="stage", **described(paths))
+            request = self._described(_LocalFiles(directory, paths))
             name, manifest = save.commit(request, files)
             done(manifest.size)
         return self._committed(request, name, manifest)
 
+    def _described(self, files: _LocalFiles) -> Request:
+        found = contents.describe(files)
+        return replace(
+            self._request,
+            origin="stage",
+            kind=found.kind,
+            policies=found.policy_ids,
+            checkpoint_version=found.version,
+            format="",
+        )
 
-def described(paths: list[str]) -> dict[str, Any]:
-    return {}
+
+class _LocalFiles:
+    """The files in the directory, so that what RLlib wrote is known for what it is."""
+
+    def __init__(self, directory: str, paths: list[str]) -> None:
+        self.label = self._directory = directory
+        self._paths = paths
+
+    def paths(self) -> Mapping[str, int]:
+        return {path: os.path.getsize(os.path.join(self._directory, path)) for path in self._paths}
+
+    def read(self, path: str) -> bytes:
+        with open(os.path.join(self._directory, path), "rb") as file:
+            return file.read()
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        yield self.read(path)
