@@ -24,8 +24,10 @@ _NPY_HEADER_BYTES = 64 * 1024  # a structured dtype with hundreds of fields stil
 
 def dtype_of(spec: object) -> np.dtype[Any]:
     """The dtype that `spec` names; UnsafeContent for anything that holds Python objects or no bytes."""
+    if not isinstance(spec, (str, list)):
+        raise UnsafeContent("array", f"{str(spec)[:80]!r} is no dtype")  # numpy takes None for float64
     try:
-        dtype: np.dtype[Any] = np.dtype(spec)  # type: ignore[call-overload]
+        dtype: np.dtype[Any] = np.dtype(spec)
     except (TypeError, ValueError, SyntaxError, RecursionError) as error:
         raise UnsafeContent("array", f"{str(spec)[:80]!r} is no dtype") from error
     if dtype.hasobject or dtype.itemsize == 0:

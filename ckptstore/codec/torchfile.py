@@ -69,6 +69,16 @@ _DTYPES = {
 }
 _EXTENDED = {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}
 
+_STOP = ord(".")
+_TWO_LINES = frozenset(b"ci")  # the names of a module and of what is in it
+_ARGUMENT_BYTES = {ord(item.code): item.arg.n if item.arg else 0 for item in pickletools.opcodes}
+_PREFIX_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -212,15 +222,25 @@ def pickles_of_stream(data: bytes) -> list[bytes]:
 
 
 def _end_of_pickle(data: bytes, start: int) -> int:
-    """Where the pickle that starts at `start` ends; looks at opcodes, does nothing that they say."""
-    stream = io.BytesIO(data)
-    stream.seek(start)
-    try:
-        for _opcode, _argument, _position in pickletools.genops(stream):
-            pass
-    except (ValueError, IndexError, OverflowError, MemoryError, UnicodeDecodeError) as error:
-        raise UnsafeContent("torch stream", f"cut short or damaged ({str(error)[:80]})") from error
-    return stream.tell()
+    """Where the pickle that starts at `start` ends: steps over opcodes, does nothing that they say."""
+    at, size = start, len(data)
+    while at < size:
+        code = data[at]
+        at += 1
+        if code == _STOP:
+            return at
+        length = _ARGUMENT_BYTES.get(code)
+        if length is None:
+            break
+        if length >= 0:
+            at += length
+        elif length == pickletools.UP_TO_NEWLINE:
+            for _ in range(2 if code in _TWO_LINES else 1):
+                at = data.find(b"\n", at) + 1 or size
+        else:
+            width = _PREFIX_BYTES[length]
+            at += width + int.from_bytes(data[at : at + width], "little")
+    raise UnsafeContent("torch stream", f"no pickle ends before byte {min(at, size)}: cut short or damaged")
 
 
 def _persistent(item: Opaque) -> tuple[Any, ...] | None:
@@ -319,8 +339,6 @@ def _array(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, mete
         kind = _extended(name) if name in _EXTENDED else np.dtype(_DTYPES[name]) if name in _DTYPES else None
     if kind is None:
         raise UnsafeContent("torch file", f"a tensor of the type {dtype!r:.80}, which is not known here")
-    if storage.big_endian:
-        kind = kind.newbyteorder(">")
     shape, strides = npbytes.shape_of(shape), npbytes.shape_of(strides)
     if len(shape) != len(strides) or not isinstance(offset, int) or offset < 0:
         raise UnsafeContent("torch file", "a tensor whose shape and strides don't fit each other")
@@ -331,7 +349,10 @@ def _array(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, mete
         raise UnsafeContent("torch file", f"a tensor of shape {shape!r:.80} reaches beyond its storage")
     meter.charge(count * kind.itemsize)
     if not count:
-        return np.empty(shape, kind.newbyteorder("="))
-    flat: Any = np.frombuffer(storage.data, kind, last + 1, offset * kind.itemsize)
-    view = np.lib.stride_tricks.as_strided(flat, shape, tuple(step * kind.itemsize for step in strides))
-    return np.array(view, dtype=kind.newbyteorder("="), order="C")
+        return np.empty(shape, kind)
+    # The extended types know no byte order of their own, so bytes are put in order before they get one.
+    raw = kind if kind.isbuiltin == 1 else np.dtype(f"u{kind.itemsize}")
+    stored = raw.newbyteorder(">" if storage.big_endian else "<")
+    steps = tuple(step * kind.itemsize for step in strides)
+    view: Any = np.ndarray(shape, stored, storage.data, offset * kind.itemsize, steps)
+    return np.array(view, dtype=raw, order="C").view(kind)

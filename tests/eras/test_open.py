@@ -85,7 +85,7 @@ def test_opening_reads_the_json_only_and_a_policy_reads_itself() -> None:
     assert recorder.paths == ["rllib_checkpoint.json"]
     assert len(foreign.policy_ids) == 100
     assert foreign.weights("pol42")
-    assert recorder.bytes < 0.03 * sum(map(len, files.values()))
+    assert recorder.amount < 0.03 * sum(map(len, files.values()))
 
 
 def test_weights_of_the_new_stack_leave_the_optimizers_alone() -> None:

@@ -28,7 +28,7 @@ class Recorder:
         self.paths: list[str] = []
 
     @property
-    def bytes(self) -> int:
+    def amount(self) -> int:
         """Bytes read so far."""
         return sum(len(self.files[path]) for path in self.paths)
 
