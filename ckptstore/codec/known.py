@@ -46,6 +46,8 @@ def _describe(meter: Meter, item: Opaque) -> Any:
     describe = _CLASSES.get((package, name))
     if describe is None and package in {"gym", "gymnasium"} and rest.startswith("spaces."):
         describe = _other_space
+    if describe is None and package == "ray" and item.entries and not item.args and item.state is None:
+        describe = _mapping
     if item.name == "functools.partial()":
         describe = _variable
     return item if describe is None else describe(item, name)
@@ -190,6 +192,11 @@ def _multi_agent_batch(item: Opaque, _name: str) -> Any:
 
 def _filter(item: Opaque, name: str) -> Any:
     return {"filter": name, **_fields(item)}
+
+
+def _mapping(item: Opaque, _name: str) -> Any:
+    """A subclass of dict that adds nothing to it, as some default configs were."""
+    return dict(item.entries or ())
 
 
 def _attributes(item: Opaque, _name: str) -> Any:

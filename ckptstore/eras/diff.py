@@ -98,7 +98,7 @@ def diff_weights(
         if a.dtype == b.dtype and a.tobytes() == b.tobytes():
             continue
         l2, largest = _distance(a, b)
-        if l2 or a.dtype != b.dtype:
+        if l2 is None or l2 or a.dtype != b.dtype:
             found.append(ArrayDifference(policy_id, name, _spelled(a), _spelled(b), l2, largest))
     return found
 

@@ -29,14 +29,17 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
     worker.setdefault("is_policy_to_train", multiagent.get("policies_to_train"))
     result["algorithm"] = {**old, "worker": worker, "config": config}
     result["policies"] = {
-        policy_id: _policy(state, specs.get(policy_id)) for policy_id, state in states.items()
+        policy_id: _policy(state, specs.get(policy_id), config) for policy_id, state in states.items()
     }
     return result
 
 
-def _policy(state: Any, spec: Any) -> dict[str, Any]:
+def _policy(state: Any, spec: Any, config: Any) -> dict[str, Any]:
     # A policy that has nothing but weights handed those out as its whole state.
     fields = dict(state) if isinstance(state, dict) and "weights" in state else {"weights": state}
-    if spec is not None:
-        fields.setdefault("policy_spec", spec)
+    if isinstance(spec, dict):
+        # A spec held what the policy overrides; from 1.0 on it holds its whole config.
+        own = spec.get("config")
+        merged = {**(config if isinstance(config, dict) else {}), **(own if isinstance(own, dict) else {})}
+        fields.setdefault("policy_spec", {**spec, "config": merged})
     return fields
