@@ -7,7 +7,7 @@ from typing import Any
 
 from ckptstore import migrations
 from ckptstore.eras import model
-from ckptstore.eras.layouts import layout
+from ckptstore.eras.layouts import Want, layout
 from ckptstore.eras.notes import Note
 from ckptstore.eras.sniff import Sniffed, sniff
 from ckptstore.eras.source import Source
@@ -106,21 +106,22 @@ class ForeignCheckpoint:
 
         Raises CheckpointNotFound listing the known ids, or CheckpointCorrupt if its files are missing.
         """
-        raw = self._raw_policy(policy_id, optimizer)
+        raw = self._raw_policy(policy_id, Want(optimizer, details=True))
         return model.policy(raw, policy_id, self._layout.path_of(policy_id))
 
     def weights(self, policy_id: str) -> dict[str, Any]:
         """Name to array of one policy, as the live algorithm has them. Reads that policy only."""
-        raw = self._raw_policy(policy_id, optimizer=False)
+        raw = self._raw_policy(policy_id, Want(optimizer=False, details=False))
         return model.weights(raw.get("module_state"), self._layout.path_of(policy_id))
 
-    def _raw_policy(self, policy_id: str, optimizer: bool) -> dict[str, Any]:
-        if policy_id not in self.policy_ids:
+    def _raw_policy(self, policy_id: str, want: Want) -> dict[str, Any]:
+        # The full list of ids may cost a file: who asks for one that is there does not pay for it.
+        if policy_id not in self._layout.written and policy_id not in self.policy_ids:
             why = self._layout.absence(policy_id) or "the checkpoint has no such policy"
             known = ", ".join(map(repr, self.policy_ids[:20])) or "none"
             raise CheckpointNotFound(f"policy {policy_id!r}", why, f"It has: {known}")
         try:
-            raw = self._layout.policy(policy_id, optimizer)
+            raw = self._layout.policy(policy_id, want)
         except CheckpointCorrupt as error:
             if error.what != self._layout.path_of(policy_id) or error.why != "the file is missing":
                 raise

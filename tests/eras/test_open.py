@@ -80,18 +80,25 @@ def test_opening_reads_the_json_only_and_a_policy_reads_itself() -> None:
         **{f"policies/{name}/policy_state.pkl": data for name, data in many.items()},
         **{f"policies/{name}/rllib_checkpoint.json": info for name in many},
     }
-    recorder = Recorder(with_json(files, "rllib_checkpoint.json", policy_ids=sorted(many)))
-    foreign = recorder.open()
-    assert recorder.paths == ["rllib_checkpoint.json"]
+    listed = with_json(files, "rllib_checkpoint.json", policy_ids=sorted(many))
+    for tree in (files, listed):  # without and with the list of policies that newer releases write
+        recorder = Recorder(tree)
+        foreign = recorder.open()
+        assert recorder.paths == ["rllib_checkpoint.json"]
+        assert foreign.weights("pol42")
+        assert foreign.policy("pol42")
+        assert recorder.paths[1:] == ["policies/pol42/policy_state.pkl"] * 2
+        assert recorder.amount / 2 < 0.03 * sum(map(len, tree.values()))
     assert len(foreign.policy_ids) == 100
-    assert foreign.weights("pol42")
-    assert recorder.amount < 0.03 * sum(map(len, files.values()))
+    assert len(recorder.paths) == 3
 
 
 def test_weights_of_the_new_stack_leave_the_optimizers_alone() -> None:
     recorder = Recorder(load("v2_1/ray_2.60.0_dqn"))
     foreign = recorder.open()
     assert foreign.weights("default_policy")
+    module = "learner_group/learner/rl_module/default_policy"
+    assert recorder.paths == ["rllib_checkpoint.json", f"{module}/module_state.pkl"]
     assert foreign.policy("default_policy", optimizer=False)["optimizer"] == {}
     assert "learner_group/learner/state.pkl" not in recorder.paths
     assert foreign.policy("default_policy")["optimizer"].keys() == {"default_optimizer"}

@@ -6,14 +6,14 @@ It interprets nothing beyond that. One file per layout; a new one is a file here
 
 from __future__ import annotations
 
-from ckptstore.eras.layouts.base import DEFAULT_ID, Layout
+from ckptstore.eras.layouts.base import Layout, Want
 from ckptstore.eras.layouts.policies import Policies
 from ckptstore.eras.layouts.single_file import SingleFile
 from ckptstore.eras.layouts.tree import Tree
 from ckptstore.eras.sniff import Sniffed
 from ckptstore.eras.source import Source
 
-__all__ = ["DEFAULT_ID", "Layout", "layout"]
+__all__ = ["Layout", "Want", "layout"]
 
 
 def layout(source: Source, sniffed: Sniffed) -> Layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ckptstore.eras.notes import Note
 from ckptstore.eras.source import Source
@@ -12,6 +12,14 @@ Raw = dict[str, Any]
 
 DEFAULT_ID = "default_policy"
 """RLlib's name for an only policy; a policy or module saved by itself does not know its own."""
+
+
+class Want(NamedTuple):
+    """Which parts of a policy are worth reading another file for."""
+
+    optimizer: bool
+    details: bool
+    """Class, spaces and config."""
 
 
 class Layout(Protocol):
@@ -24,6 +32,10 @@ class Layout(Protocol):
         """The Ray that wrote it, empty if no file tells."""
 
     @property
+    def written(self) -> frozenset[str]:
+        """Ids that have a file, as far as names alone tell."""
+
+    @property
     def policy_ids(self) -> tuple[str, ...]:
         """Ids whose weights the checkpoint claims to hold, sorted."""
 
@@ -34,8 +46,8 @@ class Layout(Protocol):
     def algorithm(self) -> Raw:
         """The documents ``algorithm`` and ``tune_metadata``; empty ones where there is no algorithm."""
 
-    def policy(self, policy_id: str, optimizer: bool) -> Raw:
-        """The document of one policy, without its optimizer where that costs reading more files."""
+    def policy(self, policy_id: str, want: Want) -> Raw:
+        """The document of one policy; other files than that of the weights only if they are wanted."""
 
     def component(self, name: str) -> Any:
         """What the files of one of `components` hold."""

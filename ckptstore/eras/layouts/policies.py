@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.codec.opaque import Opaque
-from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, owner, tune_metadata
+from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, Want, owner, tune_metadata
 from ckptstore.eras.notes import Note
 from ckptstore.eras.sniff import Sniffed, module_files, state_file
 from ckptstore.eras.source import Source
@@ -36,7 +36,7 @@ class Policies:
         return self.source.mapping(self.sniffed.state_file) if self.sniffed.kind == "Algorithm" else {}
 
     @cached_property
-    def _written(self) -> frozenset[str]:
+    def written(self) -> frozenset[str]:
         if self.sniffed.kind in _ALONE:
             return frozenset({DEFAULT_ID})
         return frozenset(self.sniffed.policy_files or self._modules)
@@ -60,11 +60,11 @@ class Policies:
         listed = frozenset(self.sniffed.listed)
         if not listed and self.sniffed.policy_files:
             listed = self._mentioned
-        absent = listed - self._written
+        absent = listed - self.written
         if absent and self._trainable_only:
             self._note_untrained(absent)
-            return tuple(sorted(self._written))
-        return tuple(sorted(self._written | absent))
+            return tuple(sorted(self.written))
+        return tuple(sorted(self.written | absent))
 
     def _note_untrained(self, absent: frozenset[str]) -> None:
         for policy_id in sorted(absent):
@@ -96,7 +96,7 @@ class Policies:
         files = self.sniffed.policy_files or self._modules
         return files.get(policy_id, f"policies/{policy_id}/policy_state.pkl")
 
-    def policy(self, policy_id: str, optimizer: bool) -> Raw:
+    def policy(self, policy_id: str, want: Want) -> Raw:
         path = self.path_of(policy_id)
         document: Raw = {}
         module: Any = None
@@ -110,11 +110,11 @@ class Policies:
             if self.sniffed.modules is not None:
                 module = self._module(policy_id)
         if module is not None:
-            named = self._optimizer(policy_id) if optimizer else {}
+            named = self._optimizer(policy_id) if want.optimizer else {}
             document["learner_state"] = {"module_state": module, "optimizer": named}
             if "weights" in document:
                 self._compare(policy_id, document["weights"], module)
-            else:
+            elif want.details:
                 document["policy_spec"] = self._spec(path)
         return {"policies": {policy_id: document}}
 

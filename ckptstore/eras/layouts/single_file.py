@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from ckptstore.eras.layouts.base import Raw, tune_metadata
+from ckptstore.eras.layouts.base import Raw, Want, tune_metadata
 from ckptstore.eras.notes import Note
 from ckptstore.eras.sniff import Sniffed
 from ckptstore.eras.source import Source
@@ -27,7 +27,8 @@ class SingleFile:
         if isinstance(document.get("worker"), bytes):
             document["worker"] = self.source.nested(path, "worker", document["worker"])
         worker = document.get("worker")
-        if not isinstance(worker, dict) or not isinstance(worker.get("state"), dict):
+        states = worker.get("state") if isinstance(worker, dict) else None
+        if not isinstance(states, dict) or not all(isinstance(policy_id, str) for policy_id in states):
             raise UnreadableFormat(path, "it holds no policies: not a checkpoint of an RLlib algorithm")
         return document
 
@@ -41,13 +42,17 @@ class SingleFile:
         return found if isinstance(found, str) else ""
 
     @property
+    def written(self) -> frozenset[str]:
+        return frozenset(self._algorithm["worker"]["state"])
+
+    @property
     def policy_ids(self) -> tuple[str, ...]:
-        return tuple(sorted(map(str, self._algorithm["worker"]["state"])))
+        return tuple(sorted(self.written))
 
     def algorithm(self) -> Raw:
         return {"algorithm": self._algorithm, "tune_metadata": self._tune}
 
-    def policy(self, policy_id: str, optimizer: bool) -> Raw:
+    def policy(self, policy_id: str, want: Want) -> Raw:
         # The step from 0.1 cuts the policies out of the worker; it gets a worker with this one only.
         worker = self._algorithm["worker"]
         return {"algorithm": {"worker": {**worker, "state": {policy_id: worker["state"][policy_id]}}}}

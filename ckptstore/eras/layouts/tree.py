@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, owner
+from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, Want, owner
 from ckptstore.eras.notes import Note
 from ckptstore.eras.sniff import Sniffed, children, module_files, state_file
 from ckptstore.eras.source import Source
@@ -43,12 +43,14 @@ class Tree:
             specs = fields.get("modules") if isinstance(fields, dict) else None
         return frozenset(map(str, specs)) if isinstance(specs, dict) else frozenset()
 
+    @property
+    def written(self) -> frozenset[str]:
+        return frozenset({DEFAULT_ID} if self.sniffed.kind == "RLModule" else self._modules)
+
     @cached_property
     def policy_ids(self) -> tuple[str, ...]:
-        if self.sniffed.kind == "RLModule":
-            return (DEFAULT_ID,)
         # A module that is expected and not there stays listed: nobody may take the rest for the whole.
-        return tuple(sorted(self._modules.keys() | self._expected))
+        return tuple(sorted(self.written | self._expected))
 
     def absence(self, policy_id: str) -> str | None:
         return None
@@ -68,12 +70,12 @@ class Tree:
             document["env_runner"] = self._env_runner()
         return {"algorithm": document}
 
-    def policy(self, policy_id: str, optimizer: bool) -> Raw:
+    def policy(self, policy_id: str, want: Want) -> Raw:
         path = self.path_of(policy_id)
         document: Raw = {"module_state": self.source.mapping(path)}
-        directory = path.rpartition("/")[0]
-        document["ctor"] = self._ctor(directory)
-        if optimizer and self.sniffed.learner is not None:
+        if want.details:
+            document["ctor"] = self._ctor(path.rpartition("/")[0])
+        if want.optimizer and self.sniffed.learner is not None:
             found = self._learner.get("optimizer")
             found = found if isinstance(found, dict) else {}
             document["optimizer"] = {
