@@ -103,8 +103,11 @@ class Arrays:
             and state[5] not in (-1, dtype.itemsize)
         ):
             raise UnsafeContent("pickle", "numpy dtype whose item size contradicts its code")
-        if dtype.kind in "Mm" and version == 4 and len(state) > 8:
-            dtype = _with_unit(dtype, state[8])
+        metadata = state[8] if version == 4 and len(state) > 8 else None
+        if dtype.kind in "Mm" and metadata is not None:
+            dtype = _with_unit(dtype, metadata)
+        elif metadata:
+            raise NotPlainError  # what else is attached to a dtype; kept as a record
         return dtype.newbyteorder(order) if order in ("<", ">") and dtype.num < 256 else dtype
 
     def _sub(self, subdtype: Any) -> np.dtype[Any]:
@@ -112,8 +115,10 @@ class Arrays:
             raise UnsafeContent("pickle", "malformed numpy subarray dtype")
         base, shape = subdtype
         shape = _shape((shape,) if type(shape) is int else shape)
-        if math.prod(shape) * base.itemsize > _LARGEST or base.hasobject:
-            raise UnsafeContent("pickle", "numpy subarray dtype is too large or holds objects")
+        if base.hasobject:
+            raise NotPlainError
+        if math.prod(length or 1 for length in shape) * (base.itemsize or 1) > _LARGEST:
+            raise UnsafeContent("pickle", "numpy subarray dtype is too large")
         fields, depth = self._extent_of(base)
         made = np.dtype((base, shape))
         return self._note(made, fields + 1, depth + 1)
@@ -124,7 +129,7 @@ class Arrays:
         size = state[5] if len(state) > 5 else -1
         if type(names) is not tuple or type(fields) is not dict or len(state) < 8:
             raise UnsafeContent("pickle", "malformed numpy structured dtype")
-        if type(size) is not int or size != dtype.itemsize:
+        if type(size) is not int or not 0 <= size <= _LARGEST or (size != dtype.itemsize and dtype.itemsize):
             raise UnsafeContent("pickle", "numpy structured dtype whose size contradicts its code")
         formats, offsets, titles = [], [], []
         total, deepest = 1, 0
@@ -169,6 +174,13 @@ class Arrays:
         self._extent[id(dtype)] = (dtype, fields, depth)
         return dtype
 
+    def _shape(self, value: Any, dtype: np.dtype[Any]) -> tuple[int, ...]:
+        shape = _shape(value)
+        if math.prod(shape) * dtype.itemsize == 0:
+            # No bytes bound the lengths here, and a walk over 10**18 empty rows would never end.
+            self._meter.charge(8 * math.prod(length or 1 for length in shape))
+        return shape
+
     # -- arrays ---------------------------------------------------------------------------------------
 
     def waiting(self) -> Array:
@@ -191,9 +203,11 @@ class Arrays:
         if type(state) is not tuple or len(state) not in (4, 5):
             raise UnsafeContent("pickle", "malformed numpy array state")
         shape, dtype, fortran, content = state[-4:]
-        if not isinstance(dtype, np.dtype) or type(fortran) not in (bool, int):
+        if isinstance(dtype, Opaque):
+            raise NotPlainError
+        if not _whole(dtype) or type(fortran) not in (bool, int):
             raise UnsafeContent("pickle", "malformed numpy array state")
-        shape = _shape(shape)
+        shape = self._shape(shape, dtype)
         count = math.prod(shape)
         if dtype.hasobject:
             if dtype != np.dtype(object) or type(content) is not list or len(content) != count:
@@ -217,8 +231,8 @@ class Arrays:
         """``numpy.ndarray(shape, dtype, buffer, offset, strides, order)``: a view of the buffer."""
         if not 2 <= len(args) <= 6:
             raise NotPlainError
-        shape = _shape(args[0])
         dtype = self.as_dtype(args[1])
+        shape = self._shape(args[0], dtype)
         if len(args) == 2 or args[2] is None:
             # Without a buffer numpy hands out memory as it finds it.
             if math.prod(shape):
@@ -227,7 +241,8 @@ class Arrays:
         given = args[3:]
         offset, strides, order = given + (0, None, None)[len(given) :]
         view = _bytes_like(args[2])
-        if dtype.hasobject or type(offset) is not int or offset < 0 or order not in ("C", "F", None):
+        plain = _whole(dtype) and not dtype.hasobject
+        if not plain or type(offset) is not int or offset < 0 or order not in ("C", "F", None):
             raise UnsafeContent("pickle", "numpy array with impossible arguments")
         if strides is None:
             if offset + math.prod(shape) * dtype.itemsize > view.nbytes:
@@ -263,7 +278,8 @@ class Arrays:
             raise NotPlainError
         buffer, dtype, shape, order = args[:4]
         axes = args[4] if len(args) == 5 else None
-        shape = _shape(shape)
+        dtype = self.as_dtype(dtype)
+        shape = self._shape(shape, dtype)
         if order == "K" and axes is not None:
             if type(axes) is not tuple or sorted(map(int, axes)) != list(range(len(shape))):
                 raise UnsafeContent("pickle", "malformed axes of a numpy array")
@@ -271,8 +287,7 @@ class Arrays:
             return turned
         return self._exact(buffer, dtype, shape, order)
 
-    def _exact(self, buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Array:
-        dtype = self.as_dtype(dtype)
+    def _exact(self, buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Array:
         if _bytes_like(buffer).nbytes != math.prod(shape) * dtype.itemsize:
             raise UnsafeContent("pickle", "numpy array whose bytes don't fit its shape and dtype")
         return self.ndarray((shape, dtype, buffer, 0, None, order))
@@ -281,11 +296,9 @@ class Arrays:
 
     def scalar(self, args: tuple[Any, ...]) -> Any:
         """``scalar(dtype, bytes)``."""
-        if len(args) != 2 or not isinstance(args[0], np.dtype):
+        if len(args) != 2 or not _whole(args[0]) or args[0].hasobject:
             raise NotPlainError
         dtype, content = args
-        if dtype.hasobject:
-            raise NotPlainError
         if isinstance(content, str):
             content = content.encode("latin-1")
         if not isinstance(content, (bytes, bytearray)) or len(content) != dtype.itemsize:
@@ -334,6 +347,11 @@ def _is_reference(value: Any, name: str) -> bool:
     return isinstance(value, Opaque) and value.is_reference and value.name == name
 
 
+def _whole(dtype: Any) -> bool:
+    """A dtype that an array can have: subarrays are for fields only."""
+    return isinstance(dtype, np.dtype) and dtype.subdtype is None
+
+
 def _text(value: Any) -> Any:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
@@ -351,6 +369,8 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _bytes_like(value: Any) -> memoryview:
+    if isinstance(value, Opaque):
+        raise NotPlainError
     if type(value) not in (bytes, bytearray, memoryview):
         raise UnsafeContent("pickle", f"numpy array over a {type(value).__name__}")
     return memoryview(value)

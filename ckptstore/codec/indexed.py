@@ -50,19 +50,19 @@ def dump(obj: object, write: Write) -> list[Region]:
     the path to it.
     """
     sink = _Sink(write)
-    pickler = _pickler(sink.write, sink.made)
     try:
-        pickler.dump(obj)
+        _Pickler(sink, sink.made).dump(obj)
     except Exception as error:
         if sink.failed or isinstance(error, CheckpointError):
             raise
-        raise explain(obj, error, lambda part: _pickler(_discard, {}).dump(part)) from error
+        raise explain(obj, error, lambda part: _Pickler(_Nowhere(), {}).dump(part)) from error
     sink.flush()
     return sink.regions
 
 
-def _discard(data: object) -> None:
-    pass
+class _Nowhere:
+    def write(self, data: object) -> None:
+        pass
 
 
 def length_opcode(before: bytes | memoryview, length: int) -> int:
@@ -122,6 +122,7 @@ class _Sink:
         held, self._held = self._held, b""
         opcode = length_opcode(held, length)
         if not opcode:
+            self.failed = True
             raise AssertionError("the pickler wrote no length opcode before a buffer")
         gap = -(self._offset + len(held)) % ALIGNMENT
         if gap:
@@ -138,15 +139,6 @@ class _Sink:
             self.failed = True
             raise
         self._offset += len(data)
-
-
-def _pickler(write: Callable[[Any], object], made: dict[int, pickle.PickleBuffer]) -> Any:
-    class File:
-        pass
-
-    file = File()
-    file.write = write  # type: ignore[attr-defined]
-    return _Pickler(file, made)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -13,10 +13,11 @@ import os
 import pathlib
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from ckptstore.codec.arrays import NotPlainError
+from ckptstore.codec.containers import Containers
 from ckptstore.codec.opaque import Opaque
 
 _LONGEST_NUMBER = 4300  # digits; the limit that Python puts on text to int
@@ -38,20 +39,7 @@ _FACTORIES: dict[str, Callable[[], Any]] = {
 }
 
 
-class Host(Protocol):
-    """What makers need of the decoder."""
-
-    def charge(self, amount: int) -> None:
-        """Account for ``amount`` bytes of memory."""
-
-    def put_members(self, target: set[Any], members: Iterable[Any]) -> None:
-        """Add to a set, after checking that hashing is possible and affordable."""
-
-    def put_entries(self, target: dict[Any, Any], entries: Iterable[tuple[Any, Any]]) -> None:
-        """Set dict items, after checking the same of the keys."""
-
-
-Maker = Callable[[Host, tuple[Any, ...]], Any]
+Maker = Callable[[Containers, tuple[Any, ...]], Any]
 
 
 def _need(condition: bool) -> None:
@@ -59,17 +47,17 @@ def _need(condition: bool) -> None:
         raise NotPlainError
 
 
-def _sized(host: Host, value: Any) -> Any:
+def _sized(host: Containers, value: Any) -> Any:
     _need(type(value) in (list, tuple, set, frozenset, dict))
     host.charge(64 * len(value))
     return value
 
 
-def _list(host: Host, args: tuple[Any, ...]) -> list[Any]:
+def _list(host: Containers, args: tuple[Any, ...]) -> list[Any]:
     return list(_sized(host, args[0])) if len(args) == 1 else _none(args, [])
 
 
-def _tuple(host: Host, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _tuple(host: Containers, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_sized(host, args[0])) if len(args) == 1 else _none(args, ())
 
 
@@ -78,7 +66,7 @@ def _none(args: tuple[Any, ...], empty: Any) -> Any:
     return empty
 
 
-def _set(host: Host, args: tuple[Any, ...]) -> set[Any]:
+def _set(host: Containers, args: tuple[Any, ...]) -> set[Any]:
     made: set[Any] = set()
     if args:
         _need(len(args) == 1)
@@ -86,21 +74,21 @@ def _set(host: Host, args: tuple[Any, ...]) -> set[Any]:
     return made
 
 
-def _frozenset(host: Host, args: tuple[Any, ...]) -> frozenset[Any]:
+def _frozenset(host: Containers, args: tuple[Any, ...]) -> frozenset[Any]:
     return frozenset(_set(host, args))
 
 
-def _dict(host: Host, args: tuple[Any, ...]) -> dict[Any, Any]:
+def _dict(host: Containers, args: tuple[Any, ...]) -> dict[Any, Any]:
     return _fill(host, {}, args)
 
 
-def _ordered(host: Host, args: tuple[Any, ...]) -> OrderedDict[Any, Any]:
+def _ordered(host: Containers, args: tuple[Any, ...]) -> OrderedDict[Any, Any]:
     made: OrderedDict[Any, Any] = OrderedDict()
     _fill(host, made, args)
     return made
 
 
-def _counter(host: Host, args: tuple[Any, ...]) -> Counter[Any]:
+def _counter(host: Containers, args: tuple[Any, ...]) -> Counter[Any]:
     made: Counter[Any] = Counter()
     if args:
         _need(type(args[0]) is dict)
@@ -108,7 +96,7 @@ def _counter(host: Host, args: tuple[Any, ...]) -> Counter[Any]:
     return made
 
 
-def _defaultdict(host: Host, args: tuple[Any, ...]) -> defaultdict[Any, Any]:
+def _defaultdict(host: Containers, args: tuple[Any, ...]) -> defaultdict[Any, Any]:
     factory = None
     if args and args[0] is not None:
         _need(isinstance(args[0], Opaque) and args[0].is_reference and args[0].name in _FACTORIES)
@@ -118,7 +106,7 @@ def _defaultdict(host: Host, args: tuple[Any, ...]) -> defaultdict[Any, Any]:
     return made
 
 
-def _fill(host: Host, made: dict[Any, Any], args: tuple[Any, ...]) -> dict[Any, Any]:
+def _fill(host: Containers, made: dict[Any, Any], args: tuple[Any, ...]) -> dict[Any, Any]:
     if args:
         _need(len(args) == 1)
         source = _sized(host, args[0])
@@ -128,28 +116,28 @@ def _fill(host: Host, made: dict[Any, Any], args: tuple[Any, ...]) -> dict[Any, 
     return made
 
 
-def _deque(host: Host, args: tuple[Any, ...]) -> deque[Any]:
+def _deque(host: Containers, args: tuple[Any, ...]) -> deque[Any]:
     _need(len(args) <= 2)
     longest = args[1] if len(args) == 2 else None
     _need(longest is None or (type(longest) is int and 0 <= longest < 2**62))
     return deque(_sized(host, args[0]) if args else (), longest)
 
 
-def _complex(host: Host, args: tuple[Any, ...]) -> complex:
+def _complex(host: Containers, args: tuple[Any, ...]) -> complex:
     _need(len(args) == 2 and all(type(part) in (int, float) for part in args))
     return complex(args[0], args[1])
 
 
-def _int(host: Host, args: tuple[Any, ...]) -> int:
+def _int(host: Containers, args: tuple[Any, ...]) -> int:
     _need(len(args) == 1 and type(args[0]) in (int, bool))
     return int(args[0])
 
 
-def _bytes(host: Host, args: tuple[Any, ...]) -> bytes:
+def _bytes(host: Containers, args: tuple[Any, ...]) -> bytes:
     return b"" if not args else bytes(_bytearray(host, args))
 
 
-def _bytearray(host: Host, args: tuple[Any, ...]) -> bytearray:
+def _bytearray(host: Containers, args: tuple[Any, ...]) -> bytearray:
     if not args:
         return bytearray()
     _need(type(args[0]) in (bytes, bytearray, str))
@@ -157,19 +145,19 @@ def _bytearray(host: Host, args: tuple[Any, ...]) -> bytearray:
     return bytearray(_encode(host, args) if isinstance(args[0], str) else args[0])
 
 
-def _encode(host: Host, args: tuple[Any, ...]) -> bytes:
+def _encode(host: Containers, args: tuple[Any, ...]) -> bytes:
     """``_codecs.encode(text, 'latin1')``: how protocols 0 to 2 spell bytes."""
     _need(len(args) == 2 and type(args[0]) is str and args[1] in ("latin1", "latin-1"))
     host.charge(len(args[0]))
     return str(args[0]).encode("latin-1")
 
 
-def _range(host: Host, args: tuple[Any, ...]) -> range:
+def _range(host: Containers, args: tuple[Any, ...]) -> range:
     _need(1 <= len(args) <= 3 and all(type(arg) is int for arg in args) and 0 not in args[2:])
     return range(*args)
 
 
-def _slice(host: Host, args: tuple[Any, ...]) -> slice:
+def _slice(host: Containers, args: tuple[Any, ...]) -> slice:
     # Only of plain values: slices of slices would nest without limit.
     _need(1 <= len(args) <= 3 and all(type(arg) in (type(None), bool, int, float, str) for arg in args))
     return slice(*args)
@@ -196,19 +184,19 @@ def _packed(args: tuple[Any, ...], size: int) -> bytes:
     return packed
 
 
-def _date(host: Host, args: tuple[Any, ...]) -> datetime.date:
+def _date(host: Containers, args: tuple[Any, ...]) -> datetime.date:
     b = _packed(args, 4)
     _need(len(args) == 1)
     return datetime.date(b[0] << 8 | b[1], b[2], b[3])
 
 
-def _time(host: Host, args: tuple[Any, ...]) -> datetime.time:
+def _time(host: Containers, args: tuple[Any, ...]) -> datetime.time:
     b = _packed(args, 6)
     hour, fold = b[0] & 0x7F, b[0] >> 7
     return datetime.time(hour, b[1], b[2], int.from_bytes(b[3:], "big"), _zone(args, 1), fold=fold)
 
 
-def _datetime(host: Host, args: tuple[Any, ...]) -> datetime.datetime:
+def _datetime(host: Containers, args: tuple[Any, ...]) -> datetime.datetime:
     b = _packed(args, 10)
     month, fold = b[2] & 0x7F, b[2] >> 7
     day = datetime.date(b[0] << 8 | b[1], month, b[3])
@@ -216,11 +204,11 @@ def _datetime(host: Host, args: tuple[Any, ...]) -> datetime.datetime:
     return datetime.datetime.combine(day, clock)
 
 
-def _timedelta(host: Host, args: tuple[Any, ...]) -> datetime.timedelta:
+def _timedelta(host: Containers, args: tuple[Any, ...]) -> datetime.timedelta:
     return datetime.timedelta(*_ints(args, 3))
 
 
-def _timezone(host: Host, args: tuple[Any, ...]) -> datetime.timezone:
+def _timezone(host: Containers, args: tuple[Any, ...]) -> datetime.timezone:
     _need(1 <= len(args) <= 2 and type(args[0]) is datetime.timedelta)
     _need(len(args) == 1 or type(args[1]) is str)
     if args == (datetime.timedelta(0),):
@@ -228,12 +216,12 @@ def _timezone(host: Host, args: tuple[Any, ...]) -> datetime.timezone:
     return datetime.timezone(*args)
 
 
-def _decimal(host: Host, args: tuple[Any, ...]) -> decimal.Decimal:
+def _decimal(host: Containers, args: tuple[Any, ...]) -> decimal.Decimal:
     _need(len(args) == 1 and type(args[0]) is str and len(args[0]) <= _LONGEST_NUMBER)
     return decimal.Decimal(args[0])
 
 
-def _fraction(host: Host, args: tuple[Any, ...]) -> fractions.Fraction:
+def _fraction(host: Containers, args: tuple[Any, ...]) -> fractions.Fraction:
     if len(args) == 1 and type(args[0]) is str and len(args[0]) <= _LONGEST_NUMBER:
         # Not Fraction(text): that also takes exponents, and 1e999999999 fills the memory.
         args = tuple(int(part) for part in args[0].split("/"))
@@ -247,7 +235,7 @@ def _path(posix: bool, pure: bool) -> Maker:
     # A concrete path exists only on its own system; elsewhere the pure one says as much.
     kind = pathlib.Path if not pure and posix == (os.name == "posix") else pure_kind
 
-    def make(host: Host, args: tuple[Any, ...]) -> pathlib.PurePath:
+    def make(host: Containers, args: tuple[Any, ...]) -> pathlib.PurePath:
         _need(all(type(arg) is str for arg in args))
         return kind(*args)
 

@@ -36,7 +36,8 @@ DEFAULT_WAY = NotImplemented
 """Returned by :meth:`Reducers.reduce` for what is not an array: let cloudpickle do it."""
 
 Reduced = Any  # a reduce tuple, a global's name, or DEFAULT_WAY
-Reducer = Callable[[Any], Reduced]
+# Plain functions: bound methods in a dict of their own object would keep every array until the next gc.
+Reducer = Callable[["Reducers", Any], Reduced]
 
 # The helper itself, found without spelling the module that was renamed.
 _RECONSTRUCT: Any = np.empty(0, object).__reduce__()[0]
@@ -47,6 +48,22 @@ _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _EXACT: dict[type, Any] = {t: t for code in "?bhilqBHILQefdFD" if (t := np.dtype(code).type)}
 _EXACT[np.str_] = str
 _EXACT[np.bytes_] = bytes
+
+# What is one of these has content of its own, whatever else it offers.
+_CONTENT = (
+    bytes,
+    bytearray,
+    str,
+    int,
+    float,
+    complex,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    pickle.PickleBuffer,
+)
 
 _PICKLING = (
     "__reduce__",
@@ -63,8 +80,8 @@ class Reducers:
 
     def __init__(self, made: dict[int, pickle.PickleBuffer]) -> None:
         self._made = made
-        self._storages = Storages(self._buffer)
-        self._ways: dict[type, Reducer] = {np.ndarray: self._array}
+        self._storages = Storages()
+        self._ways: dict[type, Reducer] = {np.ndarray: Reducers._array}
 
     def reduce(self, obj: Any) -> Reduced:
         """A reduce tuple for ``obj``, or DEFAULT_WAY. Asked for every object but the plainest."""
@@ -72,7 +89,7 @@ class Reducers:
         way = self._ways.get(kind)
         if way is None:
             way = self._ways[kind] = self._way_for(kind)
-        return way(obj)
+        return way(self, obj)
 
     def _way_for(self, kind: type) -> Reducer:
         """Decided once for each type, since a checkpoint may hold a million small objects."""
@@ -81,17 +98,17 @@ class Reducers:
         if issubclass(kind, np.ndarray):
             return _default if _registered(kind) else _subclass
         if issubclass(kind, np.generic):
-            return _default if _registered(kind) else self._scalar
+            return _default if _registered(kind) else Reducers._scalar
         if issubclass(kind, np.random.RandomState):
             return _random_state
         if kind in tensor_types():
-            return self._storages.reduce
+            return Reducers._tensor
         if kind is memoryview:
-            return self._offering
-        if kind in (bytes, bytearray, str, pickle.PickleBuffer) or _pickles_itself(kind):
+            return Reducers._offering
+        if issubclass(kind, (*_CONTENT, pickle.PickleBuffer)) or _pickles_itself(kind):
             return _default
         if any(hasattr(kind, name) for name in ("__dlpack__", "__array__", "__buffer__")) or _is_buffer(kind):
-            return self._offering
+            return Reducers._offering
         return _default
 
     def _buffer(self, flat: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
@@ -118,11 +135,17 @@ class Reducers:
 
     def _scalar(self, scalar: np.generic) -> Reduced:
         kind = type(scalar)
+        if scalar.dtype.type is not kind:
+            return DEFAULT_WAY  # somebody's subclass
         if kind in _EXACT and bool(scalar == scalar):
             # A signalling NaN would come back quiet from Python's float, so NaNs go the longer way.
-            value = _EXACT[kind](scalar) if kind in (np.str_, np.bytes_) else scalar.item()
-            return kind, (value,)
+            # numpy's str() and item() drop zeros at the end of text, which slicing by Python does not.
+            plain = _EXACT[kind]
+            return kind, (plain.__getitem__(scalar, slice(None)) if plain in (str, bytes) else scalar.item(),)
         return np.take, (np.array([scalar], scalar.dtype), 0)
+
+    def _tensor(self, tensor: Any) -> Reduced:
+        return self._storages.reduce(tensor, self._buffer)
 
     def _offering(self, obj: Any) -> Reduced:
         """Something that shares its memory, as an array; as itself where it declines to."""
@@ -140,22 +163,22 @@ def _flat(array: np.ndarray[Any, Any], order: str) -> np.ndarray[Any, Any]:
     return (array.T if order == "F" else array).reshape(-1).view(np.uint8)
 
 
-def _default(obj: object) -> Reduced:
+def _default(reducers: Reducers, obj: object) -> Reduced:
     return DEFAULT_WAY
 
 
-def _class(obj: type) -> Reduced:
+def _class(reducers: Reducers, obj: type) -> Reduced:
     return "bool_" if obj is np.bool_ else DEFAULT_WAY
 
 
-def _subclass(array: np.ndarray[Any, Any]) -> Reduced:
+def _subclass(reducers: Reducers, array: np.ndarray[Any, Any]) -> Reduced:
     reduced = array.__reduce_ex__(5)
     if isinstance(reduced, tuple) and reduced[0] is _RECONSTRUCT and len(reduced[1]) == 3:
         return copyreg._reconstructor, (reduced[1][0], np.ndarray, (0,)), *reduced[2:]  # type: ignore[attr-defined]
     return reduced
 
 
-def _random_state(state: np.random.RandomState) -> Reduced:
+def _random_state(reducers: Reducers, state: np.random.RandomState) -> Reduced:
     reduced = state.__reduce__()
     values = state.get_state(legacy=False)
     name = values.get("bit_generator") if isinstance(values, dict) else None

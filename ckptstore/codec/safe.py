@@ -9,17 +9,18 @@ Every malformed, truncated or hostile input ends in UnsafeContent with the byte 
 
 from __future__ import annotations
 
-import re
 import struct
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ckptstore.codec.arrays import Arrays, NotPlainError, is_scalar_type
 from ckptstore.codec.budget import DEFAULT, Budget, Meter
+from ckptstore.codec.containers import Containers
 from ckptstore.codec.nesting import check_depth
+from ckptstore.codec.oldtext import int_line, long_line, old_text, quoted
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.plain import CONSTANTS, MAKERS, uuid_from
 from ckptstore.errors import UnsafeContent
@@ -27,10 +28,6 @@ from ckptstore.errors import UnsafeContent
 _OWN_RECORD = f"{Opaque.__module__}.{Opaque.__qualname__}"
 _HOLE = object()  # a memo slot that nothing was put into
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_FAST_KEYS = frozenset((str, bytes, bool, float, type(None)))
-_HASH_MODULUS = 2**61 - 1  # smaller ints are their own hash and can't be made to collide
-_CROWD = 100  # keys of one dict that may share a hash
-_KEY_DEPTH = 500  # hashing recurses in C without a limit of its own
 
 _unpack_float = struct.Struct(">d").unpack_from
 _unpack_int = struct.Struct("<i").unpack_from
@@ -92,25 +89,24 @@ class _Machine:
         self.buffers = None if buffers is None else iter(buffers)
         self.budget = budget
         self.uses = uses
-        self.meter = Meter(budget, len(self.data))
-        self.charge = self.meter.charge
-        self.arrays = Arrays(self.meter)
+        meter = Meter(budget, len(self.data))
+        self.arrays = Arrays(meter)
+        self.containers = Containers(meter, budget)
         self.memo: list[Any] = []
         self.metastack: list[list[Any]] = []
         self.origins: dict[tuple[int, int], _Origin] = {}
-        self.crowds: dict[int, tuple[Any, dict[int, int]]] = {}
 
     # -- the loop -------------------------------------------------------------------------------------
 
     def run(self) -> Any:
         """Execute to STOP and return the top of the stack.
 
-        The instructions that make up nearly all of an ordinary pickle are spelled out here, most frequent
-        first, because a call for each would double the time; the others are in ``_HANDLERS``. Slices are
-        not checked against the end: a short one is followed by reading an opcode beyond it, which fails.
+        The instructions that make up nearly all of an ordinary pickle are spelled out here, because a call
+        for each would double the time; the others are in ``_HANDLERS``. The most frequent three come first,
+        the rest is split by opcode so that none is many comparisons away. Slices are not checked against
+        the end: a short one is followed by reading an opcode beyond it, which fails.
         """
         data, memo, metastack = self.data, self.memo, self.metastack
-        handlers = _HANDLERS
         stack: list[Any] = []
         pos = 0
         limit = self.budget.steps + self.budget.per_input_byte * len(data)
@@ -130,47 +126,95 @@ class _Machine:
                         self.hole()
                     stack.append(value)
                     pos += 1
-                elif op == 0x4B:  # BININT1
-                    stack.append(data[pos])
-                    pos += 1
-                elif op == 0x47:  # BINFLOAT
-                    stack.append(_unpack_float(data, pos)[0])
-                    pos += 8
-                elif op == 0x28:  # MARK
-                    metastack.append(stack)
-                    stack = []
-                    limit -= 56
-                elif op == 0x6A:  # LONG_BINGET
-                    value = memo[_unpack_uint(data, pos)[0]]
-                    if value is _HOLE:
-                        self.hole()
-                    stack.append(value)
-                    pos += 4
-                elif op == 0x4E:  # NONE
-                    stack.append(None)
-                elif op == 0x7D:  # EMPTY_DICT
-                    stack.append({})
-                    limit -= 64
-                elif op == 0x75:  # SETITEMS
-                    items = stack
-                    stack = metastack.pop()
-                    target = stack[-1]
-                    keys = items[::2]
-                    if type(target) is dict and _FAST_KEYS.issuperset(map(type, keys)) and not len(items) & 1:
-                        target.update(zip(keys, items[1::2], strict=True))
+                elif op < 0x60:
+                    if op == 0x4B:  # BININT1
+                        stack.append(data[pos])
+                        pos += 1
+                    elif op == 0x47:  # BINFLOAT
+                        stack.append(_unpack_float(data, pos)[0])
+                        pos += 8
+                    elif op == 0x28:  # MARK
+                        metastack.append(stack)
+                        stack = []
+                        limit -= 56
+                    elif op == 0x4E:  # NONE
+                        stack.append(None)
+                    elif op == 0x4A:  # BININT
+                        stack.append(_unpack_int(data, pos)[0])
+                        pos += 4
+                    elif op == 0x4D:  # BININT2
+                        stack.append(data[pos] | data[pos + 1] << 8)
+                        pos += 2
+                    elif op == 0x5D:  # EMPTY_LIST
+                        stack.append([])
+                        limit -= 56
+                    elif op == 0x29:  # EMPTY_TUPLE
+                        stack.append(())
+                    elif op == 0x52:  # REDUCE
+                        args = stack.pop()
+                        self.call(stack, stack.pop(), args, pos)
+                        limit -= 200
+                    elif op == 0x2E:  # STOP
+                        value = stack.pop()
+                        check_depth(value, self.budget.depth)
+                        return value
                     else:
-                        self.set_entries(target, items)
-                elif op == 0x71:  # BINPUT
-                    key = data[pos]
-                    pos += 1
-                    if key == len(memo):
-                        memo.append(stack[-1])
+                        stack, pos = self.rare(op, stack, pos)
+                        limit -= 100
+                elif op < 0x80:
+                    if op == 0x6A:  # LONG_BINGET
+                        value = memo[_unpack_uint(data, pos)[0]]
+                        if value is _HOLE:
+                            self.hole()
+                        stack.append(value)
+                        pos += 4
+                    elif op == 0x7D:  # EMPTY_DICT
+                        stack.append({})
+                        limit -= 64
+                    elif op == 0x75:  # SETITEMS
+                        items = stack
+                        stack = metastack.pop()
+                        target = stack[-1]
+                        if type(target) is dict and not len(items) & 1:
+                            pairs = iter(items)
+                            for key in pairs:
+                                if type(key) is not str:  # start over, with a look at each key
+                                    self.set_entries(target, items)
+                                    break
+                                target[key] = next(pairs)
+                        else:
+                            self.set_entries(target, items)
+                    elif op == 0x71:  # BINPUT
+                        slot = data[pos]
+                        pos += 1
+                        if slot == len(memo):
+                            memo.append(stack[-1])
+                        else:
+                            self.put(slot, stack[-1])
+                    elif op == 0x74:  # TUPLE
+                        items = stack
+                        stack = metastack.pop()
+                        stack.append(tuple(items))
+                    elif op == 0x65:  # APPENDS
+                        items = stack
+                        stack = metastack.pop()
+                        self.append(stack[-1], items)
+                    elif op == 0x61:  # APPEND
+                        value = stack.pop()
+                        self.append(stack[-1], (value,))
+                    elif op == 0x62:  # BUILD
+                        state = stack.pop()
+                        self.build(stack, state)
+                    elif op == 0x72:  # LONG_BINPUT
+                        slot = _unpack_uint(data, pos)[0]
+                        pos += 4
+                        if slot == len(memo):
+                            memo.append(stack[-1])
+                        else:
+                            self.put(slot, stack[-1])
                     else:
-                        self.put(key, stack[-1])
-                elif op == 0x74:  # TUPLE
-                    items = stack
-                    stack = metastack.pop()
-                    stack.append(tuple(items))
+                        stack, pos = self.rare(op, stack, pos)
+                        limit -= 100
                 elif op == 0x86:  # TUPLE2
                     value = stack.pop()
                     stack[-1] = (stack[-1], value)
@@ -178,89 +222,62 @@ class _Machine:
                 elif op == 0x85:  # TUPLE1
                     stack[-1] = (stack[-1],)
                     limit -= 48
+                elif op == 0x87:  # TUPLE3
+                    value = stack.pop()
+                    middle = stack.pop()
+                    stack[-1] = (stack[-1], middle, value)
+                    limit -= 64
                 elif op == 0x89:  # NEWFALSE
                     stack.append(False)
                 elif op == 0x88:  # NEWTRUE
                     stack.append(True)
-                elif op == 0x4A:  # BININT
-                    stack.append(_unpack_int(data, pos)[0])
-                    pos += 4
-                elif op == 0x4D:  # BININT2
-                    stack.append(data[pos] | data[pos + 1] << 8)
-                    pos += 2
-                elif op == 0x5D:  # EMPTY_LIST
-                    stack.append([])
-                    limit -= 56
-                elif op == 0x65:  # APPENDS
-                    items = stack
-                    stack = metastack.pop()
-                    target = stack[-1]
-                    if type(target) is list:
-                        target.extend(items)
-                    else:
-                        self.append(target, items)
-                elif op == 0x61:  # APPEND
-                    value = stack.pop()
-                    self.append(stack[-1], (value,))
-                elif op == 0x62:  # BUILD
-                    state = stack.pop()
-                    self.build(stack, state)
                 elif op == 0x81:  # NEWOBJ
                     args = stack.pop()
                     self.call(stack, stack.pop(), args, pos)
                     limit -= 200
-                elif op == 0x72:  # LONG_BINPUT
-                    key = _unpack_uint(data, pos)[0]
-                    pos += 4
-                    if key == len(memo):
-                        memo.append(stack[-1])
-                    else:
-                        self.put(key, stack[-1])
-                elif op == 0x2E:  # STOP
-                    value = stack.pop()
-                    check_depth(value, self.budget.depth)
-                    return value
-                elif op == 0x30:  # POP
-                    if stack:
-                        stack.pop()
-                    else:
-                        stack = metastack.pop()
+                elif op == 0x8F:  # EMPTY_SET
+                    stack.append(set())
+                    limit -= 216
                 else:
-                    handler = handlers[op]
+                    stack, pos = self.rare(op, stack, pos)
                     limit -= 100
-                    if handler is not None:
-                        pos = handler(self, stack, pos)
-                    else:  # takes everything above the last mark
-                        items = stack
-                        stack = metastack.pop()
-                        pos = self.end_mark(op, stack, items, pos)
         except UnsafeContent as error:
             raise _refused(pos, error.why) from error
         except IndexError as error:
-            if pos >= len(data) or not stack:
-                raise _refused(pos, "cut short, or an opcode without what it needs") from error
-            raise _refused(pos, "an opcode without what it needs") from error
+            raise _refused(pos, "cut short, or an opcode without what it needs") from error
         except RecursionError as error:
             raise _refused(pos, "nested too deeply") from error
         except MemoryError as error:
             raise _refused(pos, "asks for more memory than there is") from error
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
-            raise _refused(pos, f"{type(error).__name__}: {error}") from error
+            raise _refused(pos, f"{type(error).__name__}: {str(error)[:200]}") from error
         raise _refused(pos, "takes more steps than its size allows")
 
+    def rare(self, op: int, stack: list[Any], pos: int) -> tuple[list[Any], int]:
+        """Execute one of the rarer instructions; returns the stack and position to go on with."""
+        handler = _HANDLERS[op]
+        if handler is not None:
+            return stack, handler(self, stack, pos)
+        if op == 0x30 and stack:  # POP
+            stack.pop()
+            return stack, pos
+        items = stack
+        stack = self.metastack.pop()
+        return stack, self.end_mark(op, stack, items, pos)
+
     def end_mark(self, op: int, stack: list[Any], items: list[Any], pos: int) -> int:
-        """The rarer instructions that take everything above the last mark."""
+        """Those that take everything above the last mark."""
         if op == 0x90:  # ADDITEMS
             target = stack[-1]
             if type(target) is set:
-                self.put_members(target, items)
+                self.containers.put_members(target, items)
             elif type(target) is Opaque:
                 self.append(target, items)
             else:
                 raise UnsafeContent("pickle", f"adds members to a {type(target).__name__}")
         elif op == 0x91:  # FROZENSET
             members: set[Any] = set()
-            self.put_members(members, items)
+            self.containers.put_members(members, items)
             stack.append(frozenset(members))
         elif op == 0x6C:  # LIST
             stack.append(items)
@@ -274,7 +291,7 @@ class _Machine:
             module, pos = self.line(pos)
             name, pos = self.line(pos)
             self.call(stack, self.reference(module.decode(), name.decode(), pos), tuple(items), pos)
-        elif op != 0x31:  # POP_MARK
+        elif op not in (0x31, 0x30):  # POP_MARK, and POP where the mark is all that is left
             raise UnsafeContent("pickle", f"unknown opcode {op:#04x}")
         return pos
 
@@ -287,9 +304,11 @@ class _Machine:
             self.uses.append(GlobalUse(full, pos, False))
         return CONSTANTS[full] if full in CONSTANTS else Opaque(full)
 
-    def call(self, stack: list[Any], callee: Any, args: Any, pos: int, kwargs: Any = None) -> None:
+    def call(
+        self, stack: list[Any], callee: Any, args: Any, pos: int, kwargs: dict[str, Any] | None = None
+    ) -> None:
         """Push what calling would give: a plain value if we can make it ourselves, else a record."""
-        if type(args) is not tuple or (kwargs is not None and type(kwargs) is not dict):
+        if type(args) is not tuple:
             raise UnsafeContent("pickle", "a call whose arguments are no tuple")
         if type(callee) is not Opaque:
             raise UnsafeContent("pickle", f"calls a {type(callee).__name__}")
@@ -314,7 +333,7 @@ class _Machine:
         """What calling ``name`` gives, if that is plain data. Raises NotPlainError for any other call."""
         maker = MAKERS.get(name)
         if maker is not None:
-            return maker(self, args)
+            return maker(self.containers, args)
         array_maker = _ARRAY_MAKERS.get(name)
         if array_maker is not None:
             return array_maker(self.arrays, args)
@@ -374,7 +393,7 @@ class _Machine:
 
     def finish(self, stack: list[Any], value: Opaque, origin: _Origin, state: Any) -> bool:
         """Whether a record becomes something else now that its state is known."""
-        if origin.name == "uuid.UUID" and not origin.args:
+        if value.name == "uuid.UUID" and not value.args:
             try:
                 self.replace(stack, origin, uuid_from(state))
             except NotPlainError:
@@ -434,49 +453,13 @@ class _Machine:
             raise UnsafeContent("pickle", "a key without its value")
         pairs = zip(items[::2], items[1::2], strict=True)
         if type(target) in (dict, OrderedDict, defaultdict, Counter):
-            self.put_entries(target, pairs)
+            self.containers.put_entries(target, pairs)
         elif type(target) is Opaque:
             if target.entries is None:
                 target.entries = []
             target.entries.extend(pairs)
         else:
             raise UnsafeContent("pickle", f"sets items of a {type(target).__name__}")
-
-    def put_entries(self, target: dict[Any, Any], entries: Iterable[tuple[Any, Any]]) -> None:
-        for key, value in entries:
-            if type(key) not in _FAST_KEYS and (type(key) is not int or abs(key) >= _HASH_MODULUS):
-                self.check_key(target, key)
-            target[key] = value
-
-    def put_members(self, target: set[Any], members: Iterable[Any]) -> None:
-        for member in members:
-            if type(member) not in _FAST_KEYS and (type(member) is not int or abs(member) >= _HASH_MODULUS):
-                self.check_key(target, member)
-            target.add(member)
-
-    def check_key(self, target: Any, key: Any) -> None:
-        """Refuse a key whose hash would take too long, or that collides with too many others."""
-        todo = [(key, 0)]
-        nodes = 0
-        while todo:
-            value, depth = todo.pop()
-            nodes += 1
-            kind = type(value)
-            if kind is tuple or kind is frozenset:
-                todo.extend((part, depth + 1) for part in value)
-            elif kind is Opaque:
-                nodes += len(value.args or ())
-            elif kind is int:
-                nodes += value.bit_length() >> 6
-            if nodes + len(todo) > self.budget.key_nodes or depth > _KEY_DEPTH:
-                raise UnsafeContent("pickle", "a dict key or set member that is too large to hash")
-        self.charge(8 * nodes)
-        if len(target) >= _CROWD:
-            _, crowd = self.crowds.setdefault(id(target), (target, {}))
-            code = hash(key)
-            crowd[code] = crowd.get(code, 0) + 1
-            if crowd[code] > _CROWD:
-                raise UnsafeContent("pickle", "too many keys with the same hash")
 
     # -- rarer instructions ---------------------------------------------------------------------------
 
@@ -570,14 +553,10 @@ def _frame(m: _Machine, stack: list[Any], pos: int) -> int:
     return m.sized(pos, 8)[0]
 
 
-def _reduce(m: _Machine, stack: list[Any], pos: int) -> int:
-    args = stack.pop()
-    m.call(stack, stack.pop(), args, pos)
-    return pos
-
-
 def _newobj_ex(m: _Machine, stack: list[Any], pos: int) -> int:
     kwargs, args = stack.pop(), stack.pop()
+    if type(kwargs) is not dict:
+        raise UnsafeContent("pickle", "keyword arguments that are no dict")
     m.call(stack, stack.pop(), args, pos, kwargs)
     return pos
 
@@ -600,7 +579,7 @@ def _stack_global(m: _Machine, stack: list[Any], pos: int) -> int:
 
 def _extension(width: int) -> _Handler:
     def handle(m: _Machine, stack: list[Any], pos: int) -> int:
-        code = int.from_bytes(m.data[pos : pos + width], "little", signed=True)
+        code = int.from_bytes(m.data[pos : pos + width], "little", signed=width == 4)
         stack.append(m.reference("copyreg.extension", str(code), pos))
         return pos + width
 
@@ -611,20 +590,6 @@ def _setitem(m: _Machine, stack: list[Any], pos: int) -> int:
     value, key = stack.pop(), stack.pop()
     m.set_entries(stack[-1], [key, value])
     return pos
-
-
-def _tuple3(m: _Machine, stack: list[Any], pos: int) -> int:
-    c, b = stack.pop(), stack.pop()
-    stack[-1] = (stack[-1], b, c)
-    return pos
-
-
-def _push(make: Callable[[], Any]) -> _Handler:
-    def handle(m: _Machine, stack: list[Any], pos: int) -> int:
-        stack.append(make())
-        return pos
-
-    return handle
 
 
 def _dup(m: _Machine, stack: list[Any], pos: int) -> int:
@@ -698,44 +663,10 @@ def _signed(content: bytes) -> int:
     return int.from_bytes(content, "little", signed=True)
 
 
-def _int_line(text: bytes) -> Any:
-    return {b"00": False, b"01": True}[text] if text in (b"00", b"01") else int(text, 0)
-
-
-def _long_line(text: bytes) -> int:
-    return int(text.removesuffix(b"L"), 0)
-
-
-def _old_text(content: bytes) -> Any:
-    """Python 2's str: text where it is ASCII, else the bytes that it was."""
-    return content.decode("ascii") if content.isascii() else content
-
-
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))", re.DOTALL)
-_ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
-
-
-def _quoted(text: bytes) -> Any:
-    text = text.strip()
-    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
-        raise UnsafeContent("pickle", "a string without its quotes")
-    return _old_text(_ESCAPE.sub(_unescape, text[1:-1]))
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    in_hex, octal, other = match.groups()
-    if in_hex is not None:
-        return bytes([int(in_hex, 16)])
-    if octal is not None:
-        return bytes([int(octal, 8) & 255])
-    return _ESCAPED.get(other, other if other in b"\\'\"" else match.group())
-
-
 _HANDLERS: list[_Handler | None] = [None] * 256
 for _opcode, _handler in {
     0x80: _proto,
     0x95: _frame,
-    0x52: _reduce,
     0x92: _newobj_ex,
     0x63: _global,
     0x93: _stack_global,
@@ -743,9 +674,6 @@ for _opcode, _handler in {
     0x83: _extension(2),
     0x84: _extension(4),
     0x73: _setitem,
-    0x87: _tuple3,
-    0x29: _push(tuple),
-    0x8F: _push(set),
     0x32: _dup,
     0x43: _payload(1, bytes),  # SHORT_BINBYTES
     0x42: _payload(4, bytes),  # BINBYTES
@@ -755,12 +683,12 @@ for _opcode, _handler in {
     0x8D: _payload(8, _unicode),  # BINUNICODE8
     0x8A: _payload(1, _signed),  # LONG1
     0x8B: _payload(4, _signed),  # LONG4
-    0x55: _payload(1, _old_text),  # SHORT_BINSTRING
-    0x54: _payload(4, _old_text),  # BINSTRING
-    0x49: _text_line(_int_line),  # INT
-    0x4C: _text_line(_long_line),  # LONG
+    0x55: _payload(1, old_text),  # SHORT_BINSTRING
+    0x54: _payload(4, old_text),  # BINSTRING
+    0x49: _text_line(int_line),  # INT
+    0x4C: _text_line(long_line),  # LONG
     0x46: _text_line(float),  # FLOAT
-    0x53: _text_line(_quoted),  # STRING
+    0x53: _text_line(quoted),  # STRING
     0x56: _text_line(lambda text: text.decode("raw-unicode-escape")),  # UNICODE
     0x67: _get,
     0x70: _put,

@@ -40,15 +40,17 @@ def tensor_types() -> tuple[type, ...]:
 
 
 class Storages:
-    """What one dump has written of torch's storages. ``buffer`` makes a buffer of flat bytes."""
+    """What one dump has written of torch's storages."""
 
-    def __init__(self, buffer: Callable[[np.ndarray[Any, Any]], pickle.PickleBuffer]) -> None:
-        self._buffer = buffer
+    def __init__(self) -> None:
         # The tensor beside each buffer keeps the storage alive, or its address could be used again.
         self._written: dict[tuple[str, int], tuple[pickle.PickleBuffer, Any]] = {}
 
-    def reduce(self, tensor: Any) -> Any:
-        """A reduce tuple for ``tensor``, or NotImplemented for a layout other than plain strides."""
+    def reduce(self, tensor: Any, buffer_of: Callable[[np.ndarray[Any, Any]], pickle.PickleBuffer]) -> Any:
+        """A reduce tuple for ``tensor``, or NotImplemented for a layout other than plain strides.
+
+        ``buffer_of`` makes a buffer of flat bytes.
+        """
         if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type == "meta":
             return NotImplemented
         plain = tensor.detach().resolve_conj().resolve_neg()
@@ -57,13 +59,13 @@ class Storages:
         key = (str(plain.device), storage.data_ptr())
         shape = tuple(plain.shape)
         if plain.numel() == 0:
-            return np.ndarray, (shape, dtype, self._buffer(np.empty(0, np.uint8)), 0, None, "C")
+            return np.ndarray, (shape, dtype, buffer_of(np.empty(0, np.uint8)), 0, None, "C")
         if key not in self._written:
             if plain.numel() * dtype.itemsize != storage.nbytes() or not _dense(plain):
                 flat = _bytes_of(plain.cpu().contiguous().reshape(-1))
-                return np.ndarray, (shape, dtype, self._buffer(flat), 0, None, "C")
+                return np.ndarray, (shape, dtype, buffer_of(flat), 0, None, "C")
             whole = plain.as_strided((plain.numel(),), (1,), 0)
-            self._written[key] = (self._buffer(_bytes_of(whole.cpu())), plain)
+            self._written[key] = (buffer_of(_bytes_of(whole.cpu())), plain)
         buffer, _ = self._written[key]
         offset = plain.storage_offset() * dtype.itemsize
         if plain.is_contiguous():
