@@ -194,6 +194,11 @@ def _filter(item: Opaque, name: str) -> Any:
     return {"filter": name, **_fields(item)}
 
 
+def _text(item: Opaque, _name: str) -> Any:
+    """A subclass of str that adds nothing to it: the keys of Ray 2.20's metrics."""
+    return item.args[0] if item.args and isinstance(item.args[0], str) else item
+
+
 def _mapping(item: Opaque, _name: str) -> Any:
     """A subclass of dict that adds nothing to it, as some default configs were."""
     return dict(item.entries or ())
@@ -242,6 +247,7 @@ _CLASSES: dict[tuple[str, str], Callable[[Opaque, str], Any]] = {
     ("ray", "MeanStdFilter"): _filter,
     ("ray", "ConcurrentMeanStdFilter"): _filter,
     ("ray", "RunningStat"): _attributes,
+    ("ray", "StrKey"): _text,
     ("ray", "PolicySpec"): _attributes,
     ("tensorflow", "ListWrapper"): _list_wrapper,
     ("tensorflow", "_DictWrapper"): _dict_wrapper,

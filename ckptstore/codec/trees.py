@@ -14,7 +14,7 @@ def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
     """`value` with every record replaced by what `convert` makes of it, innermost first.
 
     Lists and dicts are changed in place, so whatever was shared stays shared; a record that contains
-    itself is seen as it is. Keys of dicts and members of sets stay: their hash must not change.
+    itself is seen as it is. A dict key is replaced only by what can be a key; members of sets stay.
     Recursive; the decoders bound how deep the data are nested.
     """
     return _Rewriter(convert).visit(value)
@@ -37,8 +37,7 @@ class _Rewriter:
         self.alive.append(value)
         self.done[key] = value
         if isinstance(value, dict):
-            for name, item in value.items():
-                value[name] = self.visit(item)
+            self._entries(value)
             return value
         if isinstance(value, list):
             value[:] = [self.visit(item) for item in value]
@@ -48,6 +47,25 @@ class _Rewriter:
             return result
         self._inside(value)
         self.done[key] = result = self.convert(value)
+        return result
+
+    def _entries(self, value: dict[Any, Any]) -> None:
+        if not any(isinstance(key, (Opaque, tuple)) for key in value):
+            for key, item in value.items():
+                value[key] = self.visit(item)
+            return
+        entries = [(self._key(key), self.visit(item)) for key, item in value.items()]
+        if len({key for key, _ in entries}) < len(entries):  # two keys of different kinds and one meaning
+            entries = [(key, item) for key, (_, item) in zip(value, entries, strict=True)]
+        value.clear()
+        value.update(entries)
+
+    def _key(self, key: Any) -> Any:
+        result = self.visit(key)
+        try:
+            hash(result)
+        except TypeError:
+            return key
         return result
 
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -21,10 +21,11 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy(state: dict[str, Any]) -> dict[str, Any]:
+    fields = dict(state)
+    variables = fields.pop("_optimizer_variables", None)
     if "learner_state" in state:
-        return dict(state)
-    fields = {key: value for key, value in state.items() if key != "_optimizer_variables"}
-    variables = state.get("_optimizer_variables")
+        # Policies beside a Learner kept an empty list; should one ever hold more, it is not lost.
+        return {**fields, "_optimizer_variables": variables} if variables else fields
     fields["learner_state"] = {"module_state": None, "optimizer": _named(variables)}
     return fields
 

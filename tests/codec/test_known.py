@@ -144,6 +144,15 @@ def test_batches_filters_and_wrappers_of_tensorflow() -> None:
     assert known.plain(other) is other
 
 
+def test_keys_are_replaced_where_that_leaves_a_key() -> None:
+    name = "ray.rllib.utils.nested_dict.StrKey"
+    space = record("gym.spaces.discrete.Discrete", state={"n": 2})
+    value = known.plain({record(name, "a"): 1, (record(name, "b"), record(name, "c")): 2, space: 3, "d": 4})
+    assert list(value) == ["a", ("b", "c"), space, "d"]
+    both = known.plain({"a": 1, record(name, "a"): 2})
+    assert sorted(both.values()) == [1, 2]
+
+
 def test_unknown_records_and_references_stay() -> None:
     reference = Opaque("ray.rllib.utils.filter.MeanStdFilter")
     unknown = record("somewhere.Version", state=(0, (1,), None, None, None, None))

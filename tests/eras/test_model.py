@@ -115,6 +115,12 @@ def test_connectors_and_counters_of_the_new_stack() -> None:
     assert foreign.policy("default_policy")["policy_class"].startswith("ray.rllib.")
 
 
+def test_counters_of_the_new_stack_before_it_had_a_tree() -> None:
+    counters = open_files(load("v1_2/ray_2.20.0_no_policies")).state()["counters"]
+    assert counters["num_env_steps_sampled_lifetime"] == 360
+    assert counters["num_agent_steps_sampled_lifetime/default_agent"] == 360
+
+
 def test_weights_are_arrays_or_an_error() -> None:
     nested = {"a": {"b": np.ones(2)}, "c": [np.zeros(1), np.float32(3)]}
     flat = model.weights(nested, "file")
