@@ -235,12 +235,16 @@ def manifest_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def delete_before_unpublish(patch: pytest.MonkeyPatch) -> None:
-    """A delete removes the files where they lie."""
+    """A delete removes the files where they lie, the manifest last."""
     from ckptstore.commit.directory import DirectoryCatalog
 
     def unpublish(self: DirectoryCatalog, root: Any, doomed: list[Any]) -> list[str]:
+        disk = self.backend.disk
         for name in doomed:
-            self.backend.disk.remove_tree(root, str(name))
+            with disk.open_dir(root, str(name)) as directory:
+                for entry in sorted(disk.entries(directory), key=lambda entry: entry.name == "_ckptstore"):
+                    disk.remove_tree(directory, entry.name)
+            disk.rmdir(root, str(name))
         return []
 
     patch.setattr(DirectoryCatalog, "unpublish", unpublish)
