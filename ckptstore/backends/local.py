@@ -99,7 +99,7 @@ class LocalBackend:
         self._preparing = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"LocalBackend({self.root!r})"
+        return f"LocalBackend({self.url!r})"
 
     @property
     def url(self) -> str:

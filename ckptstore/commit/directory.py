@@ -513,7 +513,8 @@ def _check_length(manifest: bytes) -> None:
 
 
 def _names(disk: Disk, root: Directory) -> list[CheckpointName]:
-    return sorted(filter(None, (CheckpointName.parse(entry.name) for entry in disk.entries(root))))
+    found = (CheckpointName.parse(entry.name) for entry in disk.entries(root) if entry.is_dir)
+    return sorted(name for name in found if name is not None)
 
 
 def is_committed(disk: Disk, root: Directory, name: CheckpointName) -> bool:

@@ -1,0 +1,643 @@
+"""The local commit: what it does in which order, whom it lets win, and what it never touches."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.posix import Directory, Disk, Identity, identity
+from ckptstore.commit.base import IfExists
+from ckptstore.commit.directory import DirectoryCatalog
+from ckptstore.errors import (
+    CheckpointExists,
+    CheckpointGone,
+    CheckpointProtected,
+    InvalidRequest,
+    SaveAborted,
+)
+from ckptstore.names import CheckpointName
+from tests.crash.world import catalog, leftovers, manifest, payload, save, state, tree
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions of POSIX")
+
+ONE = CheckpointName(1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+class Watching(Disk):
+    """Notes which file or directory each change was of."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Identity | None]] = []
+        self._mutex = threading.Lock()
+
+    def step(self, operation: str, path: str) -> None:
+        if operation not in {"write", "fsync", "fsync_dir"}:
+            self._note(operation, None)
+
+    def _note(self, operation: str, what: Identity | None) -> None:
+        with self._mutex:
+            self.events.append((operation, what))
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
+        super().write(fd, data)
+        self._note("write", identity(os.fstat(fd)))
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        self._note("fsync", identity(os.fstat(fd)))
+
+    def fsync_dir(self, directory: Directory) -> None:
+        super().fsync_dir(directory)
+        self._note("fsync_dir", identity(os.fstat(directory.fd)))
+
+    def last(self, operation: str, what: Identity | None = None) -> int:
+        """Index of the last such event, -1 if there is none."""
+        found = [n for n, event in enumerate(self.events) if event == (operation, what)]
+        return found[-1] if found else -1
+
+
+class Failing(Disk):
+    """Fails changes of one kind, below paths that contain `where`, and counts the tries per file."""
+
+    def __init__(self, operation: str, code: int = errno.EIO, where: str = "") -> None:
+        self.operation, self.code, self.where = operation, code, where
+        self.tries: list[str] = []
+
+    def step(self, operation: str, path: str) -> None:
+        if operation == self.operation and self.where in path:
+            self.tries.append(path)
+            raise OSError(self.code, os.strerror(self.code), path)
+
+
+def id_of(path: str | Path) -> Identity:
+    return identity(os.lstat(path))
+
+
+# ---- Order
+
+
+def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: str) -> None:
+    save(catalog(root), 1)
+    disk = Watching()
+    store = catalog(root, disk)
+    attempt = store.begin(2, "error", "a")
+    assert attempt.directory is not None
+    for path, data in payload(2).items():
+        with attempt.create(path) as sink:
+            sink.write(data)
+    os.makedirs(f"{attempt.directory}/by/others")
+    Path(attempt.directory, "by/others/file").write_bytes(b"theirs")
+    assert attempt.reuse("policies/old/policy_state.pkl", f"{ONE}/policies/p0/policy_state.pkl")
+    late = Path(attempt.directory, "policies/p1/policy_state.pkl")
+    attempt._drain()
+    late.chmod(0o600)
+    late.write_bytes(b"changed by others after it was synced")
+    before = disk.last("fsync", id_of(late))
+    name = attempt.commit(manifest({}))
+
+    renamed = disk.last("rename_noreplace")
+    count = 0
+    for folder, _, files in os.walk(os.path.join(root, str(name))):
+        assert -1 < disk.last("fsync_dir", id_of(folder)) < renamed
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        for file in files:
+            this = id_of(os.path.join(folder, file))
+            assert disk.last("write", this) < disk.last("fsync", this) < disk.last("fsync_dir", id_of(folder))
+            assert disk.last("fsync", this) > -1
+            assert stat.S_IMODE(os.stat(os.path.join(folder, file)).st_mode) == 0o400
+            count += 1
+    assert count == len(payload(2)) + 3
+    assert disk.last("fsync", id_of(os.path.join(root, str(name), "policies/p1/policy_state.pkl"))) > before
+    assert disk.last("fsync_dir", id_of(f"{root}/.staging")) > renamed
+    assert disk.last("fsync_dir", id_of(root)) > renamed
+    last_written = max(n for n, (operation, _) in enumerate(disk.events) if operation == "write")
+    assert disk.events[last_written][1] == id_of(f"{root}/{name}/_ckptstore/manifest.json")
+
+
+def test_what_was_synced_is_not_synced_again(root: str) -> None:
+    disk = Watching()
+    save(catalog(root, disk), 1)
+    files = [what for operation, what in disk.events if operation == "fsync"]
+    assert len(files) == len(set(files)) == len(payload(1)) + 1
+
+
+@pytest.mark.parametrize("operation", ["fsync", "fsync_dir", "write", "rename_noreplace", "chmod"])
+def test_a_failed_change_is_not_acknowledged_and_not_tried_again(root: str, operation: str) -> None:
+    save(catalog(root), 1)
+    old = state(root)
+    disk = Failing(operation, where="" if operation != "fsync_dir" else ".staging/")
+    with pytest.raises(OSError, match="Input/output"):
+        save(catalog(root, disk), 2)
+    assert state(root) == old
+    assert leftovers(root) == []
+    if operation != "fsync":  # several threads may have begun one each
+        assert len(disk.tries) == 1
+    save(catalog(root), 2)
+
+
+def test_a_failed_sync_of_the_root_keeps_what_may_exist(root: str) -> None:
+    save(catalog(root), 1)
+
+    class Late(Disk):
+        renamed = False
+
+        def step(self, operation: str, path: str) -> None:
+            self.renamed = self.renamed or operation == "rename_noreplace"
+            if self.renamed and operation == "fsync_dir":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(OSError, match="Input/output"):
+        save(catalog(root, Late()), 2)
+    assert len(state(root)) == 2  # it is there and whole, though nobody may count on it
+    assert leftovers(root) == []
+
+
+def test_the_first_failure_stops_the_next_file(root: str) -> None:
+    store = catalog(root, Failing("fsync", errno.ENOSPC))
+    attempt = store.begin(1, "error", "a")
+    with attempt.create("a") as sink:
+        sink.write(b"x")
+    with contextlib.suppress(OSError):
+        attempt._drain()
+    with pytest.raises(OSError, match="No space"):
+        attempt.create("b")
+    with pytest.raises(OSError, match="No space"):
+        attempt.commit(manifest({}))
+    assert leftovers(root) == []
+
+
+def test_a_file_whose_writer_raised_is_never_committed(root: str) -> None:
+    attempt = catalog(root).begin(1, "error", "a")
+    sink = attempt.create("half")
+    sink.write(b"x")
+    sink.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    with pytest.raises(ZeroDivisionError):
+        attempt.commit(manifest({}))
+    assert state(root) == {}
+    assert leftovers(root) == []
+
+
+def test_syncs_go_on_when_the_interpreter_takes_no_threads(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    disk = Watching()
+    save(catalog(root, disk), 1)
+    assert sum(operation == "fsync" for operation, _ in disk.events) == len(payload(1)) + 1
+
+
+# ---- Who wins
+
+
+def test_a_step_is_refused_at_the_beginning_and_at_the_end(root: str) -> None:
+    store = catalog(root)
+    late = store.begin(1, "error", "late")
+    save(store, 1)
+    choices: tuple[IfExists, ...] = ("error", "return")
+    for if_exists in choices:
+        with pytest.raises(CheckpointExists) as caught:
+            store.begin(1, if_exists, "other")
+        assert caught.value.what == str(ONE)
+    with pytest.raises(CheckpointExists):
+        late.commit(manifest({}))
+    assert state(root) == {str(ONE): {**payload(1), "_ckptstore/manifest.json": manifest(payload(1))}}
+    assert leftovers(root) == []
+
+
+class _Nested(Disk):
+    """Runs `meanwhile` at the moment before the rename, as another process might."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+        self.done = False
+
+    def step(self, operation: str, path: str) -> None:
+        if operation == "rename_noreplace" and not self.done:
+            self.done = True
+            self.meanwhile()
+
+
+def _race(root: str, kind: type[DirectoryCatalog]) -> list[CheckpointName]:
+    """Two saves of step 1, the second between the check and the rename of the first."""
+    won: list[CheckpointName] = []
+
+    def second() -> None:
+        with contextlib.suppress(TimeoutError):
+            won.append(save(kind(LocalBackend(root), timeout=0.05), 1, text="second"))
+
+    won.append(save(kind(LocalBackend(root, _Nested(second)), timeout=0.05), 1))
+    return won
+
+
+def test_nobody_gets_between_the_check_and_the_rename(root: str) -> None:
+    assert _race(root, DirectoryCatalog) == [ONE]
+    assert list(state(root)) == [str(ONE)]
+
+
+def test_without_the_root_lock_two_would_win(root: str) -> None:
+    class Unlocked(DirectoryCatalog):
+        @contextlib.contextmanager
+        def locked(self):  # type: ignore[no-untyped-def]
+            with self.backend.open_root() as directory:
+                yield directory
+
+    assert len(_race(root, Unlocked)) == 2
+
+
+def test_a_foreign_directory_is_passed_over_even_if_empty(root: str) -> None:
+    os.makedirs(f"{root}/{ONE}")
+    os.makedirs(f"{root}/{ONE}-r1/_ckptstore")
+    Path(root, f"{ONE}-r1/_ckptstore/manifest.json").write_bytes(b'{"state": "deleted"}')
+    Path(root, f"{ONE}-r2").write_bytes(b"a file")
+    os.symlink("elsewhere", f"{root}/{ONE}-r3")
+    assert save(catalog(root), 1) == CheckpointName(1, 4)
+    assert os.listdir(f"{root}/{ONE}") == []
+
+
+def test_a_plain_rename_would_take_the_empty_directory(root: str) -> None:
+    class Plain(Disk):
+        def rename_noreplace(
+            self, source_dir: Directory, source: str, target_dir: Directory, target: str
+        ) -> None:
+            super().rename(source_dir, source, target_dir, target)
+
+    os.makedirs(f"{root}/{ONE}")
+    assert save(catalog(root, Plain()), 1) == ONE
+
+
+def test_replace_takes_all_lower_ones_away(root: str) -> None:
+    store = catalog(root)
+    save(store, 1)
+    shutil.copytree(f"{root}/{ONE}", f"{root}/{ONE}-r1")  # as a crashed replacement leaves it
+    os.mkdir(f"{root}/{ONE}-r2")
+    assert save(store, 1, "replace", "new") == CheckpointName(1, 3)
+    assert list(state(root)) == [f"{ONE}-r3"]
+    assert leftovers(root) == [f"{ONE}-r2"]
+
+
+def test_what_can_not_be_removed_does_not_unmake_a_commit(
+    root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(catalog(root), 1)
+    caplog.set_level(logging.WARNING)
+    name = save(catalog(root, Failing("unlink", where=".trash")), 1, "replace", "new")
+    assert list(state(root)) == [str(name)]
+    assert "next sweep" in caplog.text
+    assert save(catalog(root, Failing("rename", where=".trash")), 1, "replace", "newer") == CheckpointName(
+        1, 2
+    )
+    assert list(state(root)) == [str(name), f"{ONE}-r2"]  # the higher one counts
+    catalog(root).sweep(None)
+    catalog(root).delete(CheckpointName(1, 2), lambda: None)
+    assert state(root) == {}
+    assert leftovers(root) == []
+
+
+# ---- Writers that are stopped, stolen from, or forked
+
+
+def test_a_swept_writer_is_told(root: str) -> None:
+    for moment in ("create", "commit"):
+        attempt = catalog(root).begin(1, "error", "slow")
+        with attempt.create("a") as sink:
+            sink.write(b"x")
+        if moment == "create":
+            shutil.rmtree(f"{root}/.staging/slow")
+            with pytest.raises(SaveAborted):
+                attempt.create("b")
+        else:
+            os.rename(f"{root}/.staging/slow", f"{root}/.staging/moved")
+            os.mkdir(f"{root}/.staging/slow")  # another's, under the same name
+        with pytest.raises(SaveAborted):
+            attempt.commit(manifest({}))
+        assert state(root) == {}
+        shutil.rmtree(f"{root}/.staging")
+
+
+_STOPS = """
+import os, signal, sys
+from ckptstore.errors import SaveAborted
+from tests.crash.world import catalog, manifest
+attempt = catalog(sys.argv[1]).begin(1, "error", "stopped")
+with attempt.create("a") as sink:
+    sink.write(b"x")
+print("stopping", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    print("committed", attempt.commit(manifest({})))
+except SaveAborted:
+    print("aborted")
+"""
+
+
+@pytest.mark.parametrize("stolen", [False, True])
+def test_a_stopped_writer_is_alive_unless_locks_do_not_reach(root: str, stolen: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", _STOPS, root], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "stopping\n"
+        os.waitid(os.P_PID, writer.pid, os.WSTOPPED | os.WNOWAIT)
+        assert catalog(root).sweep(0).attempts == []
+        if stolen:
+            os.makedirs(f"{root}/.trash")
+            os.rename(f"{root}/.staging/stopped", f"{root}/.trash/stopped.1")
+        writer.send_signal(signal.SIGCONT)
+        assert writer.stdout.read().split()[0] == ("aborted" if stolen else "committed")
+    assert os.path.exists(f"{root}/{ONE}") is not stolen
+
+
+_FORKS = """
+import os, sys, time
+from tests.crash.world import catalog
+store = catalog(sys.argv[1])
+attempt = store.begin(1, "error", "forked")
+with store.locked():
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    time.sleep(0.1)
+    os._exit(0)
+"""
+
+
+def test_a_forked_child_keeps_no_lock_of_its_dead_parent(root: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", _FORKS, root], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            parent.wait()
+            os.kill(child, 0)
+            assert catalog(root).sweep(0).attempts == ["forked"]
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert leftovers(root) == []
+
+
+def test_a_forked_child_can_not_end_its_parents_save(root: str) -> None:
+    attempt = catalog(root).begin(1, "error", "parents")
+    with attempt.create("a") as sink:
+        sink.write(b"x")
+    attempt._drain()
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(SaveAborted):
+            attempt.abandon()
+            attempt.commit(manifest({}))
+            code = 2
+        os._exit(code - 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert catalog(root).sweep(0).attempts == []  # the child's end took no lock with it
+    assert attempt.commit(manifest({})) == ONE
+
+
+def test_a_lock_that_is_never_let_go_ends_in_an_error(root: str) -> None:
+    store = catalog(root)
+    save(store, 1)
+    with store.guard(ONE), pytest.raises(TimeoutError):
+        DirectoryCatalog(LocalBackend(root), timeout=0.05).delete(ONE, lambda: None)
+    assert len(state(root)) == 1
+
+
+# ---- Deleting, guarding, sweeping
+
+
+def test_delete_asks_under_the_lock_and_then_removes(root: str) -> None:
+    store = catalog(root)
+    save(store, 1)
+
+    def refuse() -> None:
+        with pytest.raises(TimeoutError), DirectoryCatalog(store.backend, timeout=0.05).guard(ONE):
+            pass
+        raise CheckpointProtected(str(ONE))
+
+    with pytest.raises(CheckpointProtected):
+        store.delete(ONE, refuse)
+    assert len(state(root)) == 1
+    store.delete(ONE, lambda: None)
+    assert state(root) == {}
+    assert leftovers(root) == []
+    with pytest.raises(CheckpointGone):
+        store.delete(ONE, lambda: None)
+    with pytest.raises(CheckpointGone), store.guard(ONE):
+        pass
+
+
+def test_deleting_never_brings_a_lower_attempt_back(root: str) -> None:
+    store = catalog(root)
+    save(store, 1, text="old")
+    shutil.copytree(f"{root}/{ONE}", f"{root}/{ONE}-r1")
+    shutil.copytree(f"{root}/{ONE}", f"{root}/{ONE}-r2")
+    store.delete(CheckpointName(1, 1), lambda: None)
+    assert list(state(root)) == [f"{ONE}-r2"]
+
+
+def test_linked_bytes_survive_the_checkpoint_they_came_from(root: str) -> None:
+    store = catalog(root)
+    save(store, 1)
+    attempt = store.begin(2, "error", "a")
+    source = f"{ONE}/policies/p0/policy_state.pkl"
+    assert attempt.reuse("policies/p0/policy_state.pkl", source)
+    with pytest.raises(InvalidRequest):
+        attempt.reuse("policies/p0/policy_state.pkl", source)
+    name = attempt.commit(manifest({}))
+    linked = f"{root}/{name}/policies/p0/policy_state.pkl"
+    assert id_of(linked) == id_of(f"{root}/{source}")
+    store.delete(ONE, lambda: None)
+    assert Path(linked).read_bytes() == payload(1)["policies/p0/policy_state.pkl"]
+
+
+def test_what_can_not_be_linked_is_left_to_the_caller(root: str) -> None:
+    save(catalog(root), 1)
+    source = f"{ONE}/policies/p0/policy_state.pkl"
+    for code in (errno.EMLINK, errno.EXDEV, errno.EPERM):
+        attempt = catalog(root, Failing("link", code)).begin(2, "error", "a")
+        assert not attempt.reuse("x", source)
+        attempt.abandon()
+    attempt = catalog(root).begin(2, "error", "a")
+    os.chmod(f"{root}/{source}", 0o600)  # somebody may yet write to it
+    os.symlink("policies", f"{root}/{ONE}/linked")
+    for key in (source, f"{ONE}/absent", f"{ONE}/linked/p1/policy_state.pkl", f"{ONE}/linked", str(ONE)):
+        assert not attempt.reuse("x", key)
+    attempt.abandon()
+
+
+def test_sweep_takes_the_dead_and_counts_bytes(root: str) -> None:
+    store = catalog(root)
+    save(store, 1)
+    old = tree(f"{root}/{ONE}")
+    for name in ("dead", "young"):
+        os.makedirs(f"{root}/.staging/{name}")
+        Path(root, f".staging/{name}/half").write_bytes(bytes(1000))
+        Path(root, f".staging/{name}.lock").touch()
+    os.utime(f"{root}/.staging/dead", (0, 0))
+    Path(root, ".staging/only.lock").touch()
+    os.makedirs(f"{root}/.trash/{ONE}.0011223344556677")
+    Path(root, f".trash/{ONE}.0011223344556677/x").write_bytes(bytes(10))
+    for folder in ("_ckptstore/refs/a", f"{ONE}/_ckptstore"):
+        os.makedirs(f"{root}/{folder}", exist_ok=True)
+        for number, age in enumerate((0.0, 4000.0)):
+            stray = Path(root, folder, f".ckptstore-000000000000000{number}.tmp")
+            stray.write_bytes(bytes(100))
+            os.utime(stray, (time.time() - age,) * 2)
+    living = store.begin(2, "error", "living")
+
+    swept = store.sweep(3600)
+    assert swept.attempts == [str(ONE), "dead"]
+    assert swept.bytes == 1000 + 10 + 2 * 100
+    assert sorted(os.listdir(f"{root}/.staging")) == ["living", "living.lock", "young", "young.lock"]
+    assert os.listdir(f"{root}/.trash") == []
+    assert os.listdir(f"{root}/_ckptstore/refs/a") == [".ckptstore-0000000000000000.tmp"]
+    os.unlink(f"{root}/{ONE}/_ckptstore/.ckptstore-0000000000000000.tmp")
+    assert tree(f"{root}/{ONE}") == old
+
+    assert store.sweep(None).attempts == ["young"]
+    living.abandon()
+    assert os.listdir(f"{root}/.staging") == []
+
+
+def test_many_may_sweep_and_delete_at_once(root: str) -> None:
+    store = catalog(root)
+    for step in range(8):
+        save(store, step)
+    for number in range(8):
+        os.makedirs(f"{root}/.staging/dead{number}/deep")
+        Path(root, f".staging/dead{number}/deep/half").write_bytes(bytes(100))
+    swept: list[int] = []
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            mine = catalog(root)
+            for step in range(number, 8, 4):
+                swept.append(mine.sweep(None).bytes)
+                if step < 6:
+                    mine.delete(CheckpointName(step), lambda: None)
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    store.sweep(None)
+    assert leftovers(root) == []
+    assert list(state(root)) == ["checkpoint_000006", "checkpoint_000007"]
+    assert sum(swept) >= 800
+
+
+def test_what_others_staged_read_only_can_be_removed(root: str) -> None:
+    attempt = catalog(root).begin(1, "error", "a")
+    assert attempt.directory is not None
+    os.makedirs(f"{attempt.directory}/locked")
+    Path(attempt.directory, "locked/file").write_bytes(b"x")
+    os.chmod(f"{attempt.directory}/locked", 0o500)
+    attempt.abandon()
+    assert leftovers(root) == []
+
+
+# ---- What is refused
+
+
+@pytest.mark.parametrize("attempt_id", ["", "../x", "a/b", ".hidden", "x.lock", "a" * 200])
+def test_odd_attempt_ids_are_refused(root: str, attempt_id: str) -> None:
+    with pytest.raises(InvalidRequest):
+        catalog(root).begin(1, "error", attempt_id)
+
+
+def test_an_attempt_id_is_used_once_at_a_time(root: str) -> None:
+    first = catalog(root).begin(1, "error", "a")
+    with pytest.raises(InvalidRequest):
+        catalog(root).begin(2, "error", "a")
+    assert first.commit(manifest({})) == ONE
+
+
+def test_a_file_is_created_once(root: str) -> None:
+    attempt = catalog(root).begin(1, "error", "a")
+    with attempt.create("x/y") as sink:
+        sink.write(b"1")
+    with pytest.raises(InvalidRequest):
+        attempt.create("x/y")
+    attempt.abandon()
+
+
+@pytest.mark.parametrize("make", [lambda path: os.symlink("/etc/passwd", path), os.mkfifo])
+def test_only_plain_files_are_committed(root: str, make: Callable[[str], None]) -> None:
+    attempt = catalog(root).begin(1, "error", "a")
+    make(f"{attempt.directory}/odd")
+    with pytest.raises(InvalidRequest):
+        attempt.commit(manifest({}))
+    assert leftovers(root) == []
+
+
+def test_a_manifest_that_looks_like_a_tombstone_is_refused(root: str) -> None:
+    with pytest.raises(InvalidRequest):
+        catalog(root).begin(1, "error", "a").commit(b"{}")
+    assert leftovers(root) == []
+
+
+def test_after_the_end_nothing_is_done_any_more(root: str) -> None:
+    store = catalog(root)
+    attempt = store.begin(1, "error", "a")
+    attempt.commit(manifest({}))
+    attempt.abandon()
+    for call in (lambda: attempt.commit(manifest({})), lambda: attempt.create("x")):
+        with pytest.raises(SaveAborted):
+            call()
+    assert list(state(root)) == [str(ONE)]
+    given_up = store.begin(2, "error", "b")
+    given_up.abandon()
+    given_up.abandon()
+    with pytest.raises(SaveAborted):
+        given_up.commit(manifest({}))
+
+
+def test_names_are_directories_spelled_exactly(root: str) -> None:
+    for name in ("checkpoint_000010", "checkpoint_1000000", "checkpoint_10", "checkpoint_000010-r0", "x"):
+        os.makedirs(f"{root}/{name}")
+    Path(root, "checkpoint_000011").write_bytes(b"")
+    os.symlink("checkpoint_000010", f"{root}/checkpoint_000012")
+    assert catalog(root).names() == [CheckpointName(10), CheckpointName(1000000)]
+    assert catalog(root).scan() == {CheckpointName(10): {}, CheckpointName(1000000): {}}
+
+
+def test_no_descriptor_is_left_open(root: str) -> None:
+    store = catalog(root)
+    save(store, 0)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for step in range(1, 4):
+        save(store, step)
+        save(store, step, "replace")
+        store.begin(9, "error", "a").abandon()
+        with contextlib.suppress(OSError):
+            save(catalog(root, Failing("write")), 8)
+        with contextlib.suppress(CheckpointExists):
+            save(store, step)
+        store.delete(store.names()[-1], lambda: None)
+        store.sweep(None)
+        store.scan()
+    assert (len(os.listdir("/proc/self/fd")) if before else 0) == before

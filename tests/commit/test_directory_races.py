@@ -1,0 +1,84 @@
+"""G7: however many processes save one step at once, one wins, and its bytes are the ones that stay."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptstore.commit.base import IfExists
+from ckptstore.errors import CheckpointExists
+from tests.crash.world import catalog, leftovers, payload, save, state
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+
+
+def _work(
+    root: str, number: int, rounds: int, if_exists: IfExists, barrier: Any, results: Any
+) -> None:  # multiprocessing's primitives have no public types
+    store = catalog(root)
+    for step in range(rounds):
+        barrier.wait()
+        try:
+            results.put((step, number, str(save(store, step, if_exists, f"by {number}"))))
+        except CheckpointExists:
+            results.put((step, number, None))
+
+
+def _race(root: str, processes: int, rounds: int, if_exists: IfExists) -> dict[int, dict[int, str]]:
+    """Winners by step: number of the process to name of its checkpoint."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(processes), context.Queue()
+    workers = [
+        context.Process(target=_work, args=(root, number, rounds, if_exists, barrier, results))
+        for number in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    won: dict[int, dict[int, str]] = defaultdict(dict)
+    for _ in range(processes * rounds):
+        step, number, name = results.get(timeout=120)
+        if name is not None:
+            won[step][number] = name
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    return won
+
+
+def _check_one_winner(root: str, processes: int, rounds: int) -> None:
+    won = _race(root, processes, rounds, "error")
+    shown = state(root)
+    for step in range(rounds):
+        ((number, name),) = won[step].items()
+        expected = payload(step, f"by {number}")
+        assert {path: shown[name][path] for path in expected} == expected
+    assert len(shown) == rounds
+    assert leftovers(root) == []
+
+
+def test_one_of_eight_processes_wins_each_of_twenty_rounds(tmp_path: Path) -> None:
+    _check_one_winner(str(tmp_path / "store"), 8, 20)
+
+
+@pytest.mark.slow
+def test_one_of_sixteen_processes_wins_each_of_two_hundred_rounds(tmp_path: Path) -> None:
+    _check_one_winner(str(tmp_path / "store"), 16, 200)
+
+
+def test_of_racing_replacements_the_last_stays(tmp_path: Path) -> None:
+    root = str(tmp_path / "store")
+    won = _race(root, 4, 5, "replace")
+    shown = state(root)
+    for step in range(5):
+        names = {name: number for number, name in won[step].items()}
+        base = f"checkpoint_{step:06d}"
+        assert sorted(names) == [base, f"{base}-r1", f"{base}-r2", f"{base}-r3"]
+        expected = payload(step, f"by {names[f'{base}-r3']}")
+        assert {path: shown[f"{base}-r3"][path] for path in expected} == expected
+    assert len(shown) == 5
+    assert leftovers(root) == []
