@@ -46,6 +46,6 @@ $(READY): pyproject.toml
 	@echo "Setting up $(VENV) (once, a minute or two)..."
 	@test -x $(RUN)python || $(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "python3 can't make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN)python -m pip install --quiet --editable '.[dev]' >$(VENV)/setup.log 2>&1 \
-	  || { cat $(VENV)/setup.log; exit 1; }
+	@{ $(RUN)python -m pip install --upgrade pip && $(RUN)python -m pip install --editable '.[dev]'; } \
+	  >$(VENV)/setup.log 2>&1 || { cat $(VENV)/setup.log; exit 1; }
 	@touch $@

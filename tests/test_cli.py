@@ -18,6 +18,9 @@ from ckptstore import Checkpoint, CheckpointStore, errors
 from ckptstore.cli import looking, text
 from ckptstore.cli.app import root
 
+KINDS: list[type[errors.CheckpointError]] = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+]
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -387,7 +390,7 @@ class TestTargets:
 class TestFailures:
     @pytest.mark.parametrize(
         "kind",
-        [kind for kind in vars(errors).values() if isinstance(kind, type)],
+        KINDS,
         ids=lambda kind: kind.__name__,
     )
     def test_every_error_has_its_exit_code(
@@ -507,3 +510,53 @@ def test_every_command_has_the_common_options() -> None:
         flags = {flag for parameter in command.params for flag in parameter.opts}
         assert {"--json", "--storage-option", "--verbose", "--debug"} <= flags, name
         assert command.help, name
+
+
+class TestDocument:
+    """``docs/cli.md`` says what is so."""
+
+    TEXT = Path(__file__).parent.parent.joinpath("docs/cli.md").read_text(encoding="utf-8")
+
+    def test_exit_codes(self) -> None:
+        for kind in KINDS:
+            row = next(line for line in self.TEXT.splitlines() if line.startswith(f"| {kind.exit_code} |"))
+            assert kind.__name__ in row
+
+    def test_commands_and_options(self) -> None:
+        for name, command in root.commands.items():
+            assert f"| `{name}" in self.TEXT
+            for parameter in command.params:
+                if parameter.param_type_name == "option":
+                    assert any(flag in self.TEXT for flag in parameter.opts), (name, parameter.opts)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["ls", "store"],
+            ["info", "store"],
+            ["info", "store@20"],
+            ["tree", "store"],
+            ["tree", "store@10", "--policy", "pol1"],
+            ["verify", "store"],
+            ["latest", "store"],
+            ["get", "store@10", "copy"],
+            ["cp", "store", "other"],
+            ["tag", "store"],
+            ["tag", "store", "best", "10"],
+            ["tag", "store", "--delete", "champion"],
+            ["prune", "store", "--keep", "2"],
+            ["gc", "store"],
+        ],
+        ids=" ".join,
+    )
+    def test_fields(self, store: CheckpointStore, arguments: list[str]) -> None:
+        pending = [document(*arguments)]
+        free = {"metrics", "arrays", "writer", "tags"}  # their keys are the user's
+        while pending:
+            item = pending.pop()
+            if isinstance(item, dict):
+                for key, inner in item.items():
+                    assert f"`{key}`" in self.TEXT
+                    pending += [] if key in free else [inner]
+            elif isinstance(item, list):
+                pending += item

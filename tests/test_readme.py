@@ -1,0 +1,85 @@
+"""What the README shows works: its examples run one after another, as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ckptstore.cli.app import root
+
+TOP = Path(__file__).parent.parent
+README = (TOP / "README.md").read_text(encoding="utf-8")
+FROM_RAY = TOP / "tests/data/rllib_1_0_ppo_multi5/checkpoint"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Algorithm:
+    """As much of RLlib's Algorithm as the examples call: it writes and reads a directory."""
+
+    restored = False
+
+    def save_to_path(self, path: os.PathLike[str]) -> None:
+        shutil.copytree(FROM_RAY, path, dirs_exist_ok=True)
+
+    def restore_from_path(self, path: str) -> None:
+        self.restored = Path(path, "rllib_checkpoint.json").exists()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(FROM_RAY, tmp_path / "old/checkpoint_000002")
+    return tmp_path
+
+
+def _at(match: re.Match[str]) -> int:
+    return README.count("\n", 0, match.start(2))
+
+
+def test_examples(here: Path) -> None:
+    module = types.ModuleType("readme")
+    algorithm = Algorithm()
+    names: dict[str, Any] = module.__dict__
+    names["algo"] = algorithm
+    ran = {"python": 0, "shell": 0}
+    for match in _BLOCK.finditer(README):
+        kind, body = match.groups()
+        if kind == "python":
+            # Blank lines in front, so that a traceback names the README's own line.
+            exec(compile("\n" * _at(match) + body, "README.md", "exec"), names)
+            ran[kind] += 1
+        elif kind == "shell":
+            for line in body.splitlines():
+                program, *arguments = shlex.split(line, comments=True)
+                assert program == "ckptstore"
+                result = CliRunner().invoke(root, arguments)
+                assert result.exit_code == 0, (line, result.output)
+            ran[kind] += 1
+        else:
+            assert kind == "console"  # make and pip: the set-up itself
+    assert ran["python"] >= 8
+    assert ran["shell"] >= 1
+    assert algorithm.restored
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cli.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    path = TOP / document
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    makefile = (TOP / "Makefile").read_text()
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"`?make ([a-z-]+)`", (TOP / document).read_text(encoding="utf-8")):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
