@@ -39,12 +39,15 @@ _MOST_DIMENSIONS = 32  # what numpy 1 allows; numpy 2 doubled it
 _SCALAR_TYPES: dict[str, type[np.generic]] = {
     name: kind
     for name in _words(
-        """bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong
-        long ulong float16 float32 float64 longdouble complex64 complex128 clongdouble float96 float128
+        """bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong
+        float16 float32 float64 longdouble complex64 complex128 clongdouble float96 float128
         complex192 complex256 str_ bytes_ datetime64 timedelta64 void"""
     )
-    if isinstance(kind := getattr(np, name, None), type) and issubclass(kind, np.generic)
+    # Not getattr: numpy 1 warns when asked for names that it does not have.
+    if isinstance(kind := vars(np).get(name), type) and issubclass(kind, np.generic)
 }
+# What numpy 2 calls these; numpy 1 has the types under other names.
+_SCALAR_TYPES |= {"bool": np.bool_, "long": np.dtype("l").type, "ulong": np.dtype("L").type}
 
 Array = np.ndarray[Any, Any]
 

@@ -22,7 +22,7 @@ import cloudpickle
 
 from ckptstore.codec.reducers import DEFAULT_WAY, Reducers
 from ckptstore.codec.unpicklable import explain
-from ckptstore.errors import CheckpointError
+from ckptstore.errors import CheckpointError, InvalidRequest
 
 ALIGNMENT = 64
 """Array data begin on multiples of this many bytes in the file: a cache line, and enough for any dtype."""
@@ -53,7 +53,7 @@ def dump(obj: object, write: Write) -> list[Region]:
     try:
         _Pickler(sink, sink.made).dump(obj)
     except Exception as error:
-        if sink.failed or isinstance(error, CheckpointError):
+        if sink.failed or (isinstance(error, CheckpointError) and not isinstance(error, InvalidRequest)):
             raise
         raise explain(obj, error, lambda part: _Pickler(_Nowhere(), {}).dump(part)) from error
     sink.flush()

@@ -43,8 +43,8 @@ class Storages:
     """What one dump has written of torch's storages."""
 
     def __init__(self) -> None:
-        # The tensor beside each buffer keeps the storage alive, or its address could be used again.
-        self._written: dict[tuple[str, int], tuple[pickle.PickleBuffer, Any]] = {}
+        # By device and address, which stay unique: the pickler's memo keeps every tensor to its end.
+        self._written: dict[tuple[str, int], pickle.PickleBuffer] = {}
 
     def reduce(self, tensor: Any, buffer_of: Callable[[np.ndarray[Any, Any]], pickle.PickleBuffer]) -> Any:
         """A reduce tuple for ``tensor``, or NotImplemented for a layout other than plain strides.
@@ -65,8 +65,8 @@ class Storages:
                 flat = _bytes_of(plain.cpu().contiguous().reshape(-1))
                 return np.ndarray, (shape, dtype, buffer_of(flat), 0, None, "C")
             whole = plain.as_strided((plain.numel(),), (1,), 0)
-            self._written[key] = (buffer_of(_bytes_of(whole.cpu())), plain)
-        buffer, _ = self._written[key]
+            self._written[key] = buffer_of(_bytes_of(whole.cpu()))
+        buffer = self._written[key]
         offset = plain.storage_offset() * dtype.itemsize
         if plain.is_contiguous():
             return np.ndarray, (shape, dtype, buffer, offset, None, "C")

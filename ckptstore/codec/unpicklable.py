@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ckptstore.errors import CheckpointError, InvalidRequest
+from ckptstore.errors import InvalidRequest
 
 _DEEPEST = 40
 _WIDEST = 10_000
@@ -27,8 +27,8 @@ def explain(obj: object, error: Exception, attempt: Callable[[object], object]) 
         else:
             break
     kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}"
-    if isinstance(cause, CheckpointError):
-        return InvalidRequest(path, cause.why or str(cause), cause.remedy)
+    if isinstance(cause, InvalidRequest):
+        return InvalidRequest(path, f"{cause.what}: {cause.why}", cause.remedy)
     if isinstance(cause, RecursionError) or "recursion" in str(cause):
         return InvalidRequest(path, f"{kind} is nested too deeply to be pickled")
     return InvalidRequest(

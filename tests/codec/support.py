@@ -63,6 +63,8 @@ def same(a: Any, b: Any) -> bool:
         if a.dtype.hasobject:
             return all(same(x, y) for x, y in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True))
         return bool(a.tobytes() == b.tobytes())
+    if isinstance(a, (np.longdouble, np.clongdouble)):
+        return bool(a == b)  # the bytes between the value's end and the item's are whatever was there
     if isinstance(a, np.generic):
         return bool(a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes())
     if isinstance(a, dict):
