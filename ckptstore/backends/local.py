@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from ckptstore.backends.base import Listed, PlaceMissing
-from ckptstore.backends.posix import Directory, Disk, Entry, warn_once, weaknesses
+from ckptstore.backends.mounts import warn_once, weaknesses
+from ckptstore.backends.posix import Directory, Disk, Entry
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together

@@ -4,7 +4,7 @@ Everything that changes a disk is a method of :class:`Disk` and announces itself
 so that a test can count the changes, stop at each one, or check their order. Names are resolved
 against open directories and no symbolic link is followed, so a path swapped under a running process
 leads nowhere new. Linux and macOS share this code; Windows runs it by path, without locks and without
-directory syncs, and :func:`weaknesses` says so.
+directory syncs, and :func:`ckptstore.backends.mounts.weaknesses` says so.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import stat
 import sys
-import time
-import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple
+
+from ckptstore.backends.mounts import warn_once
 
 if sys.platform != "win32":
     import fcntl
@@ -29,26 +27,11 @@ if sys.platform != "win32":
 _BY_PATH = sys.platform == "win32"  # no openat there: names are joined to paths instead
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-_MOUNTS = "/proc/self/mountinfo"
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _LINK_REFUSED = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 Identity = tuple[int, int]
 """Device and inode number: the file itself, whatever it is called by now."""
-
-
-class WeakStorageWarning(UserWarning):
-    """The place below a local store can't keep one of its promises; said once per place and process."""
-
-
-_warned: set[tuple[str, str]] = set()
-
-
-def warn_once(place: str, weakness: str) -> None:
-    """Warn about `place`, once for this `weakness` in this process."""
-    if (place, weakness) not in _warned:
-        _warned.add((place, weakness))
-        warnings.warn(f"{place}: {weakness}", WeakStorageWarning, stacklevel=3)
 
 
 class Entry(NamedTuple):
@@ -337,77 +320,6 @@ def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-class Lock:
-    """An exclusive flock on an open descriptor. The kernel drops it when the process dies.
-
-    A child made by fork shares the lock, and would keep a dead parent's alive for as long as it
-    lives: it gives its copy up at birth, which leaves the parent's untouched. For one that Python
-    does not see being made, `release` unlocks and does not only close.
-    """
-
-    def __init__(self, disk: Disk, fd: int) -> None:
-        self._disk = disk
-        self.fd = fd
-        _locks.add(self)
-
-    @property
-    def held(self) -> bool:
-        """Whether this process still has it: False after `release`, and in a forked child."""
-        return self.fd >= 0
-
-    def release(self) -> None:
-        """Let go; a second call does nothing."""
-        if self.fd >= 0 and sys.platform != "win32":
-            with contextlib.suppress(OSError):  # closed under us: it is let go
-                fcntl.flock(self.fd, fcntl.LOCK_UN)
-        self.forget()
-
-    def forget(self) -> None:
-        """Close the descriptor without unlocking what a parent process shares."""
-        fd, self.fd = self.fd, -1
-        _locks.discard(self)
-        if fd >= 0:
-            self._disk.close(fd)
-
-
-_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
-
-
-def _forget_locks() -> None:
-    for lock in list(_locks):
-        lock.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_locks)
-
-
-def try_lock(fd: int) -> bool:
-    """Take an exclusive flock on `fd` at once; False if somebody else has it."""
-    if sys.platform == "win32":
-        return True  # see `weaknesses`
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def lock_within(fd: int, seconds: float) -> None:
-    """Take an exclusive flock on `fd`; TimeoutError if its holder keeps it for `seconds`.
-
-    Asked for again and again rather than waited for: a stopped holder must end in an error and not
-    in a second hung process.
-    """
-    deadline = time.monotonic() + seconds
-    pause = 0.0005
-    while not try_lock(fd):
-        if time.monotonic() > deadline:
-            raise TimeoutError(errno.ETIMEDOUT, f"another process kept the lock for {seconds:g} s")
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
-
-
 def _load_rename() -> Callable[[int, bytes, int, bytes], int] | None:
     """The C library's exclusive rename, or None where there is none."""
     name, flag = ("renameatx_np", 0x4) if sys.platform == "darwin" else ("renameat2", 0x1)
@@ -447,38 +359,3 @@ def _rename_exclusive(source: str, source_fd: int | None, target: str, target_fd
     if code:
         raise OSError(code, os.strerror(code), target)
     return True
-
-
-def file_system(path: str) -> str:
-    """The type of the file system that `path` lies on, such as "ext4"; "" where nobody says."""
-    best, kind = "", ""
-    try:
-        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                before, _, after = line.partition(" - ")
-                point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
-                inside = path == point or path.startswith(point.rstrip("/") + "/")
-                if inside and len(point) >= len(best):
-                    best, kind = point, after.split()[0]
-    except OSError:
-        return ""
-    return kind
-
-
-def weaknesses(path: str) -> str:
-    """What a store at `path` can't promise because of the system below it; "" if nothing."""
-    if _BY_PATH:
-        return "Windows: no locks and no directory syncs, so use one writer, and a power cut may undo a save"
-    kind = file_system(os.path.realpath(path))
-    if kind.startswith(
-        ("nfs", "cifs", "smb", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs")
-    ):
-        return (
-            f"{kind} is a network file system: locks, exclusive renames and fsync are as good as its server. "
-            "Save from one host at a time, or use an object store"
-        )
-    if kind.startswith("fuse"):
-        return f"{kind}: what runs below FUSE may not honour fsync, locks or atomic renames"
-    if kind in {"overlay", "aufs"}:
-        return f"{kind}: a container's own layer goes with the container. Mount a volume for what must stay"
-    return ""

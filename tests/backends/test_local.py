@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends import posix
+from ckptstore.backends import mounts, posix
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Directory, Disk, WeakStorageWarning
+from ckptstore.backends.mounts import WeakStorageWarning
+from ckptstore.backends.posix import Directory, Disk
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions, links and fifos of POSIX")
 
@@ -328,7 +329,7 @@ def test_an_exclusive_rename_is_made_from_mkdir_where_there_is_none(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posix, "_renamer", None)
-    monkeypatch.setattr(posix, "_warned", set())
+    monkeypatch.setattr(mounts, "_warned", set())
     disk = Disk()
     for name in ("from", "other"):
         (root / name).mkdir(parents=True)
@@ -368,11 +369,11 @@ def test_an_exclusive_rename_spares_even_an_empty_directory(root: Path) -> None:
 def test_weak_places_are_named_once(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, weak: bool
 ) -> None:
-    mounts = tmp_path / "mountinfo"
+    table = tmp_path / "mountinfo"
     spelled = str(root).replace(" ", "\\040")
-    mounts.write_text("9 9 0:1 / / rw - ext4 x rw\n" + line.format(root=spelled) + "\n")
-    monkeypatch.setattr(posix, "_MOUNTS", str(mounts))
-    monkeypatch.setattr(posix, "_warned", set())
+    table.write_text("9 9 0:1 / / rw - ext4 x rw\n" + line.format(root=spelled) + "\n")
+    monkeypatch.setattr(mounts, "_MOUNTS", str(table))
+    monkeypatch.setattr(mounts, "_warned", set())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -381,7 +382,7 @@ def test_weak_places_are_named_once(
 
 
 def test_directories_that_can_not_be_synced_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posix, "_warned", set())
+    monkeypatch.setattr(mounts, "_warned", set())
     real = posix._sync
 
     def sync(fd: int) -> None:

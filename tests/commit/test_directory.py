@@ -149,7 +149,7 @@ def test_a_failed_change_is_not_acknowledged_and_not_tried_again(root: str, oper
         save(catalog(root, disk), 2)
     assert state(root) == old
     assert leftovers(root) == []
-    if operation != "fsync":  # several threads may have begun one each
+    if operation not in {"fsync", "chmod"}:  # several threads may have begun one each
         assert len(disk.tries) == 1
     save(catalog(root), 2)
 

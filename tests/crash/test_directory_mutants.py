@@ -10,9 +10,9 @@ import pytest
 
 from ckptstore.backends.local import open_below
 from ckptstore.backends.posix import Directory, Disk
-from ckptstore.commit import directory
 from ckptstore.commit.base import IfExists
 from ckptstore.commit.directory import DirectoryAttempt, DirectoryCatalog
+from ckptstore.commit.ground import committed
 from ckptstore.names import CheckpointName
 from ckptstore.testing import CrashingDisk, PowerCutDisk
 from tests.crash.loop import Lose, Scenario, lose_all, lose_none, lose_some, run
@@ -26,7 +26,7 @@ class _InPlaceAttempt(DirectoryAttempt):
     manifest_first = False
 
     def __init__(self, store: DirectoryCatalog, step: int, attempt_id: str, staging: Directory) -> None:
-        super().__init__(store, step, "error", attempt_id, staging, 5)
+        super().__init__(store, step, "error", attempt_id, staging)
         self._name = CheckpointName(step)
         with store.backend.open_root() as root:
             self._disk.rename(staging, attempt_id, root, str(self._name))
@@ -82,7 +82,7 @@ class _ReplacesBackwards(DirectoryCatalog):
 
     def begin(self, step: int, if_exists: IfExists, attempt_id: str) -> DirectoryAttempt:
         with self.locked() as root:
-            self.unpublish(root, directory.committed(self.backend.disk, root, step))
+            self.unpublish(root, committed(self.backend.disk, root, step))
         return super().begin(step, if_exists, attempt_id)
 
 

@@ -1,0 +1,59 @@
+"""What lies below a local store, and which promises it can't keep: said once, and loudly."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+
+_MOUNTS = "/proc/self/mountinfo"
+
+
+class WeakStorageWarning(UserWarning):
+    """The place below a local store can't keep one of its promises; said once per place and process."""
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def warn_once(place: str, weakness: str) -> None:
+    """Warn about `place`, once for this `weakness` in this process."""
+    if (place, weakness) not in _warned:
+        _warned.add((place, weakness))
+        warnings.warn(f"{place}: {weakness}", WeakStorageWarning, stacklevel=3)
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that `path` lies on, such as "ext4"; "" where nobody says."""
+    best, kind = "", ""
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                before, _, after = line.partition(" - ")
+                point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+                inside = path == point or path.startswith(point.rstrip("/") + "/")
+                if inside and len(point) >= len(best):
+                    best, kind = point, after.split()[0]
+    except OSError:
+        return ""
+    return kind
+
+
+def weaknesses(path: str) -> str:
+    """What a store at `path` can't promise because of the system below it; "" if nothing."""
+    if sys.platform == "win32":
+        return "Windows: no locks and no directory syncs, so use one writer, and a power cut may undo a save"
+    kind = file_system(os.path.realpath(path))
+    if kind.startswith(
+        ("nfs", "cifs", "smb", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs")
+    ):
+        return (
+            f"{kind} is a network file system: locks, exclusive renames and fsync are as good as its server. "
+            "Save from one host at a time, or use an object store"
+        )
+    if kind.startswith("fuse"):
+        return f"{kind}: what runs below FUSE may not honour fsync, locks or atomic renames"
+    if kind in {"overlay", "aufs"}:
+        return f"{kind}: a container's own layer goes with the container. Mount a volume for what must stay"
+    return ""
