@@ -20,16 +20,14 @@ from ckptstore.codec.budget import DEFAULT, Meter
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 
-_PICKLED_BYTES = 2**30  # what tensors inside one value may expand to
 
-
-def plain(value: Any) -> Any:
+def plain(value: Any, size: int = 0) -> Any:
     """`value` with every record of a well-known class replaced by its description.
 
-    Raises UnsafeContent where such a record contradicts itself, for example a tensor larger than its
-    storage.
+    `size` is that of the file in bytes: tensors may take memory in proportion to it. Raises UnsafeContent
+    where a record contradicts itself, for example a tensor larger than its storage.
     """
-    meter = Meter(DEFAULT, _PICKLED_BYTES)
+    meter = Meter(DEFAULT, size)
     try:
         return trees.rewrite(value, functools.partial(_describe, meter))
     except RecursionError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ckptstore.codec.budget import Meter
 from ckptstore.errors import UnsafeContent
 
 MAX_DIMENSIONS = 64  # what numpy 2 holds; numpy 1 says 32 and refuses by itself
@@ -68,8 +69,11 @@ def array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Sequence[int], 
         raise UnsafeContent("array", f"numpy can't hold the shape {tuple(shape)!r:.80}") from error
 
 
-def npy_base64(text: str | bytes, max_bytes: int = 64 * 2**20) -> Any:
-    """The array in RLlib's space JSON: base64 of zlib of a `.npy` file, at most `max_bytes` inflated."""
+def npy_base64(text: str | bytes, meter: Meter, max_bytes: int = 64 * 2**20) -> Any:
+    """The array in RLlib's space JSON: base64 of zlib of a `.npy` file, at most `max_bytes` inflated.
+
+    What it inflates to is charged to `meter`, because a small file may hold many such texts.
+    """
     try:
         packed = base64.b64decode(text, validate=True)
         inflater = zlib.decompressobj()
@@ -78,6 +82,7 @@ def npy_base64(text: str | bytes, max_bytes: int = 64 * 2**20) -> Any:
         raise UnsafeContent("array", f"not base64 of zlib ({error})") from error
     if not inflater.eof:
         raise UnsafeContent("array", f"cut short, or more than {max_bytes} bytes when inflated")
+    meter.charge(len(data))
     return npy(data)
 
 

@@ -28,6 +28,8 @@ from ckptstore.errors import UnreadableFormat, UnsafeContent
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled long, the first pickle of the stream
+_STREAM_BYTES = 2**16  # what decoding one stream costs at least; streams may be tiny and many
+_INNER = Budget(steps=2**24, bytes=2**24)  # for the pickles of a stream inside a pickle: a tensor, no more
 _LEGACY_MAGIC_WITHIN = 32  # bytes: protocol and frame opcodes may come before it
 
 _NATIVE = {
@@ -100,13 +102,18 @@ def loads(data: bytes, budget: Budget = DEFAULT) -> Any:
     Raises UnsafeContent if it is malformed or larger than it may be, UnreadableFormat if a tensor has
     an element type that needs a package that isn't installed.
     """
-    meter = Meter(budget, len(data))
     try:
-        if data.startswith(_ZIP_MAGIC):
-            return _load_zip(data, budget, meter)
-        return _load_legacy(data, budget, meter)
+        return _load(data, budget, Meter(budget, len(data)))
     except RecursionError as error:
         raise UnsafeContent("torch file", "nested too deeply") from error
+
+
+def _load(data: bytes, budget: Budget, meter: Meter) -> Any:
+    """`loads` on the account of whatever `data` was found in: a file may hold thousands of streams."""
+    meter.charge(_STREAM_BYTES)
+    if data.startswith(_ZIP_MAGIC):
+        return _load_zip(data, budget, meter)
+    return _load_legacy(data, budget, meter)
 
 
 def _load_zip(data: bytes, budget: Budget, meter: Meter) -> Any:
@@ -314,12 +321,19 @@ def tensor(item: Opaque, meter: Meter, budget: Budget = DEFAULT) -> Any:
         return item
     short, args = item.name.removeprefix("torch."), item.args
     if short == "storage._load_from_bytes" and isinstance(args[0], bytes):
-        inner = loads(args[0], budget)
+        inner = _load(args[0], _INNER, meter)
         return inner if isinstance(inner, Storage) else item
     if short in {"_utils._rebuild_tensor", "_utils._rebuild_tensor_v2"} and len(args) >= 4:
         return _array(args[0], args[1], args[2], args[3], None, meter)
     if short == "_utils._rebuild_tensor_v3" and len(args) >= 7:
         return _array(args[0], args[1], args[2], args[3], args[6], meter)
+    if (
+        short == "_tensor._rebuild_from_type_v2" and len(args) >= 3
+    ):  # a subclass, or with attributes of its own
+        rebuild, inner_args = args[0], args[2]
+        if isinstance(rebuild, Opaque) and rebuild.is_reference and isinstance(inner_args, tuple):
+            found = tensor(Opaque(rebuild.name, inner_args), meter, budget)
+            return found if isinstance(found, np.ndarray) else item
     if short in {"_utils._rebuild_parameter", "_utils._rebuild_parameter_with_state"}:
         return args[0] if isinstance(args[0], np.ndarray) else item
     if short == "_utils._rebuild_device_tensor_from_numpy":

@@ -65,9 +65,10 @@ class ForeignCheckpoint:
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of the policies (or RLModules) that belong to it, sorted.
 
-        Includes a policy whose files are missing although they should be there: reading that one raises
-        CheckpointCorrupt, so that a loop over all never ends with a part. A policy or module that was
-        saved by itself is called "default_policy".
+        May read one file the first time, where the JSON doesn't list them. Includes a policy whose files
+        are missing although they should be there: reading that one raises CheckpointCorrupt, so that a
+        loop over all never ends with a part. A policy or module that was saved by itself is called
+        "default_policy".
         """
         return self._layout.policy_ids
 

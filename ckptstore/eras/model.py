@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ckptstore.codec import npbytes
+from ckptstore.codec.budget import Budget, Meter
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 
 _LIFETIME = "_lifetime"
 _SEPARATOR = "--"
+_SPACES = Budget(bytes=256 * 2**20)  # bounds of all spaces nested in one: a large image has a few MB
 
 
 def state(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,23 +136,28 @@ def config_dict(config: Any) -> dict[str, Any]:
     return dict(config) if isinstance(config, dict) else {}
 
 
-def space(value: Any) -> Any:
+def space(value: Any, meter: Meter | None = None) -> Any:
     """A space as one plain description, whether it came from a pickle or from RLlib's JSON for spaces."""
+    meter = meter or Meter(_SPACES, 0)
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("space"), dict):
-        inner = space(value["space"])
+        inner = space(value["space"], meter)
         original = value.get("original_space")
-        return {**inner, "original_space": space(original)} if original and isinstance(inner, dict) else inner
+        return (
+            {**inner, "original_space": space(original, meter)}
+            if original and isinstance(inner, dict)
+            else inner
+        )
     result = dict(value)
     for key in ("low", "high", "nvec"):
         if isinstance(result.get(key), (str, bytes)):
-            result[key] = npbytes.npy_base64(result[key])
+            result[key] = npbytes.npy_base64(result[key], meter)
     inner = result.get("spaces")
     if isinstance(inner, dict):
-        result["spaces"] = {key: space(item) for key, item in inner.items()}
+        result["spaces"] = {key: space(item, meter) for key, item in inner.items()}
     elif isinstance(inner, (list, tuple)):
-        result["spaces"] = [space(item) for item in inner]
+        result["spaces"] = [space(item, meter) for item in inner]
     if isinstance(result.get("shape"), list):
         result["shape"] = tuple(result["shape"])
     if isinstance(result.get("dtype"), str):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptstore.eras.notes import Note
@@ -91,8 +91,16 @@ def sniff(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) 
     for find in (_tree, _policy, _algorithm, _learner_json, _v0):
         found = find(files, info, claimed, notes, load_json)
         if found is not None:
-            return found
+            return replace(found, notes=found.notes + tuple(_copies(files, found.state_file)))
     raise UnreadableFormat(*_explain(files))
+
+
+def _copies(files: Mapping[str, int], path: str) -> Iterator[Note]:
+    """Further copies of a state in other formats: somebody saved twice into one directory."""
+    stem = path.rpartition(".")[0]
+    for ext in EXTENSIONS:
+        if stem and path != (other := f"{stem}.{ext}") and other in files:
+            yield Note("skipped", other, f"{path} is read instead, as RLlib itself would")
 
 
 def _claimed_version(info: dict[str, Any]) -> str | None:
@@ -219,6 +227,8 @@ def _algorithm(
                 "Copy the directory again; each directory below policies/ opens by itself",
             )
         return None
+    if claimed is not None and claimed >= "2.0":
+        raise CheckpointCorrupt("class_and_ctor_args.pkl", f"a checkpoint of version {claimed} has one")
     policies = {}
     for name in children(files, "policies"):
         if policy := state_file(files, f"policies/{name}/policy_state"):
@@ -239,8 +249,6 @@ def _algorithm(
         if claimed == "1.2":
             raise CheckpointCorrupt("learner/", "a checkpoint of version 1.2 has one: the Learner is missing")
         version = _version(claimed, ("1.0", "1.1"), "1.0" if path.endswith(".pkl") else "1.1", notes)
-    if policies and modules is None and claimed is not None and claimed >= "2.0":
-        raise CheckpointCorrupt("class_and_ctor_args.pkl", f"a checkpoint of version {claimed} has one")
     listed = info.get("policy_ids")
     return Sniffed(
         "Algorithm",

@@ -66,7 +66,7 @@ class Source:
                 value = torchfile.loads(data)
             else:
                 value = safe.loads(data)
-            return known.plain(value)
+            return known.plain(value, len(data))
         except UnsafeContent as error:
             why = ": ".join(part for part in (error.what, error.why) if part)
             raise UnsafeContent(path, why, error.remedy or _REMEDY) from error

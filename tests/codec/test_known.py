@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ckptstore.codec import known, npbytes, safe, trees
+from ckptstore.codec.budget import DEFAULT, Budget, Meter
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 
@@ -197,7 +198,7 @@ def npy(array: Any) -> bytes:
 )
 def test_arrays_of_space_json(array: Any) -> None:
     text = base64.b64encode(zlib.compress(npy(array))).decode()
-    result = npbytes.npy_base64(text)
+    result = npbytes.npy_base64(text, Meter(DEFAULT, 0))
     assert result.dtype == array.dtype
     np.testing.assert_array_equal(result, array)
 
@@ -224,10 +225,16 @@ def test_arrays_that_are_none(data: bytes) -> None:
 def test_inflating_ends() -> None:
     bomb = base64.b64encode(zlib.compress(bytes(2**24), 9))
     with pytest.raises(UnsafeContent, match="more than"):
-        npbytes.npy_base64(bomb, max_bytes=2**20)
+        npbytes.npy_base64(bomb, Meter(DEFAULT, 0), max_bytes=2**20)
+    small = Meter(Budget(bytes=3 * 2**19, per_input_byte=0), 0)
+    half = base64.b64encode(zlib.compress(npy(np.zeros(2**16))))
+    npbytes.npy_base64(half, small)
+    npbytes.npy_base64(half, small)
+    with pytest.raises(UnsafeContent, match="more memory"):
+        npbytes.npy_base64(half, small)
     for text in ("", "!!!", base64.b64encode(b"no zlib")):
         with pytest.raises(UnsafeContent):
-            npbytes.npy_base64(text)
+            npbytes.npy_base64(text, Meter(DEFAULT, 0))
 
 
 def test_rewriting_visits_each_record_once() -> None:

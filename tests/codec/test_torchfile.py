@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore.codec import torchfile
-from ckptstore.codec.budget import Budget
+from ckptstore.codec import torchfile, trees
+from ckptstore.codec.budget import Budget, Meter
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointError, UnreadableFormat, UnsafeContent
 from tests.codec.torch_bytes import Call, Global, Persistent, archive, storage, stream, tensor
@@ -201,6 +201,28 @@ def test_legacy_streams_that_lie() -> None:
     views = tensor(storage("0", 6, view=("v", 0, 3)), (3,), (1,))
     with pytest.raises(UnreadableFormat, match="views"):
         torchfile.loads(stream(views, ["0"], good))
+
+
+def test_tensors_with_a_type_or_attributes_of_their_own() -> None:
+    inner = tensor(storage("0", 6), (6,), (1,))
+    subclass = Call(
+        Global("torch._tensor._rebuild_from_type_v2"), inner.function, Global("x.Y"), inner.args, {}
+    )
+    np.testing.assert_array_equal(torchfile.loads(archive(subclass, {"0": SIX})), np.arange(6, dtype="f4"))
+    other = Call(
+        Global("torch._tensor._rebuild_from_type_v2"), Global("os.system"), Global("x.Y"), ("true",), {}
+    )
+    assert isinstance(torchfile.loads(archive(other, {})), Opaque)
+
+
+def test_many_streams_in_one_pickle_share_a_budget() -> None:
+    value = tensor(storage("0", 1, view=None), (2**20,), (0,))
+    inner = stream(value, ["0"], struct.pack("<q", 1) + b"\0\0\0\0")
+    meter = Meter(Budget(bytes=2**26), 0)
+    many = Opaque("list", ())
+    many.items = [Opaque("torch.storage._load_from_bytes", (inner,)) for _ in range(64)]
+    with pytest.raises(UnsafeContent, match="more memory"):
+        trees.rewrite(many, lambda item: torchfile.tensor(item, meter))
 
 
 def test_other_calls_stay_records_and_nothing_runs(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_a_truncated_file_is_refused_by_name(case: str, keep: float) -> None:
         error, recorder = attempt({**files, path: data[:length]})
         if path in recorder.paths:
             assert isinstance(error, (CheckpointCorrupt, UnsafeContent)), path
+            assert isinstance(error, CheckpointCorrupt) or keep != 0
             assert error.what.startswith(path)
             assert error.remedy
 
@@ -154,11 +155,25 @@ def test_the_state_knows_of_a_policy_that_json_and_directory_forgot() -> None:
         foreign.state()
 
 
-@pytest.mark.parametrize("part", ["learner_group/", "learner_group/learner/rl_module/"])
-def test_new_stack_without_its_modules(part: str) -> None:
-    with pytest.raises(CheckpointCorrupt) as caught:
-        read_all(without(load("v2_1/ray_2.42.1_msgpack_multi"), part))
-    assert part.split("/")[0] in caught.value.what
+def test_a_part_that_makes_it_a_checkpoint_is_asked_for_at_once() -> None:
+    tree, old = load("v2_1/ray_2.42.1_msgpack_multi"), load("v1_2/ray_2.8.0_hybrid")
+    broken = {
+        "learner_group/": without(tree, "learner_group/"),
+        "class_and_ctor_args.pkl": without(tree, "class_and_ctor_args.pkl"),
+        "algorithm_state.pkl": without(old, "algorithm_state.pkl"),
+        "learner/": without(old, "learner/"),
+    }
+    for part, files in broken.items():
+        with pytest.raises(CheckpointCorrupt) as caught:
+            open_files(files)
+        assert caught.value.what == part
+    nameless = with_json(
+        broken["class_and_ctor_args.pkl"], "rllib_checkpoint.json", class_and_ctor_args_file=None
+    )
+    with pytest.raises(CheckpointCorrupt, match="class_and_ctor_args"):
+        open_files(nameless)
+    with pytest.raises(CheckpointCorrupt, match="learner_group/learner/rl_module"):
+        read_all(without(tree, "learner_group/learner/rl_module/"))
 
 
 def test_new_stack_without_one_trained_module() -> None:

@@ -153,6 +153,13 @@ def test_strays_do_not_become_policies() -> None:
     assert any(note.path == "policies/tmp" and note.kind == "skipped" for note in foreign.notes)
 
 
+def test_two_copies_of_the_state_are_told() -> None:
+    files = load("v1_1/ray_2.60.0_sac")
+    foreign = read_all({**files, "algorithm_state.msgpck": b"\x80"})
+    assert [note.path for note in foreign.notes if note.kind == "skipped"] == ["algorithm_state.msgpck"]
+    assert foreign.state()["iteration"] == 2
+
+
 def test_components_are_read_when_asked_for() -> None:
     recorder = Recorder(load("v2_1/ray_2.60.0_dqn"))
     foreign = recorder.open()
