@@ -231,7 +231,7 @@ class Disk:
         self.step("rename_noreplace", os.path.join(target_dir.path, target))
         path, dir_fd = source_dir.at(source)
         target_path, target_fd = target_dir.at(target)
-        if _BY_PATH:
+        if sys.platform == "win32":
             os.rename(path, target_path)  # never replaces on Windows
         elif not _rename_exclusive(path, dir_fd, target_path, target_fd):
             warn_once(target_dir.path, "no exclusive rename here: names are reserved with mkdir instead")
@@ -284,7 +284,7 @@ class Disk:
             return self._remove_file(parent, name)
         freed = 0
         with directory:
-            if not _BY_PATH and os.fstat(directory.fd).st_mode & 0o300 != 0o300:
+            if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o300 != 0o300:
                 self.chmod(directory.fd, 0o700)  # others staged it read-only: unlink needs it writable
             for entry in list(self.entries(directory)):
                 if entry.is_dir:

@@ -203,7 +203,7 @@ class DirectoryAttempt:
                 raise InvalidRequest(where, "it is no regular file", "Save a copy of what it points to")
             else:
                 self._sync_file(directory, entry.name)
-        if os.name == "posix" and os.fstat(directory.fd).st_mode & 0o077:
+        if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
             self._disk.chmod(directory.fd, 0o700)
         self._disk.fsync_dir(directory)
 
@@ -211,6 +211,8 @@ class DirectoryAttempt:
         status = self._disk.status(directory, name)
         if self._synced.get(identity(status)) == (status.st_size, status.st_mtime_ns):
             return
+        if directory.fd < 0:
+            return  # Windows syncs only what is open for writing; the root's warning said so
         fd = self._disk.open_file(directory, name)
         try:
             if status.st_nlink == 1 and status.st_mode & 0o377:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ckptstore.backends import posix
 from ckptstore.backends.local import LocalBackend
 from ckptstore.commit.directory import DirectoryCatalog
+from ckptstore.names import CheckpointName
 from ckptstore.testing import BackendTests, CatalogTests
+from tests.crash.world import catalog, leftovers, save, state
 
 
 class TestLocalBackend(BackendTests):
@@ -26,7 +30,30 @@ class TestLocalBackend(BackendTests):
         return read
 
 
+class TestLocalBackendByPath(TestLocalBackend):
+    """The way Windows runs it: names joined to paths, since it can't open relative to a directory."""
+
+    @pytest.fixture(autouse=True)
+    def by_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(posix, "_BY_PATH", True)
+
+
 class TestDirectoryCatalog(CatalogTests):
     @pytest.fixture
     def catalog(self, tmp_path: Path) -> DirectoryCatalog:
         return DirectoryCatalog(LocalBackend(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore::ckptstore.backends.mounts.WeakStorageWarning")
+def test_commits_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posix, "_BY_PATH", True)
+    store = catalog(str(tmp_path))
+    assert save(store, 1) == CheckpointName(1)
+    assert save(store, 1, "replace", "again") == CheckpointName(1, 1)
+    os.makedirs(tmp_path / "checkpoint_000002")
+    assert save(store, 2) == CheckpointName(2, 1)
+    store.delete(CheckpointName(1, 1), lambda: None)
+    os.makedirs(tmp_path / ".staging/dead")
+    assert store.sweep(None).attempts == ["dead"]
+    assert list(state(str(tmp_path))) == ["checkpoint_000002-r1"]
+    assert leftovers(str(tmp_path)) == ["checkpoint_000002"]
