@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from s3_server import NoServer, s3_server
 
-from ckptstore import Checkpoint, CheckpointStore
+from ckptstore import CheckpointStore
 from ckptstore.backends import open_backend
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -83,23 +83,24 @@ def open_what_ray_wrote(store_url: str) -> None:
 
 def one_policy(store: CheckpointStore, policy_id: str) -> None:
     """Read the weights of one policy, and say what that took."""
+    reads = Reads(store)
     checkpoint = store.latest()
     assert checkpoint is not None
-    reads = Reads(checkpoint)
     weights = checkpoint.weights(policy_id)
     for name, array in weights.items():
-        say(f"   {name:<38} {array.dtype} {array.shape}")
-    total = checkpoint.manifest.size
-    say(f"Files read: {', '.join(reads.paths)}")
-    say(f"That is {reads.bytes:,} of {total:,} bytes; the other four policies were not touched.")
+        say(f"    {name:<40}  {array.dtype} {array.shape}")
+    say("That read")
+    for key, count in reads.bytes.items():
+        say(f"    {count:>7,} bytes of {key}")
+    say(f"out of {checkpoint.manifest.size:,} bytes. The other four policies were not touched.")
 
 
 class Reads:
-    """Counts what a checkpoint fetches from where it lies, by listening in between."""
+    """Counts what is fetched from where a store lies, by listening in between."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.paths: dict[str, int] = {}
-        backend: Any = checkpoint._backend
+    def __init__(self, store: CheckpointStore) -> None:
+        self.bytes: dict[str, int] = {}
+        backend: Any = store._backend
         read, read_into = backend.read, backend.read_into
 
         def counted_read(key: str, *where: Any) -> bytes:
@@ -114,13 +115,7 @@ class Reads:
         backend.read, backend.read_into = counted_read, counted_read_into
 
     def _count(self, key: str, count: int) -> None:
-        path = key.partition("/")[2]
-        self.paths[path] = self.paths.get(path, 0) + count
-
-    @property
-    def bytes(self) -> int:
-        """Bytes fetched so far."""
-        return sum(self.paths.values())
+        self.bytes[key] = self.bytes.get(key, 0) + count
 
 
 # -- part 2 -----------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from ckptstore.cli import looking, text
 from ckptstore.cli.app import root
 
 KINDS: list[type[errors.CheckpointError]] = [
-    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.CheckpointError)
 ]
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -274,6 +276,63 @@ class TestCp:
 
     def test_a_committed_step_stays(self, store: CheckpointStore) -> None:
         complaint("cp", "store@20", "other", "--step", "5", exits=2)
+
+
+class TestWhatRllibWrote:
+    FROM_RAY = Path(__file__).parent / "data/rllib_1_0_ppo_multi5/checkpoint"
+    IDS = ("pol0", "pol1", "pol2", "pol3", "pol4")
+
+    @pytest.fixture(autouse=True)
+    def old(self, here: Path) -> None:
+        shutil.copytree(self.FROM_RAY, "old/checkpoint_000002")
+
+    def test_info(self) -> None:
+        found = document("info", "old/checkpoint_000002")
+        assert (found["committed"], found["id"], found["created"]) == (False, None, None)
+        assert (found["step"], found["kind"], found["version"]) == (2, "Algorithm", "1.0")
+        assert [item["id"] for item in found["per_policy"]] == list(self.IDS)
+        assert found["per_policy"][1]["bytes"] == 22161 + 129
+        assert "no manifest" in ckptstore("info", "old/checkpoint_000002").stdout
+
+    def test_tree(self) -> None:
+        found = document("tree", "old/checkpoint_000002", "--policy", "pol1")
+        assert {
+            "name": "weights/_value_branch._model.0.bias",
+            "dtype": "float32",
+            "shape": [1],
+            "bytes": 4,
+        } in (found["arrays"]["pol1"])
+        assert "rllib_checkpoint.json" in ckptstore("tree", "old/checkpoint_000002").stdout
+
+    def test_verify(self) -> None:
+        assert document("verify", "old/checkpoint_000002")["ok"]
+        Path("old/checkpoint_000002/policies/pol1/policy_state.pkl").write_bytes(b"\x80\x04")
+        assert not document("verify", "old/checkpoint_000002", exits=5)["ok"]
+
+    def test_cp_commits_it_byte_for_byte(self) -> None:
+        document("cp", "old/checkpoint_000002", "store")
+        checkpoint = CheckpointStore("store", create=False).get(2)
+        assert checkpoint.policy_ids == self.IDS
+        assert checkpoint.verify().ok
+        for path in self.FROM_RAY.rglob("*"):
+            if path.is_file():
+                assert Path("store/checkpoint_000002", path.relative_to(self.FROM_RAY)).read_bytes() == (
+                    path.read_bytes()
+                )
+
+    def test_cp_as_another_step(self) -> None:
+        document("cp", "old/checkpoint_000002", "store", "--step", "7")
+        assert [item.step for item in CheckpointStore("store", create=False).checkpoints()] == [7]
+
+    def test_get(self) -> None:
+        document("get", "old/checkpoint_000002", "copy", "--policy", "pol3")
+        assert os.listdir("copy/policies") == ["pol3"]
+        assert Checkpoint.open("copy").policy_ids == ("pol3",)
+
+    def test_in_the_directory_of_a_store(self) -> None:
+        CheckpointStore("old").save(1, {})
+        assert document("info", "old/checkpoint_000002")["committed"] is False
+        complaint("info", "old@2", exits=3)
 
 
 class TestTag:

@@ -25,7 +25,7 @@ def summary(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
         "name": checkpoint.name,
         "url": checkpoint.url,
         "id": checkpoint.id or None,
-        "step": checkpoint.step,
+        "step": checkpoint.step if checkpoint.step >= 0 else None,
         "kind": checkpoint.kind,
         "version": checkpoint.version,
         "committed": checkpoint.committed,
@@ -51,6 +51,7 @@ def details(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     document["components"] = [
         {"name": name, "bytes": sizes[f"{prefix}{name}{suffix}"]} for name in checkpoint.components
     ]
+    document["notes"] = [note._asdict() for note in checkpoint.notes]
     if not checkpoint.committed:
         document["files"] = [{"path": path, "bytes": count, "digest": None} for path, count in sizes.items()]
         return document
@@ -90,7 +91,7 @@ def arrays(value: object) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
 def report(found: VerifyReport) -> dict[str, Any]:
     """One checkpoint's part of what ``verify`` tells."""
     return {
-        "name": found.name,
+        "name": found.name.rstrip("/").rpartition("/")[2],
         "ok": found.ok,
         "files": found.files,
         "bytes": found.bytes,
@@ -108,8 +109,9 @@ def _spans(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
 def _policy(
     checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int], spans: Mapping[str, parts.FileParts]
 ) -> dict[str, Any]:
-    prefix = "" if checkpoint.kind == "Policy" else f"{names.POLICIES}/{policy_id}/"
-    paths = [path for path in sizes if path.startswith(prefix)]
+    alone = checkpoint.kind == "Policy"
+    # Every layout but the oldest has directories named after the policies, each in another place.
+    paths = [path for path in sizes if alone or f"/{policy_id}/" in f"/{path}"]
     indexed = [span for path in paths if path in spans for span in spans[path].arrays]
     return {
         "id": policy_id,

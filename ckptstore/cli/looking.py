@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -89,10 +88,11 @@ def _info_checkpoint(session: Session, checkpoint: Checkpoint, store: Checkpoint
     document = describe.details(checkpoint, store.tags() if store else {})
     rows = [
         ["checkpoint", document["url"]],
-        ["step", value(document["step"])],
+        ["step", "unknown" if document["step"] is None else str(document["step"])],
         ["kind", f"{document['kind']}, checkpoint version {document['version']}"],
         ["size", f"{size(document['bytes'])} in {plural(document['file_count'], 'file')}"],
     ]
+    rows += [["note", str(note)] for note in checkpoint.notes]
     if checkpoint.committed:
         rows += [
             ["id", document["id"]],
@@ -215,13 +215,13 @@ def verify(session: Session, target: str) -> None:
         with session.progress("verifying", total) as progress:
             reports = store.verify(progress=progress)
     ok = all(report.ok for report in reports)
+    documents = [describe.report(report) for report in reports]
     lines: list[str] = []
-    for report in reports:
-        said = f"{plural(report.files, 'file')}, {size(report.bytes)}"
-        lines.append(f"{report.name}: ok, {said}" if report.ok else f"{report.name}: DAMAGED")
-        lines += [f"  {problem}" for problem in report.problems]
-    document: Mapping[str, Any] = {"ok": ok, "checkpoints": [describe.report(report) for report in reports]}
-    session.show(document, *(lines or ["the store holds no checkpoint"]))
+    for item in documents:
+        said = f"{plural(item['files'], 'file')}, {size(item['bytes'])}"
+        lines.append(f"{item['name']}: ok, {said}" if item["ok"] else f"{item['name']}: DAMAGED")
+        lines += [f"  {problem}" for problem in item["problems"]]
+    session.show({"ok": ok, "checkpoints": documents}, *(lines or ["the store holds no checkpoint"]))
     if not ok:
         click.get_current_context().exit(VERIFIED_BADLY)
 

@@ -103,6 +103,8 @@ def _copy(
     assert checkpoint is not None
     if checkpoint.committed:
         return _added(checkpoint, target, progress)
+    if step is None and checkpoint.step < 0:
+        raise InvalidRequest(checkpoint.url, "its files don't tell its step", "Give it one: --step N")
     return [_imported(checkpoint, target, checkpoint.step if step is None else step, progress)]
 
 
