@@ -16,8 +16,8 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
-from ckptstore.codec.arrays import NotPlainError
 from ckptstore.codec.containers import Containers
+from ckptstore.codec.dtypes import NotPlainError
 from ckptstore.codec.opaque import Opaque
 
 _LONGEST_NUMBER = 4300  # digits; the limit that Python puts on text to int
@@ -147,7 +147,8 @@ def _bytearray(host: Containers, args: tuple[Any, ...]) -> bytearray:
 
 def _encode(host: Containers, args: tuple[Any, ...]) -> bytes:
     """``_codecs.encode(text, 'latin1')``: how protocols 0 to 2 spell bytes."""
-    _need(len(args) == 2 and type(args[0]) is str and args[1] in ("latin1", "latin-1"))
+    _need(len(args) == 2 and type(args[0]) is str and type(args[1]) is str)
+    _need(args[1] in ("latin1", "latin-1"))
     host.charge(len(args[0]))
     return str(args[0]).encode("latin-1")
 
@@ -250,7 +251,7 @@ def uuid_from(state: Any) -> uuid.UUID:
     safe = state.get("is_safe")
     if isinstance(safe, Opaque) and safe.args is not None and len(safe.args) == 1:
         safe = safe.args[0]
-    known = safe if safe in (None, 0, -1) else None
+    known = safe if type(safe) is int and safe in (0, -1) else None
     return uuid.UUID(int=number, is_safe=uuid.SafeUUID(known))
 
 

@@ -136,7 +136,7 @@ def test_objects_in_arrays_come_back(read: Any) -> None:
         np.str_("é\0"),
         np.bytes_(b"a\0"),
         np.datetime64("2020-01-01T00:00:01", "s"),
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         np.timedelta64(3, "h"),
         np.void(b"abc"),
         np.array([(1, 2.5)], [("a", "i4"), ("b", ">f8")])[0],
@@ -207,8 +207,9 @@ def test_random_states_come_back_by_pickle() -> None:
     assert np.array_equal(a.get_state()[1], expected[0])
     assert b.bit_generator.state == expected[1]
     assert a.random_sample() == state.random_sample()
-    # Children come from the seed sequence, which is why generators keep numpy's own form.
-    assert b.spawn(1)[0].random() == generator.spawn(1)[0].random()
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        # Children come from the seed sequence, which is why generators keep numpy's own form.
+        assert b.spawn(1)[0].random() == generator.spawn(1)[0].random()
 
 
 @readers
@@ -339,7 +340,7 @@ def test_objects_that_share_their_memory_become_arrays(kind: Any) -> None:
     original = np.arange(LARGE)
     data, regions = dumped(kind(original))
     assert len(regions) == 1
-    assert same(safe.loads(data), original)
+    np.testing.assert_array_equal(safe.loads(data), original)  # numpy 1 lends them read-only by DLPack
 
 
 def test_memoryviews_and_maps_become_arrays() -> None:

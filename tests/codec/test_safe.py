@@ -80,7 +80,7 @@ plain = st.recursive(
 
 def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, deque):
-        return type(a) is type(b) and a.maxlen == b.maxlen and same(list(a), list(b))
+        return type(a) is type(b) and a.maxlen == b.maxlen and _alike(list(a), list(b))
     if isinstance(a, defaultdict) and a.default_factory is not b.default_factory:
         return False
     if isinstance(a, dict):
@@ -118,12 +118,8 @@ def test_arrays_that_numpy_pickled_are_what_pickle_gives(a: Any, protocol: int, 
     expected = pickle.loads(data)
     found = loads(data)
     for x, y in ((found[0], expected[0]), (found[2], expected[2])):
-        assert (x.dtype, x.shape, x.strides, x.flags.writeable) == (
-            y.dtype,
-            y.shape,
-            y.strides,
-            y.flags.writeable,
-        )
+        assert (x.dtype, x.shape, x.flags.writeable) == (y.dtype, y.shape, y.flags.writeable)
+        assert x.strides == y.strides or not x.size
         assert x.tobytes() == y.tobytes()
     assert found[1] == expected[1]
 
@@ -408,7 +404,7 @@ def test_what_a_pickle_would_import_and_call() -> None:
 
 def test_scanning_needs_no_buffers() -> None:
     data = pickle.dumps([np.arange(3)], 5, buffer_callback=lambda b: None)
-    assert "numpy._core.numeric._frombuffer" in {use.name for use in globals_in(data)}
+    assert "_frombuffer" in {use.name.rpartition(".")[2] for use in globals_in(data)}
 
 
 def test_missing_ml_dtypes_gives_a_record_and_not_integers(monkeypatch: pytest.MonkeyPatch) -> None:
