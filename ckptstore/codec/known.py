@@ -174,6 +174,8 @@ _SPACES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # RLlib's own.
 
+_SPEC_FIELDS = ("policy_class", "observation_space", "action_space", "config")
+
 
 def _sample_batch(item: Opaque, _name: str) -> Any:
     """Columns by name; the batch's own attributes apart from them."""
@@ -190,6 +192,13 @@ def _multi_agent_batch(item: Opaque, _name: str) -> Any:
 
 def _filter(item: Opaque, name: str) -> Any:
     return {"filter": name, **_fields(item)}
+
+
+def _policy_spec(item: Opaque, _name: str) -> Any:
+    """A policy's class, spaces and config. Up to Ray 1.13 it was a named tuple."""
+    if item.args and len(item.args) == len(_SPEC_FIELDS):
+        return dict(zip(_SPEC_FIELDS, item.args, strict=True))
+    return _fields(item) or item
 
 
 def _text(item: Opaque, _name: str) -> Any:
@@ -246,7 +255,7 @@ _CLASSES: dict[tuple[str, str], Callable[[Opaque, str], Any]] = {
     ("ray", "ConcurrentMeanStdFilter"): _filter,
     ("ray", "RunningStat"): _attributes,
     ("ray", "StrKey"): _text,
-    ("ray", "PolicySpec"): _attributes,
+    ("ray", "PolicySpec"): _policy_spec,
     ("tensorflow", "ListWrapper"): _list_wrapper,
     ("tensorflow", "_DictWrapper"): _dict_wrapper,
     **{(package, name): _space for package in ("gym", "gymnasium") for name in _SPACES},

@@ -20,6 +20,9 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
     old = dict(raw["algorithm"])
     worker = dict(old.pop("worker", None) or {})
     config = worker.pop("policy_config", None)
+    if config is None:  # Ray 1.x kept it in the last result only
+        result_then = (raw.get("tune_metadata") or {}).get("last_result")
+        config = result_then.get("config") if isinstance(result_then, dict) else None
     specs = worker.pop("policy_specs", None) or {}
     states = worker.pop("state", None) or {}
     multiagent = config.get("multiagent") if isinstance(config, dict) else None
@@ -29,7 +32,7 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
     worker.setdefault("is_policy_to_train", multiagent.get("policies_to_train"))
     result["algorithm"] = {**old, "worker": worker, "config": config}
     result["policies"] = {
-        policy_id: _policy(state, specs.get(policy_id), config) for policy_id, state in states.items()
+        policy_id: _policy(state, specs.get(policy_id, {}), config) for policy_id, state in states.items()
     }
     return result
 

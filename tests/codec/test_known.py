@@ -145,6 +145,20 @@ def test_batches_filters_and_wrappers_of_tensorflow() -> None:
     assert known.plain(other) is other
 
 
+def test_specs_as_objects_and_as_named_tuples() -> None:
+    name = "ray.rllib.policy.policy.PolicySpec"
+    fields = {
+        "policy_class": Opaque("x.P"),
+        "observation_space": None,
+        "action_space": None,
+        "config": {"lr": 1},
+    }
+    assert known.plain(record(name, state=fields)) == fields
+    assert known.plain(record(name, *fields.values())) == fields
+    odd = record(name, 1, 2)
+    assert known.plain(odd) is odd
+
+
 def test_keys_are_replaced_where_that_leaves_a_key() -> None:
     name = "ray.rllib.utils.nested_dict.StrKey"
     space = record("gym.spaces.discrete.Discrete", state={"n": 2})
@@ -220,6 +234,12 @@ def test_arrays_of_space_json(array: Any) -> None:
 def test_arrays_that_are_none(data: bytes) -> None:
     with pytest.raises(UnsafeContent):
         npbytes.npy(data)
+
+
+def test_headers_of_absurd_length_are_not_parsed() -> None:
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (0,)}".ljust(2**20)
+    with pytest.raises(UnsafeContent, match="claims 1048576 bytes"):
+        npbytes.npy(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header)
 
 
 def test_inflating_ends() -> None:

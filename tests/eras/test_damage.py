@@ -243,8 +243,9 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path_factory: pytest.TempPathFact
     ],
 )
 def test_a_policy_without_weights_is_an_error(value: object) -> None:
+    expected = UnreadableFormat if value == {} else UnsafeContent
     files = with_pickle(load("v1_1/ray_2.60.0_sac"), "policies/default_policy/policy_state.pkl", value)
-    with pytest.raises((UnsafeContent, UnreadableFormat)) as caught:
+    with pytest.raises(expected) as caught:
         open_files(files).weights("default_policy")
     assert "policy_state.pkl" in caught.value.what
 

@@ -55,7 +55,8 @@ class SingleFile:
     def policy(self, policy_id: str, want: Want) -> Raw:
         # The step from 0.1 cuts the policies out of the worker; it gets a worker with this one only.
         worker = self._algorithm["worker"]
-        return {"algorithm": {"worker": {**worker, "state": {policy_id: worker["state"][policy_id]}}}}
+        one: Raw = {"algorithm": {"worker": {**worker, "state": {policy_id: worker["state"][policy_id]}}}}
+        return {**one, "tune_metadata": self._tune} if want.details else one
 
     def component(self, name: str) -> Any:
         raise KeyError(name)
