@@ -1,4 +1,4 @@
-"""What a store promises, on every kind of place that needs no server."""
+"""What a store promises, on every kind of place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pickle
 import shutil
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,34 @@ from ckptstore.errors import (
     StoreNotFound,
     UnreadableFormat,
 )
+from tests.servers import Server
 from tests.stores import assert_same, flipped, policies, tree_bytes
 
+Opener = Callable[..., CheckpointStore]
+PLACES = [
+    "local",
+    "memory",
+    "moto",
+    pytest.param("seaweedfs", marks=pytest.mark.slow),
+    pytest.param("fake-gcs", marks=pytest.mark.slow),
+]
 
-@pytest.fixture(params=["local", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+@pytest.fixture(params=PLACES)
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    """Opens the same new store again and again, each time as a process of its own would."""
+    place: str = request.param
+    if place == "local":
+        return partial(CheckpointStore, tmp_path / "store")
+    if place == "memory":
+        return partial(CheckpointStore, f"memory://{uuid.uuid4().hex}")
+    server: Server = request.getfixturevalue("start_server")(place)
+    return partial(CheckpointStore, server.new_url(), storage_options=server.options)
 
 
 @pytest.fixture
-def store(url: str) -> CheckpointStore:
-    return CheckpointStore(url)
+def store(opener: Opener) -> CheckpointStore:
+    return opener()
 
 
 @pytest.fixture
@@ -239,12 +257,12 @@ def test_order_is_by_integer_step(store: CheckpointStore) -> None:
     assert store.get(1_000_000).state == 1_000_000
 
 
-def test_parents(store: CheckpointStore, url: str) -> None:
+def test_parents(store: CheckpointStore, opener: Opener) -> None:
     first = store.save(1)
     assert first.manifest.parent is None
     second = store.save(2)
     assert second.manifest.parent == (first.id, "resume")
-    other = CheckpointStore(url)
+    other = opener()
     other.get(1).load()
     assert other.save(3).manifest.parent == (first.id, "resume")
 
@@ -355,12 +373,12 @@ def test_refused_before_anything_is_visible(store: CheckpointStore, arguments: d
     assert store.gc().attempts == [] or not store.url.startswith("file")
 
 
-def test_there_is_no_store(url: str) -> None:
-    reader = CheckpointStore(url, create=False)
+def test_there_is_no_store(opener: Opener) -> None:
+    reader = opener(create=False)
     for call in (reader.latest, reader.checkpoints, reader.tags, lambda: reader.save(1), reader.gc):
         with pytest.raises(StoreNotFound, match="create=True"):
             call()
-    assert CheckpointStore(url).latest() is None
+    assert opener().latest() is None
     assert reader.latest() is None
     assert reader.checkpoints() == []
 
@@ -502,14 +520,14 @@ def test_other_peoples_directories(local: CheckpointStore, tmp_path: Path) -> No
 # -- tags, deleting ---------------------------------------------------------------------------------
 
 
-def test_tags(store: CheckpointStore, url: str) -> None:
+def test_tags(store: CheckpointStore, opener: Opener) -> None:
     one, two = store.save(1), store.save(2)
     store.tag("champion", one)
     store.tag("other", 2)
     assert store.tags() == {"champion": one.name, "other": two.name}
     store.tag("champion", two.name)
     assert store.get("tag:champion") == two
-    assert CheckpointStore(url).tags() == store.tags()
+    assert opener().tags() == store.tags()
     store.untag("champion")
     assert store.tags() == {"other": two.name}
     store.tag("champion", one)
@@ -558,9 +576,9 @@ def test_delete(store: CheckpointStore) -> None:
     assert store.latest() == again
 
 
-def test_prune(store: CheckpointStore, url: str) -> None:
+def test_prune(store: CheckpointStore, opener: Opener) -> None:
     names = [store.save(step).name for step in range(6)]
-    resumed = CheckpointStore(url)
+    resumed = opener()
     resumed.get(1).load()
     assert resumed.prune(2, dry_run=True) == [names[0], names[2], names[3]]
     assert len(resumed.checkpoints()) == 6
