@@ -16,6 +16,8 @@ import pytest
 
 from ckptstore import CheckpointStore
 
+# Buffered, as most people run it: what isn't flushed in time fails at exit, unlooked-for.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 COMMAND = [sys.executable, "-W", "error", "-m", "ckptstore.cli"]
 
 
@@ -34,7 +36,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         text=True,
         stdin=subprocess.DEVNULL,
         timeout=60,
-        env={**os.environ, **environment},
+        env={**ENVIRONMENT, **environment},
     )
 
 
@@ -72,7 +74,9 @@ def test_a_reader_who_leaves(store: CheckpointStore) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run([*COMMAND, "ls", "store"], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run(
+            [*COMMAND, "ls", "store"], stdout=writer, stderr=subprocess.PIPE, timeout=60, env=ENVIRONMENT
+        )
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
@@ -81,7 +85,9 @@ def test_a_reader_who_leaves(store: CheckpointStore) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_disk_full_under_the_output(store: CheckpointStore) -> None:
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([*COMMAND, "ls", "store"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run(
+            [*COMMAND, "ls", "store"], stdout=full, stderr=subprocess.PIPE, timeout=60, env=ENVIRONMENT
+        )
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
 

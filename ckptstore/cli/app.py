@@ -33,9 +33,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe shows now or never
-            return result
+            return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except (KeyboardInterrupt, click.Abort):
@@ -46,10 +44,11 @@ class Commands(click.Group):
             _fail(ctx, _said(error), error.exit_code)
         except BrokenPipeError:
             # Storage errors arrive typed, so this is our reader who left, as `head` does.
-            _forget_stdout()
+            _settle_stdout()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
             _debug(ctx)
+            _settle_stdout()
             _fail(ctx, str(error), 1)
         except Exception as error:  # noqa: BLE001  # a bug of ours; people still get a line and an exit code
             _debug(ctx)
@@ -90,14 +89,17 @@ def _debug(ctx: click.Context) -> None:
         traceback.print_exc()
 
 
-def _forget_stdout() -> None:
-    """Keep the interpreter from complaining at exit about what it couldn't flush."""
-    with suppress(OSError, ValueError):
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(devnull, sys.stdout.fileno())
-        finally:
-            os.close(devnull)
+def _settle_stdout() -> None:
+    """Flush what can be, and keep the interpreter from failing once more at exit over what can't."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(devnull, sys.stdout.fileno())
+            finally:
+                os.close(devnull)
 
 
 @click.group(
@@ -137,6 +139,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_stdout()
+        _settle_stdout()
         return PIPE_CLOSED
     return result if isinstance(result, int) else 0
