@@ -11,8 +11,15 @@ import weakref
 
 from ckptstore.backends.posix import Disk
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
+
+# NFS locks only what is open for writing (EBADF), which a directory never is, and may lock nothing.
+_NO_LOCKS = frozenset(
+    {errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+)
 
 
 class Lock:
@@ -60,27 +67,36 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_locks)
 
 
-def try_lock(fd: int) -> bool:
-    """Take an exclusive flock on `fd` at once; False if somebody else has it."""
+def try_lock(fd: int) -> bool | None:
+    """Take an exclusive lock on `fd` at once; False if somebody else has it, None where there are none."""
     if sys.platform == "win32":
-        return True  # see `weaknesses`
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
     return True
 
 
-def lock_within(fd: int, seconds: float) -> None:
-    """Take an exclusive flock on `fd`; TimeoutError if its holder keeps it for `seconds`.
+def lock_within(fd: int, seconds: float) -> bool:
+    """Take an exclusive lock on `fd`; False where there are none.
 
-    Asked for again and again rather than waited for: a stopped holder must end in an error and not
-    in a second hung process.
+    TimeoutError if its holder keeps it for `seconds`. Asked for again and again rather than waited
+    for: a stopped holder must end in an error and not in a second hung process.
     """
     deadline = time.monotonic() + seconds
     pause = 0.0005
-    while not try_lock(fd):
+    while (taken := try_lock(fd)) is False:
         if time.monotonic() > deadline:
             raise TimeoutError(errno.ETIMEDOUT, f"another process kept the lock for {seconds:g} s")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.02)
+    return bool(taken)

@@ -128,6 +128,11 @@ class Disk:
             raise OSError(errno.EINVAL, "not a regular file, so it is never read", full)
         return self.opened(fd)
 
+    def open_lock(self, parent: Directory, name: str) -> int:
+        """Open the lock file `name` for writing, without which NFS does not lock it."""
+        path, dir_fd = parent.at(name)
+        return self.opened(os.open(path, os.O_RDWR | _NOFOLLOW, dir_fd=dir_fd))
+
     def opened(self, fd: int) -> int:
         """Called with each new descriptor, so that a test knows what a dying process would drop."""
         return fd

@@ -18,7 +18,7 @@ from ckptstore.backends.flock import Lock, try_lock
 from ckptstore.backends.local import FileSink, open_below
 from ckptstore.backends.posix import Directory, Disk, identity
 from ckptstore.commit.base import IfExists
-from ckptstore.commit.ground import LOCK, Ground, committed, leads_to, logger
+from ckptstore.commit.ground import LOCK, Ground, committed, drop_lock, leads_to, logger
 from ckptstore.errors import CheckpointExists, InvalidRequest, SaveAborted
 from ckptstore.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
 
@@ -115,8 +115,8 @@ class DirectoryAttempt:
                 for part in parts:
                     directory = stack.enter_context(open_below(self._disk, directory, part, make=True))
                 yield directory, name
-        except FileExistsError:
-            raise InvalidRequest(path, "the checkpoint has such a file already") from None
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidRequest(path, "the checkpoint has a file there already") from None
         except FileNotFoundError:
             self._check_ours()
             raise
@@ -146,8 +146,8 @@ class DirectoryAttempt:
             try:
                 if self._failure is None:
                     self._disk.chmod(fd, 0o400)
+                    status = os.fstat(fd)  # before the sync: what is written during it counts as unsynced
                     self._disk.fsync(fd)
-                    status = os.fstat(fd)
                     self._synced[identity(status)] = (status.st_size, status.st_mtime_ns)
             finally:
                 self._disk.close(fd)
@@ -268,18 +268,14 @@ class DirectoryAttempt:
         self._close()
 
     def _close(self) -> None:
-        """Let go of the lock, its file first: a lock without a name is one that nobody else takes."""
         self._drop_lock()
         self._top.close()
         self._staging.close()
 
     def _drop_lock(self) -> None:
-        try:
-            if self._lock.held:
-                with contextlib.suppress(OSError):
-                    self._disk.unlink(self._staging, self.id + LOCK)
-        finally:
-            self._lock.release()
+        if self._lock.held:
+            with contextlib.suppress(OSError):
+                drop_lock(self._disk, self._staging, self.id, self._lock)
 
 
 def _check_length(manifest: bytes) -> None:
@@ -300,8 +296,8 @@ def _new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> L
             lock = Lock(disk, disk.create(staging, attempt + LOCK))
         except FileExistsError:
             raise InvalidRequest(f"attempt id {attempt!r}", "it is in use") from None
-        if try_lock(lock.fd) and leads_to(disk, staging, attempt + LOCK, lock.fd):
-            return lock
+        if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
+            return lock  # also where there are no locks: the root's warning says what that means
         lock.release()
         if time.monotonic() > deadline:
             raise TimeoutError(f"no lock on {attempt + LOCK} within {timeout:g} s")

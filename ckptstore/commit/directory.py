@@ -20,6 +20,7 @@ from ckptstore.commit.ground import (
     Ground,
     all_names,
     committed,
+    drop_lock,
     is_committed,
     leads_to,
 )
@@ -139,8 +140,7 @@ class DirectoryCatalog(Ground):
                     if _age(disk, staging, attempt) >= grace:
                         if self._trash_attempt(root, staging, attempt):
                             taken.append(attempt)
-                        with contextlib.suppress(FileNotFoundError):
-                            disk.unlink(staging, attempt + LOCK)
+                        drop_lock(disk, staging, attempt, lock)
                 finally:
                     lock.release()
         return taken
@@ -193,7 +193,7 @@ def _take_lock(disk: Disk, staging: Directory, attempt: str) -> Lock | None:
     """The lock of a dead attempt, or None if its writer lives."""
     name = attempt + LOCK
     try:
-        fd = disk.open_file(staging, name)
+        fd = disk.open_lock(staging, name)
     except FileNotFoundError:
         try:
             fd = disk.create(staging, name)  # a directory without lock file: somebody removed that

@@ -5,6 +5,7 @@
     <root>/.staging/<attempt id>/       the files, while they are being written
     <root>/.staging/<attempt id>.lock   flocked for the writer's life: a dead one's can be taken
     <root>/.trash/<name>.<random>/      unpublished, on its way out
+    <root>/.lock                        only where a directory can't be locked (NFS, Windows)
 
 Whatever decides or changes which checkpoints exist happens under one short exclusive flock on the root
 directory, so what was checked still holds when it is acted upon.
@@ -17,10 +18,12 @@ import logging
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 
 from ckptstore.backends.flock import Lock, lock_within
 from ckptstore.backends.local import LocalBackend, open_below
+from ckptstore.backends.mounts import warn_once
 from ckptstore.backends.posix import Directory, Disk, identity
 from ckptstore.names import MANIFEST, META, SMALL_STATE_BYTES, CheckpointName
 
@@ -46,16 +49,38 @@ class Ground:
     def locked(self) -> Iterator[Directory]:
         """The root, open and under its exclusive lock. Not re-entrant."""
         with self.backend.open_root() as root:
-            if root.fd < 0:
-                yield root  # Windows
-                return
-            # A descriptor of its own: a child forked meanwhile closes this one and may still use the root.
-            lock = Lock(self.backend.disk, self.backend.disk.open_dir(root, ".").fd)
+            lock = self._lock(root)
             try:
-                lock_within(lock.fd, self.timeout)
                 yield root
             finally:
-                lock.release()
+                if lock:
+                    lock.release()
+
+    def _lock(self, root: Directory) -> Lock | None:
+        """The root's lock: on the directory itself, which is there anyway, or on a file in it (NFS)."""
+        disk = self.backend.disk
+        if root.fd >= 0:
+            # A descriptor of its own: a child forked meanwhile closes this one and may yet use the root.
+            lock = Lock(disk, disk.open_dir(root, ".").fd)
+            if self._taken(lock):
+                return lock
+        with contextlib.suppress(FileExistsError):
+            disk.close(disk.create(root, LOCK))
+        lock = Lock(disk, disk.open_lock(root, LOCK))
+        if self._taken(lock):
+            return lock
+        warn_once(root.path, "files can't be locked here: only one process may save or delete at a time")
+        return None
+
+    def _taken(self, lock: Lock) -> bool:
+        try:
+            if lock_within(lock.fd, self.timeout):
+                return True
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
+        return False
 
     def unpublish(self, root: Directory, names: list[CheckpointName]) -> list[str]:
         """Under the lock: move `names` to the trash, each durably before the next. Names in the trash."""
@@ -108,6 +133,17 @@ def is_committed(disk: Disk, root: Directory, name: CheckpointName) -> bool:
 def committed(disk: Disk, root: Directory, step: int) -> list[CheckpointName]:
     """The committed attempts at `step`, ascending: the last one is the step's checkpoint."""
     return [name for name in all_names(disk, root) if name.step == step and is_committed(disk, root, name)]
+
+
+def drop_lock(disk: Disk, staging: Directory, attempt: str, lock: Lock) -> None:
+    """Remove an attempt's lock file and let go, so that nobody takes a lock about to lose its name."""
+    if sys.platform == "win32":
+        lock.release()  # what is open can't be removed there
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(staging, attempt + LOCK)
+    finally:
+        lock.release()
 
 
 def leads_to(disk: Disk, parent: Directory, name: str, fd: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from ckptstore.backends import mounts
 from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.mounts import WeakStorageWarning
 from ckptstore.backends.posix import Directory, Disk, Identity, identity
 from ckptstore.commit.base import IfExists
 from ckptstore.commit.directory import DirectoryCatalog
@@ -420,6 +423,40 @@ def test_a_lock_that_is_never_let_go_ends_in_an_error(root: str) -> None:
     assert len(state(root)) == 1
 
 
+def _no_locks(monkeypatch: pytest.MonkeyPatch, refused: Callable[[int], bool], code: int) -> None:
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and refused(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_where_directories_have_no_locks_a_file_has(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_locks(monkeypatch, stat.S_ISDIR, errno.EBADF)  # as NFS answers
+    assert _race(root, DirectoryCatalog) == [ONE]
+    assert os.path.exists(f"{root}/.lock")
+    living = catalog(root).begin(2, "error", "living")
+    os.makedirs(f"{root}/.staging/dead")
+    assert catalog(root).sweep(None).attempts == ["dead"]
+    living.commit(manifest({}))
+
+
+def test_where_nothing_has_locks_that_is_said_and_nothing_is_swept(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "_warned", set())
+    _no_locks(monkeypatch, lambda mode: True, errno.ENOLCK)
+    with pytest.warns(WeakStorageWarning, match="only one process"):
+        save(catalog(root), 1)
+    living = catalog(root).begin(2, "error", "living")
+    assert catalog(root).sweep(None).attempts == []
+    living.commit(manifest({}))
+    assert len(state(root)) == 2
+
+
 # ---- Deleting, guarding, sweeping
 
 
@@ -580,8 +617,9 @@ def test_a_file_is_created_once(root: str) -> None:
     attempt = catalog(root).begin(1, "error", "a")
     with attempt.create("x/y") as sink:
         sink.write(b"1")
-    with pytest.raises(InvalidRequest):
-        attempt.create("x/y")
+    for path in ("x/y", "x/y/z", "x"):
+        with pytest.raises(InvalidRequest):
+            attempt.create(path)
     attempt.abandon()
 
 

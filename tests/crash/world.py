@@ -97,7 +97,7 @@ def state(root: str) -> State:
 
 def leftovers(root: str) -> list[str]:
     """What is neither a checkpoint nor the store's own."""
-    found = [name for name in os.listdir(root) if name not in {".staging", ".trash", "_ckptstore"}]
+    found = [name for name in os.listdir(root) if name not in {".staging", ".trash", ".lock", "_ckptstore"}]
     strays = [name for name in found if not os.path.exists(os.path.join(root, name, MANIFEST))]
     for place in (".staging", ".trash"):
         with contextlib.suppress(FileNotFoundError):
