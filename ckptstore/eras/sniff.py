@@ -10,17 +10,28 @@ they describe the writer's machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptstore.eras.notes import Note
+from ckptstore.eras.paths import (
+    EXTENSIONS,
+    below,
+    children,
+    incomplete_components,
+    module_files,
+    state_file,
+)
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 
 KNOWN = ("0.1", "1.0", "1.1", "1.2", "2.0", "2.1")
 """Every ``checkpoint_version`` RLlib has written, oldest first."""
 
-EXTENSIONS = ("pkl", "msgpck", "msgpack", "pt")
+_TREES = ("2.0", "2.1")
+_CTOR = "class_and_ctor_args.pkl"
+_LEARNER_TREE = "learner/learner/rl_module"
+_EXPORT = re.compile(r"policies/[^/]+/model/")
 _V0_FILE = re.compile(r"checkpoint-\d+\Z", re.ASCII)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\Z", re.ASCII)
 _ROOT_JSONS = ("rllib_checkpoint.json", "metadata.json", "learner_state.json", "rl_module_metadata.json")
@@ -34,10 +45,10 @@ class Sniffed:
     """Algorithm, Policy, LearnerGroup, Learner, MultiRLModule, RLModule or Checkpointable."""
     version: str
     """One of `KNOWN`."""
-    ray_version: str
-    """As the JSON tells it; empty if it doesn't."""
     state_file: str
     """The file with the state of the whole; empty where the layout has none."""
+    ray_version: str = ""
+    """As the JSON tells it; empty if it doesn't."""
     policy_files: Mapping[str, str] = field(default_factory=dict)
     """State file of every old-stack policy, by id."""
     modules: str | None = None
@@ -49,34 +60,31 @@ class Sniffed:
     notes: tuple[Note, ...] = ()
 
 
-def children(paths: Iterable[str], directory: str) -> list[str]:
-    """Names of the directories directly below `directory` that hold a file at any depth, sorted."""
-    prefix = f"{directory}/" if directory else ""
-    return sorted(
-        {p[len(prefix) :].split("/")[0] for p in paths if p.startswith(prefix) and "/" in p[len(prefix) :]}
-    )
+class _Clues(NamedTuple):
+    """What there is to go by."""
 
+    files: Mapping[str, int]
+    info: dict[str, Any]
+    """The JSON at the top; empty if there is none."""
+    claimed: str | None
+    """The version it states."""
+    notes: list[Note]
 
-def state_file(files: Mapping[str, int], stem: str, order: Iterable[str] = EXTENSIONS) -> str | None:
-    """The file ``<stem>.<extension>`` that is there, the first in `order`."""
-    return next((path for ext in order if (path := f"{stem}.{ext}") in files), None)
+    def version(self, fitting: tuple[str | None, ...], guess: str) -> str:
+        """The claimed version if the layout on disk fits it, else `guess`, with a note."""
+        if self.claimed in fitting:
+            return self.claimed or guess
+        if self.claimed is None:
+            why = "the JSON states no version"
+        else:
+            why = f"the JSON says {self.claimed}, the files don't"
+        self.notes.append(Note("inferred", "checkpoint_version", f"taken as {guess}: {why}"))
+        return guess
 
-
-def module_files(files: Mapping[str, int], directory: str, version: str) -> dict[str, str]:
-    """State file of every RLModule below `directory`, by module id.
-
-    Ray 2.5 to 2.32 keep it one directory deeper (``module_state_path/`` and later
-    ``module_state_dir/``); the others beside the module's metadata.
-    """
-    order = ("pt", "pkl", "msgpack") if version <= "2.0" else ("msgpack", "pkl", "pt")
-    base = f"{directory}/" if directory else ""
-    found = {}
-    for name in children(files, directory):
-        for inner in ("", "/module_state_dir", "/module_state_path"):
-            if path := state_file(files, f"{base}{name}{inner}/module_state", order):
-                found[name] = path
-                break
-    return found
+    def check_components(self, files: Mapping[str, int]) -> None:
+        """Note the parts that components are always written with and that are not there."""
+        for path in incomplete_components(files):
+            self.notes.append(Note("missing", path, "every component is written with one"))
 
 
 def sniff(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) -> Sniffed:
@@ -86,12 +94,11 @@ def sniff(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) 
     CheckpointCorrupt if a part that makes it one is missing.
     """
     info: dict[str, Any] = next((load_json(name) for name in _ROOT_JSONS if name in files), {})
-    notes: list[Note] = []
-    claimed = _claimed_version(info)
+    clues = _Clues(files, info, _claimed_version(info), [])
     for find in (_tree, _policy, _algorithm, _learner_json, _v0):
-        found = find(files, info, claimed, notes, load_json)
-        if found is not None:
-            return replace(found, notes=found.notes + tuple(_copies(files, found.state_file)))
+        if (found := find(clues)) is not None:
+            notes = (*clues.notes, *_copies(files, found.state_file))
+            return replace(found, ray_version=_ray_version(info), notes=notes)
     raise UnreadableFormat(*_explain(files))
 
 
@@ -126,172 +133,119 @@ def _ray_version(info: dict[str, Any]) -> str:
     return raw[:100] if isinstance(raw, str) else ""
 
 
-def _version(claimed: str | None, fitting: tuple[str, ...], guess: str, notes: list[Note]) -> str:
-    """The claimed version if the layout on disk fits it, else `guess`, with a note."""
-    if claimed in fitting:
-        return claimed
-    why = "the JSON states no version" if claimed is None else f"the JSON says {claimed}, the files don't"
-    notes.append(Note("inferred", "checkpoint_version", f"taken as {guess}: {why}"))
-    return guess
-
-
-def _any(files: Mapping[str, int], prefix: str) -> bool:
-    return any(path.startswith(prefix) for path in files)
-
-
-_Json = Callable[[str], dict[str, Any]]
-
-
-def _tree(
-    files: Mapping[str, int], info: dict[str, Any], claimed: str | None, notes: list[Note], load_json: _Json
-) -> Sniffed | None:
+def _tree(clues: _Clues) -> Sniffed | None:
     """2.0 and 2.1: a tree of components, each with its constructor's arguments beside its state."""
-    newest_says_so = claimed is not None and claimed >= "2.0"
-    if "class_and_ctor_args.pkl" not in files:
-        if newest_says_so and info.keys() >= {"class_and_ctor_args_file"}:
-            raise CheckpointCorrupt("class_and_ctor_args.pkl", "the JSON names it and it is not there")
+    files = clues.files
+    if _CTOR not in files:
+        if clues.claimed in _TREES and clues.info.keys() >= {"class_and_ctor_args_file"}:
+            raise CheckpointCorrupt(_CTOR, "the JSON names it and it is not there")
         return None
-    notes += [Note("missing", path, "every component is written with one") for path in _incomplete(files)]
+    clues.check_components(files)
     torch = any(path.endswith("module_state.pt") for path in files)
-    version = _version(claimed, ("2.0", "2.1"), "2.0" if torch else "2.1", notes)
+    version = clues.version(_TREES, "2.0" if torch else "2.1")
 
     def found(kind: str, stem: str, modules: str | None, learner: str | None) -> Sniffed:
         path = state_file(files, stem, ("msgpack", "pkl", "pt"))
         if path is None:
             raise CheckpointCorrupt(f"{stem}.pkl", f"the state of this {kind} is not there")
-        return Sniffed(
-            kind, version, _ray_version(info), path, modules=modules, learner=learner, notes=tuple(notes)
-        )
+        return Sniffed(kind, version, path, modules=modules, learner=learner)
 
     if state_file(files, "algorithm_state") or "rllib_checkpoint.json" in files:
-        if not _any(files, "learner_group/"):
+        if not below(files, "learner_group/"):
             raise CheckpointCorrupt(
                 "learner_group/",
                 "this algorithm checkpoint has none: the weights are missing (RLlib itself would go on"
                 " with random ones)",
             )
-        return found(
-            "Algorithm", "algorithm_state", "learner_group/learner/rl_module", "learner_group/learner"
-        )
-    if _any(files, "learner/"):
-        return found("LearnerGroup", "state", "learner/rl_module", "learner")
-    if _any(files, "rl_module/"):
-        return found("Learner", "state", "rl_module", "")
-    if state_file(files, "module_state"):
+        learner = "learner_group/learner"
+        return found("Algorithm", "algorithm_state", f"{learner}/rl_module", learner)
+    if state_file(files, "module_state"):  # asked before the others: a module may be called "learner"
         multi = bool(module_files(files, "", version))
         return found("MultiRLModule" if multi else "RLModule", "module_state", "" if multi else None, None)
+    if below(files, "learner/"):
+        return found("LearnerGroup", "state", "learner/rl_module", "learner")
+    if below(files, "rl_module/"):
+        return found("Learner", "state", "rl_module", "")
     return found("Checkpointable", "state", None, None)
 
 
-def _incomplete(files: Mapping[str, int]) -> Iterator[str]:
-    """Files that belong to a component of a tree and are not there, as far as the names tell."""
-    directories: dict[str, set[str]] = {}
-    for path in files:
-        directory, _, name = path.rpartition("/")
-        directories.setdefault(directory, set()).add(name)
-    for directory, found in sorted(directories.items()):
-        base = f"{directory}/" if directory else ""
-        stems = {name.rpartition(".")[0] for name in found if name.endswith((".pkl", ".msgpack", ".pt"))}
-        states = stems & {"state", "module_state", "algorithm_state"}
-        if not states and "class_and_ctor_args.pkl" not in found and "metadata.json" not in found:
-            continue
-        if not states:
-            yield f"{base}state.pkl"
-        if "class_and_ctor_args.pkl" not in found:
-            yield f"{base}class_and_ctor_args.pkl"
-        if not found & {"metadata.json", "rllib_checkpoint.json"}:
-            yield f"{base}{'metadata.json' if directory else 'rllib_checkpoint.json'}"
-
-
-def _policy(
-    files: Mapping[str, int], info: dict[str, Any], claimed: str | None, notes: list[Note], load_json: _Json
-) -> Sniffed | None:
+def _policy(clues: _Clues) -> Sniffed | None:
     """1.0 and 1.1: one policy on its own."""
-    path = state_file(files, "policy_state")
-    if path is None or (state_file(files, "algorithm_state") and info.get("type") != "Policy"):
+    path = state_file(clues.files, "policy_state")
+    algorithm = state_file(clues.files, "algorithm_state")
+    if path is None or (algorithm is not None and clues.info.get("type") != "Policy"):
         return None
-    version = _version(claimed, ("1.0", "1.1", "1.2"), "1.0" if path.endswith(".pkl") else "1.1", notes)
-    return Sniffed("Policy", version, _ray_version(info), path, notes=tuple(notes))
+    version = clues.version(("1.0", "1.1", "1.2"), "1.0" if path.endswith(".pkl") else "1.1")
+    return Sniffed("Policy", version, path)
 
 
-def _algorithm(
-    files: Mapping[str, int], info: dict[str, Any], claimed: str | None, notes: list[Note], load_json: _Json
-) -> Sniffed | None:
+def _algorithm(clues: _Clues) -> Sniffed | None:
     """1.0, 1.1 and 1.2: the algorithm's state, a directory per policy, and with 1.2 a Learner."""
+    files = clues.files
     path = state_file(files, "algorithm_state")
     if path is None:
-        if info.get("type") == "Algorithm" or _any(files, "policies/"):
+        if clues.info.get("type") == "Algorithm" or below(files, "policies/"):
             raise CheckpointCorrupt(
                 "algorithm_state.pkl",
                 "this algorithm checkpoint has none: a save or a copy was cut short",
                 "Copy the directory again; each directory below policies/ opens by itself",
             )
         return None
-    if claimed is not None and claimed >= "2.0":
-        raise CheckpointCorrupt("class_and_ctor_args.pkl", f"a checkpoint of version {claimed} has one")
+    if clues.claimed in _TREES:
+        raise CheckpointCorrupt(_CTOR, f"a checkpoint of version {clues.claimed} has one")
     policies = {}
     for name in children(files, "policies"):
         if policy := state_file(files, f"policies/{name}/policy_state"):
             policies[name] = policy
-            if _any(files, f"policies/{name}/model/"):
-                notes.append(Note("skipped", f"policies/{name}/model", "an export for its framework"))
         else:
-            notes.append(Note("skipped", f"policies/{name}", "it holds no policy_state file"))
-    modules, learner = _old_learner(files, "learner", load_json)
-    if modules is not None:
-        version = _version(claimed, ("1.2",), "1.2", notes)
-        if modules.endswith("rl_module"):
-            inside = {name: size for name, size in files.items() if name.startswith("learner/")}
-            notes += [
-                Note("missing", name, "every component is written with one") for name in _incomplete(inside)
-            ]
+            clues.notes.append(Note("skipped", f"policies/{name}", "it holds no policy_state file"))
+    for export in sorted({path.rpartition("/model/")[0] for path in files if _EXPORT.match(path)}):
+        clues.notes.append(Note("skipped", f"{export}/model", "an export for its framework"))
+    modules, learner = _old_learner(files)
+    if modules is None and clues.claimed == "1.2":
+        raise CheckpointCorrupt("learner/", "a checkpoint of version 1.2 has one: the Learner is missing")
+    if modules is None:
+        version = clues.version(("1.0", "1.1"), "1.0" if path.endswith(".pkl") else "1.1")
     else:
-        if claimed == "1.2":
-            raise CheckpointCorrupt("learner/", "a checkpoint of version 1.2 has one: the Learner is missing")
-        version = _version(claimed, ("1.0", "1.1"), "1.0" if path.endswith(".pkl") else "1.1", notes)
-    listed = info.get("policy_ids")
+        version = clues.version(("1.2",), "1.2")
+    if modules == _LEARNER_TREE:
+        clues.check_components({name: size for name, size in files.items() if name.startswith("learner/")})
+    listed = clues.info.get("policy_ids")
     return Sniffed(
         "Algorithm",
         version,
-        _ray_version(info),
         path,
         policy_files=policies,
         modules=modules,
         learner=learner,
-        listed=tuple(i for i in listed if isinstance(i, str)) if isinstance(listed, list) else (),
-        notes=tuple(notes),
+        listed=tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else (),
     )
 
 
-def _old_learner(files: Mapping[str, int], root: str, load_json: _Json) -> tuple[str | None, str | None]:
-    """Where 1.2 keeps the modules and the Learner below `root`: (modules, learner), or (None, None)."""
-    base = f"{root}/" if root else ""
-    if _any(files, f"{base}learner/rl_module/"):  # Ray 2.33 to 2.37: a tree of components
-        return f"{base}learner/rl_module", f"{base}learner"
-    if f"{base}learner_state.json" in files or _any(files, f"{base}module_state/"):  # Ray 2.5 to 2.32
-        return f"{base}module_state", root
+def _old_learner(files: Mapping[str, int]) -> tuple[str | None, str | None]:
+    """Where 1.2 keeps the modules and the Learner: (modules, learner), or (None, None)."""
+    if below(files, f"{_LEARNER_TREE}/"):  # Ray 2.33 to 2.37: a tree of components
+        return _LEARNER_TREE, "learner/learner"
+    if "learner/learner_state.json" in files or below(files, "learner/module_state/"):  # Ray 2.5 to 2.32
+        return "learner/module_state", "learner"
     return None, None
 
 
-def _learner_json(
-    files: Mapping[str, int], info: dict[str, Any], claimed: str | None, notes: list[Note], load_json: _Json
-) -> Sniffed | None:
+def _learner_json(clues: _Clues) -> Sniffed | None:
     """Ray 2.5 to 2.32: a LearnerGroup or RLModule saved on its own; they state no version."""
-    if "learner_state.json" in files:
-        return Sniffed("LearnerGroup", "1.2", _ray_version(info), "", modules="module_state", learner="")
-    if "rl_module_metadata.json" not in files:
+    if "learner_state.json" in clues.files:
+        return Sniffed("LearnerGroup", "1.2", "", modules="module_state", learner="")
+    if "rl_module_metadata.json" not in clues.files:
         return None
     for inner in ("module_state_dir", "module_state_path"):
-        if path := state_file(files, f"{inner}/module_state", ("pt",)):
-            return Sniffed("RLModule", "1.2", _ray_version(info), path)
-    return Sniffed("MultiRLModule", "1.2", _ray_version(info), "", modules="")
+        if path := state_file(clues.files, f"{inner}/module_state", ("pt",)):
+            return Sniffed("RLModule", "1.2", path)
+    return Sniffed("MultiRLModule", "1.2", "", modules="")
 
 
-def _v0(
-    files: Mapping[str, int], info: dict[str, Any], claimed: str | None, notes: list[Note], load_json: _Json
-) -> Sniffed | None:
+def _v0(clues: _Clues) -> Sniffed | None:
     """0.1: one pickle without an extension, named after the iteration."""
-    found = sorted(path for path in files if _V0_FILE.match(path))
+    found = sorted(path for path in clues.files if _V0_FILE.match(path))
     if not found:
         return None
     if len(found) > 1:
@@ -300,8 +254,7 @@ def _v0(
             f"it holds several checkpoints of Ray 2.0 and older ({', '.join(found[:5])})",
             "Move each into a directory of its own, with its .tune_metadata",
         )
-    version = _version(claimed, ("0.1",), "0.1", notes) if claimed else "0.1"
-    return Sniffed("Algorithm", version, _ray_version(info), found[0], notes=tuple(notes))
+    return Sniffed("Algorithm", clues.version(("0.1", None), "0.1"), found[0])
 
 
 def _explain(files: Mapping[str, int]) -> tuple[str, str, str]:

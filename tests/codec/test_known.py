@@ -143,6 +143,9 @@ def test_batches_filters_and_wrappers_of_tensorflow() -> None:
         "functools.partial()", record("functools.partial", state=(Opaque("os.system"), ("true",), {}, None))
     )
     assert known.plain(other) is other
+    disguised = (Opaque("os.system"), (), {"initial_value": np.ones(1)}, None)
+    other = record("functools.partial()", record("functools.partial", state=disguised))
+    assert known.plain(other) is other
 
 
 def test_specs_as_objects_and_as_named_tuples() -> None:

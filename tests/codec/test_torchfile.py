@@ -135,10 +135,18 @@ def test_storages_that_lie(where: Any) -> None:
         torchfile.loads(archive(value, {"0": SIX}))
 
 
+def test_a_storage_of_another_length_than_it_claims() -> None:
+    for count in (5, 7):
+        with pytest.raises(UnsafeContent, match="claims"):
+            torchfile.loads(archive(tensor(storage("0", count), (5,), (1,)), {"0": SIX}))
+
+
 def test_zip_bombs_and_overlapping_records() -> None:
     value = tensor(storage("0", 2**20), (2**20,), (1,))
-    with pytest.raises(UnsafeContent, match="stored"):
+    with pytest.raises(UnsafeContent, match="compressed"):
         torchfile.loads(archive(value, {"0": bytes(2**22)}, compress=True))
+    with pytest.raises(UnsafeContent, match="compressed"):
+        torchfile.loads(archive(tensor(storage("0", 6), (6,), (1,)), {"0": SIX}, compress=True))
     # Both records claim the same bytes: together they yield more than the file has.
     both = [tensor(storage(key, 2**18), (2**18,), (1,)) for key in ("0", "1")]
     data = archive(both, {"0": bytes(2**20), "1": b""})
@@ -221,6 +229,11 @@ def test_many_streams_in_one_pickle_share_a_budget() -> None:
     meter = Meter(Budget(bytes=2**26), 0)
     many = Opaque("list", ())
     many.items = [Opaque("torch.storage._load_from_bytes", (inner,)) for _ in range(64)]
+    with pytest.raises(UnsafeContent, match="more memory"):
+        trees.rewrite(many, lambda item: torchfile.tensor(item, meter))
+    tiny = stream(1, [], b"")
+    meter = Meter(Budget(bytes=2**20), 0)
+    many.items = [Opaque("torch.storage._load_from_bytes", (tiny,)) for _ in range(64)]
     with pytest.raises(UnsafeContent, match="more memory"):
         trees.rewrite(many, lambda item: torchfile.tensor(item, meter))
 

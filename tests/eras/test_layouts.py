@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptstore.eras.layouts.base import owner
-from ckptstore.eras.sniff import children, module_files
+from ckptstore.eras.paths import children, module_files
 from tests.eras.trees import Recorder, load, open_files, with_pickle
 
 

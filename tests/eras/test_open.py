@@ -153,6 +153,15 @@ def test_strays_do_not_become_policies() -> None:
     assert any(note.path == "policies/tmp" and note.kind == "skipped" for note in foreign.notes)
 
 
+def test_a_module_may_be_called_like_a_component() -> None:
+    files = load("v2_0/ray_2.35.0_modules", "multi_rl_module")
+    renamed = {path.replace("default_policy/", "learner/"): data for path, data in files.items()}
+    foreign = open_files(renamed)
+    assert foreign.kind == "MultiRLModule"
+    assert "learner" in foreign.policy_ids
+    assert foreign.weights("learner").keys() == open_files(files).weights("default_policy").keys()
+
+
 def test_two_copies_of_the_state_are_told() -> None:
     files = load("v1_1/ray_2.60.0_sac")
     foreign = read_all({**files, "algorithm_state.msgpck": b"\x80"})

@@ -14,7 +14,8 @@ import numpy as np
 from ckptstore.codec.opaque import Opaque
 from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, Want, owner, tune_metadata
 from ckptstore.eras.notes import Note
-from ckptstore.eras.sniff import Sniffed, module_files, state_file
+from ckptstore.eras.paths import module_files, state_file
+from ckptstore.eras.sniff import Sniffed
 from ckptstore.eras.source import Source
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 

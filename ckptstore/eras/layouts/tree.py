@@ -7,7 +7,8 @@ from typing import Any
 
 from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, Want, owner
 from ckptstore.eras.notes import Note
-from ckptstore.eras.sniff import Sniffed, children, module_files, state_file
+from ckptstore.eras.paths import children, module_files, state_file
+from ckptstore.eras.sniff import Sniffed
 from ckptstore.eras.source import Source
 from ckptstore.errors import CheckpointCorrupt
 
