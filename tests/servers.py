@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +34,7 @@ class Server:
     endpoint: str
     options: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
+    bucket: str = ""
 
     def new_bucket(self) -> str:
         """The name of a new, empty bucket."""
@@ -43,22 +46,27 @@ class Server:
         return bucket
 
     def new_url(self) -> str:
-        """A prefix that nothing was ever written to."""
-        return f"{self.scheme}://{self.new_bucket()}/run"
+        """A prefix that nothing was ever written to, all in one bucket: SeaweedFS has room for few."""
+        self.bucket = self.bucket or self.new_bucket()
+        return f"{self.scheme}://{self.bucket}/{uuid.uuid4().hex[:12]}/run"
 
     def client(self) -> Any:
         """A plain boto3 client."""
+        config = botocore.config.Config(
+            s3={"addressing_style": "path"}, connect_timeout=5, retries={"total_max_attempts": 2}
+        )
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
-            config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
+            config=config,
         )
 
-    def peek(self, bucket: str, key: str) -> bytes | None:
-        """The bytes of an object, or None: the side door."""
+    def peek(self, url: str) -> bytes | None:
+        """The bytes of the object at `url`, or None: the side door."""
+        bucket, _, key = url.partition("://")[2].partition("/")
         if self.scheme == "gs":
             from urllib.parse import quote
 
@@ -123,26 +131,32 @@ def _running(server: Server, command: list[str], directory: str, env: dict[str, 
     log_path = os.path.join(directory, "server.log")
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=directory, env={**os.environ, **env}
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env={**os.environ, **env},
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
     server.pid = process.pid
     try:
         _await(server, process, log_path)
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # SeaweedFS takes ten seconds to say goodbye to an empty directory
+        process.wait()
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed must not leave its servers behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _await(server: Server, process: subprocess.Popen[bytes], log_path: str) -> None:
     deadline = time.monotonic() + 90
     while True:
         try:
-            bucket = server.new_bucket()
+            server.bucket = bucket = server.bucket or server.new_bucket()
             if server.scheme == "gs":
                 upload = f"{server.endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name=ready"
                 assert _http("POST", upload, b"{}")[0] == 200
@@ -195,6 +209,8 @@ def seaweedfs() -> Iterator[Server]:
             "-master.volumeSizeLimitMB=64",
             "-volume.max=100",
             "-master.telemetry=false",
+            "-s3.port.iceberg=0",  # both have fixed default ports: a second server would not start
+            "-s3.port.lance=0",
             *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
         ]
         server = Server("seaweedfs", "s3", endpoint, _s3_options(endpoint))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -137,7 +138,7 @@ class GcsWire:
             url,
             params=None if "?" in path else self._fs._get_params(params or {}),
             headers=self._fs._get_headers(dict(headers or {})),
-            data=data,
+            data=None if data is None else io.BytesIO(data),  # sent piece by piece, so others get a turn
             timeout=self._idle,
             allow_redirects=False,  # 308 means "go on" here
         ) as reply:

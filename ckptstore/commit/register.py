@@ -11,6 +11,7 @@ played through in ``tests/model``.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from ckptstore.commit.states import (
 )
 from ckptstore.commit.sweep import GRACE, Sweep
 from ckptstore.errors import (
+    CheckpointError,
     CheckpointExists,
     CheckpointGone,
     CheckpointNotFound,
@@ -52,6 +54,8 @@ from ckptstore.names import (
     MIN_MANIFEST_BYTES,
     CheckpointName,
 )
+
+logger = logging.getLogger("ckptstore")
 
 HORIZON = 7 * 86400.0
 """Seconds after which a writer is certainly gone. It stops itself after a quarter of them; what only
@@ -308,10 +312,20 @@ class RegisterAttempt:
             held = self._catalog.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
             if held != manifest:
                 self._refuse(held)
-            for name in self._below:
-                with suppress(CheckpointProtected):
-                    self._catalog.unpublish([name], partial(self._check, name))
+        self._supersede()
         return self.name
+
+    def _supersede(self) -> None:
+        """Unpublish what this one replaces; it is committed and visible whether or not that works."""
+        for name in self._below:
+            try:
+                with told(str(name)):
+                    self._catalog.unpublish([name], partial(self._check, name))
+            except CheckpointProtected:
+                pass  # it was tagged meanwhile: it stays, for whoever opens it by that tag
+            except CheckpointError as error:
+                # Deletes take lower attempts first, so it can never come back as the step's checkpoint.
+                logger.warning("%s replaces %s, which could not be unpublished: %s", self.name, name, error)
 
     def _about_to_send(self) -> None:
         self.check_fence()

@@ -1,0 +1,81 @@
+"""The public conformance kit on every kind of place."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ckptstore.backends import open_backend
+from ckptstore.backends.base import Backend
+from ckptstore.backends.local import LocalBackend
+from ckptstore.testing import BackendTests, SideDoor
+from tests.servers import Server
+
+SERVERS = ["moto", "seaweedfs", "fake-gcs"]
+
+
+class TestMemory(BackendTests):
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return open_backend(f"memory://{uuid.uuid4().hex}/run")
+
+    @pytest.fixture
+    def side_door(self, backend: Backend) -> SideDoor:
+        import fsspec
+
+        def read(key: str) -> bytes | None:
+            name = f"{backend.url.removeprefix('memory:/')}/{key}"
+            file = fsspec.filesystem("memory").store.get(name)
+            return None if file is None else bytes(file.getvalue())
+
+        return read
+
+
+class TestLocal(BackendTests):
+    @pytest.fixture
+    def backend(self, tmp_path: os.PathLike[str]) -> Backend:
+        os.mkdir(os.path.join(tmp_path, "run"))
+        return LocalBackend(os.path.join(tmp_path, "run"))
+
+    @pytest.fixture
+    def side_door(self, tmp_path: os.PathLike[str]) -> SideDoor:
+        def read(key: str) -> bytes | None:
+            try:
+                with open(os.path.join(tmp_path, "run", key), "rb") as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
+        return read
+
+
+class TestServers(BackendTests):
+    @pytest.fixture(params=SERVERS)
+    def server(self, request: pytest.FixtureRequest, start_server: Callable[[str], Server]) -> Server:
+        return start_server(request.param)
+
+    @pytest.fixture
+    def backend(self, server: Server) -> Iterator[Backend]:
+        found = open_backend(server.new_url(), server.options)
+        yield found
+        found.close()  # type: ignore[attr-defined]
+
+    @pytest.fixture
+    def side_door(self, server: Server, backend: Backend) -> SideDoor:
+        return lambda key: server.peek(f"{backend.url}/{key}")
+
+
+@pytest.mark.skipif("CKPTSTORE_TEST_URL" not in os.environ, reason="CKPTSTORE_TEST_URL names no bucket")
+class TestYours(BackendTests):
+    """On anybody's bucket: CKPTSTORE_TEST_URL=s3://bucket/prefix CKPTSTORE_TEST_OPTIONS='{"key": ...}'."""
+
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        url = f"{os.environ['CKPTSTORE_TEST_URL'].rstrip('/')}/{uuid.uuid4().hex}"
+        found = open_backend(url, json.loads(os.environ.get("CKPTSTORE_TEST_OPTIONS", "{}")))
+        yield found
+        found.delete([entry.key for entry in found.list()])

@@ -1,0 +1,52 @@
+"""Object stores for the whole session: each is started on first use and stopped at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+# Must be set before gcsfs is first imported: the other class asks for each bucket's kind.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+# A developer's own credentials and endpoints have no business in tests.
+for _name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "STORAGE_EMULATOR"))]:
+    del os.environ[_name]
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+from tests.servers import STARTERS, Server  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[Callable[[str], Server]]:
+    """Starts the server of that name, once per session."""
+    running: dict[str, Server] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str) -> Server:
+            if name not in running:
+                running[name] = stack.enter_context(STARTERS[name]())
+            return running[name]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def moto(start_server: Callable[[str], Server]) -> Server:
+    return start_server("moto")
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(start_server: Callable[[str], Server]) -> Server:
+    return start_server("seaweedfs")
+
+
+@pytest.fixture(scope="session")
+def rclone(start_server: Callable[[str], Server]) -> Server:
+    return start_server("rclone")
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(start_server: Callable[[str], Server]) -> Server:
+    return start_server("fake-gcs")
