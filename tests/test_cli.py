@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from ckptstore import Checkpoint, CheckpointStore, errors
 from ckptstore.cli import looking, text
 from ckptstore.cli.app import root
+from tests.servers import Server
 
 KINDS: list[type[errors.CheckpointError]] = [
     kind
@@ -519,6 +520,31 @@ class TestStorageOptions:
         monkeypatch.setattr("ckptstore.cli.session.CheckpointStore", record)
         ckptstore("ls", "s3://b/r", "--storage-option", "client_kwargs.region_name=x", exits=3)
         assert seen == [("s3://b/r", {"client_kwargs": {"region_name": "x"}}, False)]
+
+
+class TestOnS3:
+    def test_the_same_in_a_bucket(self, store: CheckpointStore, moto: Server) -> None:
+        url = moto.new_url()
+        given = [f"{name}={moto.options[name]}" for name in ("endpoint_url", "key", "secret")]
+        options = [part for pair in given for part in ("--storage-option", pair)]
+        assert len(document("cp", "store", url, *options)["copied"]) == 3
+        assert document("verify", url, *options)["ok"]
+        assert [item["step"] for item in document("ls", url, *options)["checkpoints"]] == [10, 20, 30]
+        latest = ckptstore("latest", url, *options).stdout.strip()
+        assert latest == f"{url}/checkpoint_000030"
+        document("get", latest, "copy", "--policy", "pol1", *options)
+        assert os.listdir("copy/policies") == ["pol1"]
+        assert document("tag", url, *options)["tags"] == {"champion": "checkpoint_000010"}
+        assert document("prune", url, "--keep", "1", *options)["pruned"] == ["checkpoint_000020"]
+        document("gc", url, *options)
+        complaint("ls", moto.new_url(), *options, exits=3)
+        complaint("info", f"{url}@20", *options, exits=3)
+
+    def test_options_for_each_end(self, store: CheckpointStore, moto: Server) -> None:
+        url = moto.new_url()
+        given = [f"{name}={moto.options[name]}" for name in ("endpoint_url", "key", "secret")]
+        to = [part for pair in given for part in ("--to-storage-option", pair)]
+        assert len(document("cp", "store@10", url, "--storage-option", "anon=true", *to)["copied"]) == 1
 
 
 class TestWords:
