@@ -20,7 +20,13 @@ from typing import Any, NamedTuple
 from ckptstore.backends.base import Listed, Sink
 from ckptstore.commit.register import RegisterCatalog
 from ckptstore.commit.states import small_state
-from ckptstore.errors import CheckpointError
+from ckptstore.errors import (
+    CheckpointError,
+    CheckpointExists,
+    CheckpointGone,
+    CheckpointProtected,
+    SaveAborted,
+)
 from ckptstore.names import MANIFEST, CheckpointName
 
 STEP = 7
@@ -192,6 +198,8 @@ class Events:
     replacing: set[str] = field(default_factory=set)
     deleting: set[CheckpointName] = field(default_factory=set)
     """Names somebody set out to delete."""
+    tagged: set[CheckpointName] = field(default_factory=set)
+    """Names whose tag was acknowledged."""
     errors: list[str] = field(default_factory=list)
 
 
@@ -323,16 +331,21 @@ def explore(
     faults: int = 0,
     kind: type[RegisterCatalog] = RegisterCatalog,
     objects: Objects | None = None,
+    replacing: frozenset[str] = frozenset(),
     limit: int = 200_000,
 ) -> int:
-    """Try everything. Returns how many states there are; Violation with the way to the first bad one."""
+    """Try everything, from `objects` on, of which the attempts `replacing` supersede lower ones.
+
+    Returns how many states there are; Violation with the way to the first bad one.
+    """
     seen: set[Any] = set()
     pending: list[tuple[Choice, ...]] = [()]
     while pending:
         way = pending.pop()
         execution = Execution(actors, faults, kind, objects or {})
+        execution.events.replacing |= replacing
         told = []
-        watch = Watch()
+        watch = Watch(execution)
         try:
             for choice in way[:-1]:
                 told.append(execution.take(choice))
@@ -364,10 +377,11 @@ def explore(
 class Watch:
     """What must hold in every state, and the little history it takes to say so."""
 
-    def __init__(self) -> None:
-        self.hidden: set[str] = set()
+    def __init__(self, execution: Execution) -> None:
+        at_first = list(self.committed(execution.objects).values())
+        self.hidden = set(at_first[:-1])
         """Attempts that were visible once and are not any more."""
-        self._visible: str | None = None
+        self._visible = at_first[-1] if at_first else None
 
     @staticmethod
     def committed(objects: Objects) -> dict[CheckpointName, str]:
@@ -410,6 +424,8 @@ class Watch:
             bad.append(f"I3 {attempt} was told that it failed, and is committed")
         if visible and visible[0] in self.hidden:
             bad.append(f"I6 {visible[0]} was deleted or replaced and is visible again")
+        for name in events.tagged - set(committed):
+            bad.append(f"I7 a tag on {name} was acknowledged, and it is gone")
         if trouble := self._later_save(execution):
             bad.append(f"I4 a later save fails: {trouble}")
         return bad
@@ -427,7 +443,6 @@ class Watch:
 
 def writer(if_exists: Any) -> Body:
     """An actor that saves once."""
-    from ckptstore.errors import CheckpointExists, CheckpointGone, SaveAborted
 
     def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
         if if_exists == "replace":
@@ -454,7 +469,32 @@ def deleter(times: int = 1) -> Body:
             visible = [key for key, files in catalog.scan().items() if files.get(MANIFEST, 0) > 512]
             if visible:
                 events.deleting.update(visible)
-                catalog.delete(visible[-1], lambda: None)
+                catalog.delete(visible[-1], lambda: _check_tags(catalog))
+
+    return body
+
+
+TAG = "_ckptstore/refs/champion/1.json"
+
+
+def _check_tags(catalog: RegisterCatalog) -> None:
+    if catalog.backend.list("_ckptstore/refs"):
+        raise CheckpointProtected("it is tagged")
+
+
+def tagger() -> Body:
+    """An actor that tags what it finds committed; a tag that was refused is taken back."""
+
+    def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
+        visible = [key for key, files in catalog.scan().items() if files.get(MANIFEST, 0) > 512]
+        for found in visible[-1:]:
+            try:
+                with catalog.guard(found):
+                    catalog.backend.publish(TAG, str(found).encode())
+            except CheckpointGone:
+                catalog.backend.delete([TAG])
+            else:
+                events.tagged.add(found)
 
     return body
 
