@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from ckptstore import Checkpoint, CheckpointStore, errors
 from ckptstore.cli import looking, text
 from ckptstore.cli.app import root
+from ckptstore.version import __version__
 from tests.servers import Server
 
 KINDS: list[type[errors.CheckpointError]] = [
@@ -588,6 +589,10 @@ class TestWords:
 
 def test_verify_exits_like_the_error_class() -> None:
     assert looking.VERIFIED_BADLY == errors.CheckpointCorrupt.exit_code == 5
+
+
+def test_version() -> None:
+    assert ckptstore("--version").stdout.split() == ["ckptstore", __version__]
 
 
 def test_every_command_has_the_common_options() -> None:

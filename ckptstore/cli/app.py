@@ -22,6 +22,7 @@ from ckptstore.errors import (
     CheckpointProtected,
     StoreNotFound,
 )
+from ckptstore.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -107,7 +108,7 @@ def _settle_stdout() -> None:
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(package_name="ckptstore", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def root() -> None:
     """Durable, versioned checkpoints on local disk, S3 and GCS.
 
