@@ -30,7 +30,7 @@ def skeleton(gaps: Sequence[bytes | memoryview], regions: Sequence[tuple[int, in
     end = 0
     for gap, region in zip(gaps, regions, strict=False):
         offset, length = Region(*region)
-        if length <= 0 or offset != end + len(gap):
+        if offset != end + len(gap):
             raise _misfit(f"no array of {length} bytes lies at byte {offset}")
         opcode = length_opcode(gap, length)
         if not opcode:

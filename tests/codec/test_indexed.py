@@ -368,14 +368,20 @@ class Raw(bytes):
 
 
 class Number(np.float64):
-    pass
+    def __reduce__(self) -> Any:
+        return Number, (float(self),)
+
+
+class Rows(list):  # type: ignore[type-arg]
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        return np.zeros(3)
 
 
 def test_subclasses_of_plain_types_stay_what_they_are() -> None:
-    original = [Text("a"), Raw(b"b"), bytearray(b"c"), Number(1.5)]
+    original = [Text("a"), Raw(b"b"), bytearray(b"c"), Number(1.5), Rows([1])]
     back = pickle.loads(dumped(original)[0])
     assert back == original
-    assert [type(x) for x in back][:3] == [Text, Raw, bytearray]
+    assert [type(x) for x in back] == [Text, Raw, bytearray, Number, Rows]
 
 
 def test_whatever_cloudpickle_holds_can_be_saved() -> None:
@@ -452,9 +458,9 @@ def test_dump_holds_its_shape_without_numpy_types() -> None:
 
 def test_a_gibibyte_costs_next_to_nothing() -> None:
     big = np.empty(1 << 30, "u1")
-    start = time.perf_counter()
+    start = time.process_time()
     regions = indexed.dump({"big": big}, lambda data: None)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert regions == [Region(regions[0].offset, 1 << 30)]
 
 
@@ -464,9 +470,9 @@ def test_small_objects_cost_little_more_than_cloudpickle() -> None:
     def seconds(run: Any) -> float:
         took = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            took.append(time.perf_counter() - start)
+            took.append(time.process_time() - start)
         return min(took)
 
     ours = seconds(lambda: indexed.dump(objects, lambda data: None))
