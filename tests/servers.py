@@ -35,6 +35,7 @@ class Server:
     options: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
     bucket: str = ""
+    _client: Any = None
 
     def new_bucket(self) -> str:
         """The name of a new, empty bucket."""
@@ -51,18 +52,20 @@ class Server:
         return f"{self.scheme}://{self.bucket}/{uuid.uuid4().hex[:12]}/run"
 
     def client(self) -> Any:
-        """A plain boto3 client."""
-        config = botocore.config.Config(
-            s3={"addressing_style": "path"}, connect_timeout=5, retries={"total_max_attempts": 2}
-        )
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-            config=config,
-        )
+        """A plain boto3 client. Kept: making one takes longer than most requests."""
+        if self._client is None:
+            config = botocore.config.Config(
+                s3={"addressing_style": "path"}, connect_timeout=5, retries={"total_max_attempts": 2}
+            )
+            self._client = boto3.client(
+                "s3",
+                endpoint_url=self.endpoint,
+                aws_access_key_id=KEY,
+                aws_secret_access_key=SECRET,
+                region_name="us-east-1",
+                config=config,
+            )
+        return self._client
 
     def peek(self, url: str) -> bytes | None:
         """The bytes of the object at `url`, or None: the side door."""

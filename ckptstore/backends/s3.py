@@ -256,7 +256,12 @@ class S3Wire:
         found: list[Unfinished] = []
         marker: dict[str, Any] = {}
         while True:
-            reply = self._call(seconds, "list_multipart_uploads", Prefix=prefix, **marker)
+            try:
+                reply = self._call(seconds, "list_multipart_uploads", Prefix=prefix, **marker)
+            except Exception as error:
+                if self.judge(error) not in (Verdict.ABSENT, Verdict.FATAL):
+                    raise
+                return found  # some S3-likes can't tell; the bucket's lifecycle rule has to do it
             found += [
                 Unfinished(item["Key"], item["UploadId"], item["Initiated"].timestamp())
                 for item in reply.get("Uploads", ())

@@ -15,6 +15,12 @@ from ckptstore.backends.base import Backend, Sink
 from ckptstore.names import CheckpointName
 
 IfExists = Literal["error", "replace", "return"]
+Check = Callable[[CheckpointName], None]
+"""Raises CheckpointProtected for a checkpoint that must stay."""
+
+
+def allow(name: CheckpointName) -> None:
+    """A `Check` for which nothing must stay."""
 
 
 class Swept(NamedTuple):
@@ -64,15 +70,18 @@ class Catalog(Protocol):
     def scan(self) -> Mapping[CheckpointName, Mapping[str, int]]:
         """The same with each one's files: path inside the checkpoint to size in bytes."""
 
-    def begin(self, step: int, if_exists: IfExists, attempt_id: str) -> Attempt:
+    def begin(self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow) -> Attempt:
         """Start an attempt at `step`.
 
-        Raises CheckpointExists if the step is visibly committed and `if_exists` is not "replace".
+        With "replace", `check` is asked about each checkpoint that would be superseded, right before
+        it is unpublished: one for which it raises CheckpointProtected stays committed below the new
+        one. Raises CheckpointExists if the step is visibly committed and `if_exists` is not "replace".
         """
 
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
         """Unpublish `name` (from then on it is gone for every reader), then remove its bytes.
 
+        Lower attempts at the step go first, or one of them would come back as the step's checkpoint.
         `check` re-reads what protects it and raises CheckpointProtected; it is called at the point
         where no tag can slip past any more. Deleting what is already gone raises CheckpointGone.
         """

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing, Sink
-from ckptstore.commit.base import IfExists, Swept
+from ckptstore.commit.base import Check, IfExists, Swept, allow
 from ckptstore.commit.probe import check_create_only
 from ckptstore.commit.settle import settle
 from ckptstore.commit.single import SingleWriter
@@ -69,10 +69,6 @@ def boot_clock() -> float:
     return time.monotonic()
 
 
-def allow(name: CheckpointName) -> None:
-    """Nothing protects `name`."""
-
-
 class RegisterCatalog:
     """The catalog of a store on S3, GCS or anything else with create-only single PUTs."""
 
@@ -119,23 +115,14 @@ class RegisterCatalog:
 
     # Saving
 
-    def begin(
-        self, step: int, if_exists: IfExists, attempt_id: str, check: Callable[[CheckpointName], None] = allow
-    ) -> RegisterAttempt:
-        """See :class:`ckptstore.commit.base.Catalog`.
-
-        `check` raises CheckpointProtected for a checkpoint that must stay. It is asked now, about what
-        ``"replace"`` would supersede, and again before anything is unpublished: what was tagged while
-        the save ran stays committed then, below the new one.
-        """
+    def begin(self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow) -> RegisterAttempt:
+        """See :class:`ckptstore.commit.base.Catalog`."""
         with told(self.backend.url):
             self.probe()
             found = self._attempts(step)
             committed = [attempt for attempt, state in found.items() if state is State.COMMITTED]
             if committed and if_exists != "replace":
                 raise CheckpointExists(str(CheckpointName(step, max(committed))), "it is already committed")
-            for attempt in committed:
-                check(CheckpointName(step, attempt))
             return self._claim(step, if_exists, attempt_id, found, check)
 
     def probe(self) -> None:
@@ -150,7 +137,7 @@ class RegisterCatalog:
         if_exists: IfExists,
         attempt_id: str,
         found: Mapping[int, State],
-        check: Callable[[CheckpointName], None],
+        check: Check,
     ) -> RegisterAttempt:
         """Walk up from the plain name to the first directory that this attempt can own."""
         claim = record(attempt=attempt_id)
@@ -277,7 +264,7 @@ class RegisterAttempt:
         attempt_id: str,
         claimed: float,
         below: Sequence[CheckpointName],
-        check: Callable[[CheckpointName], None],
+        check: Check,
     ) -> None:
         self.id = attempt_id
         self.name = name
@@ -321,11 +308,12 @@ class RegisterAttempt:
             try:
                 with told(str(name)):
                     self._catalog.unpublish([name], partial(self._check, name))
+                    self._catalog.remove_payload(self._catalog.backend.list(str(name)))
             except CheckpointProtected:
                 pass  # it was tagged meanwhile: it stays, for whoever opens it by that tag
             except CheckpointError as error:
                 # Deletes take lower attempts first, so it can never come back as the step's checkpoint.
-                logger.warning("%s replaces %s, which could not be unpublished: %s", self.name, name, error)
+                logger.warning("%s replaces %s, which could not be removed: %s", self.name, name, error)
 
     def _about_to_send(self) -> None:
         self.check_fence()

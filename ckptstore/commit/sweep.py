@@ -8,6 +8,7 @@ directory may be used again once its register is gone, which takes at least a wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from ckptstore.names import CLAIM, DELETING, MANIFEST, PROBE, RETIRED, Checkpoin
 
 if TYPE_CHECKING:
     from ckptstore.commit.register import RegisterCatalog
+
+logger = logging.getLogger("ckptstore")
 
 GRACE = 86400.0
 """Seconds for which an attempt without a manifest may add nothing before it is given up."""
@@ -42,13 +45,16 @@ class Sweep:
         for name, files in found.items():
             self._directory(name, files)
         self._leftovers(found)
-        self._backend.abort_uploads(self._is_old_upload)
+        try:
+            self._backend.abort_uploads(self._is_old_upload)
+        except PermissionError as error:
+            logger.warning("unfinished uploads stay, for want of the right to list them: %s", error)
         return Swept(self._attempts, self._bytes)
 
     def _place_time(self) -> float | None:
         """What time it is by the place's own clock: when it says that we wrote something just now."""
         key = f"{PROBE}/clock-{self._catalog.new_id()}.json"
-        self._backend.publish(key, b"{}\n")
+        self._backend.replace(key, b"{}\n")  # a name of our own: nothing to lose if it lands twice
         listed = [entry for entry in self._backend.starting(key) if entry.key == key]
         self._backend.delete([key])
         return listed[0].modified if listed else None

@@ -355,7 +355,7 @@ def explore(
                 for choice in last:
                     told.append(execution.take(choice))
                     watch.see(execution)
-                state = (execution.state(), frozenset(watch.hidden))
+                state = (execution.state(), frozenset(watch.hidden), frozenset(watch.superseded))
                 if state in seen:
                     break
                 seen.add(state)
@@ -381,6 +381,8 @@ class Watch:
         at_first = list(self.committed(execution.objects).values())
         self.hidden = set(at_first[:-1])
         """Attempts that were visible once and are not any more."""
+        self.superseded: set[str] = set()
+        """Attempts that a later one was meant to replace, and did."""
         self._visible = at_first[-1] if at_first else None
 
     @staticmethod
@@ -396,8 +398,12 @@ class Watch:
 
     def see(self, execution: Execution) -> None:
         """Note who is visible now."""
-        now = list(self.committed(execution.objects).values())[-1:]
-        visible = now[0] if now else None
+        now = list(self.committed(execution.objects).values())
+        visible = now[-1] if now else None
+        if visible in execution.events.replacing:
+            self.superseded |= {*now[:-1], *self.hidden}
+            if self._visible not in (None, visible):
+                self.superseded.add(str(self._visible))
         if self._visible is not None and visible != self._visible:
             self.hidden.add(self._visible)
         self._visible = visible
@@ -415,11 +421,9 @@ class Watch:
                 bad.append(f"I2 {name} is committed by {attempt} and holds {payload}")
         visible = list(committed.values())[-1:]
         for attempt, name in events.acknowledged.items():
-            superseded = bool(visible) and visible[0] in events.replacing and visible[0] != attempt
-            if attempt not in committed.values() and not superseded and name not in events.deleting:
-                replaced = any(other in events.replacing for other in events.acknowledged if other != attempt)
-                if not (replaced and events.deleting):
-                    bad.append(f"I3 {attempt} was acknowledged, never deleted, and is not there")
+            wanted = attempt not in self.superseded and name not in events.deleting
+            if wanted and attempt not in committed.values():
+                bad.append(f"I3 {attempt} was acknowledged, never deleted, and is not there")
         for attempt in events.refused & set(committed.values()):
             bad.append(f"I3 {attempt} was told that it failed, and is committed")
         if visible and visible[0] in self.hidden:
