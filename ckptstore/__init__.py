@@ -1,9 +1,12 @@
 """Durable, versioned checkpoints for RL algorithms and policies, on local disk, S3 and GCS.
 
-from ckptstore import CheckpointStore
-store = CheckpointStore("s3://bucket/runs/ppo")
-store.save(step=100, state={...}, policies={"pol1": {...}})
-store.latest().weights("pol1")
+In short::
+
+    from ckptstore import CheckpointStore
+
+    store = CheckpointStore("s3://bucket/runs/ppo")
+    store.save(step=100, state={...}, policies={"pol1": {...}})
+    store.latest().weights("pol1")
 """
 
 from typing import TYPE_CHECKING

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,11 +46,15 @@ class Skipped(NamedTuple):
 class Lazy(Mapping[str, Any]):
     """Named values, each decoded on first use and then kept."""
 
-    def __init__(self, keys: Iterable[str], load: Callable[[str], Any], what: str) -> None:
+    def __init__(self, keys: Callable[[], tuple[str, ...]], load: Callable[[str], Any], what: str) -> None:
         self._values: dict[str, Any] = {}
-        self._keys = tuple(keys)
+        self._find_keys = keys
         self._load = load
         self._what = what
+
+    @cached_property
+    def _keys(self) -> tuple[str, ...]:
+        return self._find_keys()
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._keys:
@@ -101,10 +105,10 @@ class Checkpoint:
             self._files = Reader(backend, prefix, manifest, self.url)
             self._contents = contents.committed(manifest, self._files)
         self._state: Any = plan.UNSET
-        self.policies: Mapping[str, Any] = Lazy(self.policy_ids, self._load_policy, "policies")
+        self.policies: Mapping[str, Any] = Lazy(lambda: self.policy_ids, self._load_policy, "policies")
         """Policy id to policy, each fetched and decoded when it is first asked for."""
         self.components: Mapping[str, Any] = Lazy(
-            self._contents.components, self._load_component, "components"
+            lambda: self._contents.components, self._load_component, "components"
         )
         """Component name to component, each fetched and decoded when it is first asked for."""
 

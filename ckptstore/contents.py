@@ -21,10 +21,21 @@ Weights = dict[str, np.ndarray[Any, Any]]
 class Contents(Protocol):
     """Turns files into objects. Knows nothing of where they lie."""
 
-    kind: str
-    version: str
-    policy_ids: tuple[str, ...]
-    components: tuple[str, ...]
+    @property
+    def kind(self) -> str:
+        """What a manifest calls it."""
+
+    @property
+    def version(self) -> str:
+        """RLlib's ``checkpoint_version``."""
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """Ids of the policies; may have to decode something to know them."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components."""
 
     def state(self, trusted: bool, mmap: bool) -> Any:
         """The algorithm state."""
@@ -95,11 +106,29 @@ class Foreign:
         self._label = files.label
         self._lock = threading.RLock()
         with self._reading():
-            self._foreign = foreign = eras.open(files.paths(), files.read)
-        self.kind = foreign.kind
-        self.version = foreign.version
-        self.policy_ids = foreign.policy_ids
-        self.components = foreign.components
+            self._foreign = eras.open(files.paths(), files.read)
+
+    @property
+    def kind(self) -> str:
+        """See `Contents`."""
+        return self._foreign.kind
+
+    @property
+    def version(self) -> str:
+        """See `Contents`."""
+        return self._foreign.version
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.policy_ids
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.components
 
     def state(self, trusted: bool, mmap: bool) -> Any:
         """See `Contents`."""

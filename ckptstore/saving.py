@@ -15,7 +15,7 @@ import numpy as np
 
 from ckptstore import names, parts
 from ckptstore.backends.base import Sink
-from ckptstore.commit.base import Attempt, Catalog, IfExists
+from ckptstore.commit.base import Attempt, Catalog, Check, IfExists, allow
 from ckptstore.digest import digest
 from ckptstore.errors import InvalidRequest
 from ckptstore.failures import translated
@@ -49,13 +49,15 @@ class Save:
     store the checkpoint may exist.
     """
 
-    def __init__(self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int) -> None:
+    def __init__(
+        self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int, check: Check = allow
+    ) -> None:
         self._catalog = catalog
         self._concurrency = concurrency
         self._created = datetime.datetime.now(datetime.timezone.utc)
         self._sealed = False
         with translated(catalog.backend.url):
-            self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex)
+            self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex, check)
 
     def __enter__(self) -> Save:
         return self

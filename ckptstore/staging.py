@@ -10,12 +10,12 @@ from types import TracebackType
 
 from ckptstore import contents, logs, names
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.commit.base import Catalog
+from ckptstore.commit.base import Catalog, Check
 from ckptstore.errors import InvalidRequest
 from ckptstore.manifest import Manifest
 from ckptstore.saving import Request, Save, copied, local_files
 
-Commit = Callable[[Request, names.CheckpointName, Manifest], Checkpoint]
+Commit = Callable[[names.CheckpointName, Manifest], Checkpoint]
 
 
 class Staged(os.PathLike[str]):
@@ -29,10 +29,13 @@ class Staged(os.PathLike[str]):
     directory that already is a ckptstore checkpoint.
     """
 
-    def __init__(self, catalog: Catalog, request: Request, concurrency: int, committed: Commit) -> None:
+    def __init__(
+        self, catalog: Catalog, request: Request, concurrency: int, check: Check, committed: Commit
+    ) -> None:
         self._catalog = catalog
         self._request = request
         self._concurrency = concurrency
+        self._check = check
         self._committed = committed
         self._save: Save | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -49,7 +52,9 @@ class Staged(os.PathLike[str]):
         return self.__fspath__()
 
     def __enter__(self) -> Staged:
-        self._save = Save(self._catalog, self._request.step, self._request.if_exists, self._concurrency)
+        self._save = Save(
+            self._catalog, self._request.step, self._request.if_exists, self._concurrency, self._check
+        )
         self._directory = self._save.attempt.directory
         if self._directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
@@ -89,7 +94,7 @@ class Staged(os.PathLike[str]):
             request = self._described(_LocalFiles(directory, paths))
             name, manifest = save.commit(request, files)
             done(manifest.size)
-        return self._committed(request, name, manifest)
+        return self._committed(name, manifest)
 
     def _described(self, files: _LocalFiles) -> Request:
         found = contents.describe(files)

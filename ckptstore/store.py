@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 
 from ckptstore import background, logs, names, plan, refs
@@ -172,7 +171,7 @@ class CheckpointStore:
         request = self._request("Directory", (), step, metrics, labels, if_exists)
         self._background.wait()
         self._identity.prove()
-        return Staged(self._catalog, request, self._concurrency, self._committed)
+        return Staged(self._catalog, request, self._concurrency, self._may_go, self._committed)
 
     def _request(
         self,
@@ -205,19 +204,19 @@ class CheckpointStore:
         self._identity.prove()
         with logs.timed("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
             try:
-                with Save(self._catalog, request.step, request.if_exists, self._concurrency) as save:
+                with Save(
+                    self._catalog, request.step, request.if_exists, self._concurrency, self._may_go
+                ) as save:
                     name, manifest = save.commit(request, save.write(items, progress))
             except CheckpointExists:
                 if request.if_exists != "return":
                     raise
                 return self.get(request.step)
             done(manifest.size)
-        return self._committed(request, name, manifest)
+        return self._committed(name, manifest)
 
-    def _committed(self, request: Request, name: CheckpointName, manifest: Manifest) -> Checkpoint:
+    def _committed(self, name: CheckpointName, manifest: Manifest) -> Checkpoint:
         self._parent = manifest.id
-        if request.if_exists == "replace":
-            self._delete_superseded(name)
         return self._survey.checkpoint(name, manifest)
 
     # -- finding --------------------------------------------------------------------------------
@@ -332,30 +331,17 @@ class CheckpointStore:
     def delete(self, which: Which) -> None:
         """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned."""
         name = _name(self._resolve(which))
-        for other in self._superseded_by(name):  # first, or it would become visible again
-            with suppress(CheckpointGone):
-                self._delete(other)
-        self._delete(name)
 
-    def _delete_superseded(self, name: CheckpointName) -> None:
-        """After a replacement: the lower attempts go, but for those that a tag or pin points at."""
-        for other in self._superseded_by(name):
-            with suppress(CheckpointGone, CheckpointProtected):
-                self._delete(other)
-
-    def _superseded_by(self, name: CheckpointName) -> list[CheckpointName]:
-        return [
-            other
-            for other in self._survey.names()
-            if other.step == name.step and other.attempt < name.attempt
-        ]
-
-    def _delete(self, name: CheckpointName) -> None:
         def check() -> None:
-            _check_unprotected(str(name), refs.read_all(self._backend))
+            protecting = refs.read_all(self._backend)
+            for attempt in range(name.attempt + 1):  # what it superseded goes with it
+                _check_unprotected(str(CheckpointName(name.step, attempt)), protecting)
 
         with translated(f"{self.url}/{name}"):
             self._catalog.delete(name, check)
+
+    def _may_go(self, name: CheckpointName) -> None:
+        _check_unprotected(str(name), refs.read_all(self._backend))
 
     def rollback(self, which: Which) -> list[str]:
         """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.

@@ -102,6 +102,9 @@ class LocalBackend:
     def __repr__(self) -> str:
         return f"LocalBackend({self.url!r})"
 
+    def __reduce__(self) -> tuple[type[LocalBackend], tuple[str]]:
+        return LocalBackend, (self.root,)
+
     @property
     def url(self) -> str:
         """``file://`` and the absolute path as it is: nothing that reads such URLs decodes percents."""

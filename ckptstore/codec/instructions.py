@@ -84,6 +84,12 @@ def _payload(width: int, make: Callable[[bytes], Any]) -> Handler:
     return handle
 
 
+def _bytearray8(m: Machine, stack: list[Any], pos: int) -> int:
+    start, end = m.sized(pos, 8)
+    stack.append(bytearray(memoryview(m.data)[start:end]))  # one copy; a slice of bytes would be another
+    return end
+
+
 def _text_line(make: Callable[[bytes], Any]) -> Handler:
     """Content up to the end of the line, as protocol 0 writes it."""
 
@@ -154,7 +160,7 @@ for _opcode, _handler in {
     0x43: _payload(1, bytes),  # SHORT_BINBYTES
     0x42: _payload(4, bytes),  # BINBYTES
     0x8E: _payload(8, bytes),  # BINBYTES8
-    0x96: _payload(8, bytearray),  # BYTEARRAY8
+    0x96: _bytearray8,
     0x58: _payload(4, _unicode),  # BINUNICODE
     0x8D: _payload(8, _unicode),  # BINUNICODE8
     0x8A: _payload(1, _signed),  # LONG1

@@ -4,17 +4,13 @@ Two file names, one dialect: ``.msgpck`` (old API stack, Ray 2.4 on) and ``.msgp
 Ray 2.41 on) both hold MessagePack patched by the package msgpack_numpy. Integer map keys are legal
 (the state of Adam has them), which msgpack's own strict default refuses: RLlib can't read these files.
 
-Decoded here and not by the package msgpack, because nothing there bounds what 1-byte empty maps grow
-into, and a nested array header makes it allocate the claimed length before one element was seen.
-
 What can't be data stays inert: extension types, pickles inside object arrays and RLlib's marker for
 what it could not serialise come back as `Opaque` records or as the very string that was stored.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -22,118 +18,42 @@ from ckptstore.codec import npbytes
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 
-MAX_NODES = 20_000_000  # values in one document; each costs some 60 bytes of memory at least
-MAX_DEPTH = 200
+MAX_CONTAINERS = 20_000_000  # lists and maps in one document; an empty one is 1 byte there and 60 here
 NOT_SERIALIZABLE = "__not_serializable__"
 """What RLlib stores in place of functions and classes it can't express."""
 
-_FIXED = {
-    0xC0: None,
-    0xC2: False,
-    0xC3: True,
-}
-_NUMBERS = {
-    0xCA: struct.Struct(">f"),
-    0xCB: struct.Struct(">d"),
-    0xCC: struct.Struct(">B"),
-    0xCD: struct.Struct(">H"),
-    0xCE: struct.Struct(">I"),
-    0xCF: struct.Struct(">Q"),
-    0xD0: struct.Struct(">b"),
-    0xD1: struct.Struct(">h"),
-    0xD2: struct.Struct(">i"),
-    0xD3: struct.Struct(">q"),
-}
-_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_TEXT = {0xD9: 1, 0xDA: 2, 0xDB: 4}
-_ARRAYS = {0xDC: 2, 0xDD: 4}
-_MAPS = {0xDE: 2, 0xDF: 4}
-_FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
-_EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 
-
-def loads(data: bytes, max_nodes: int = MAX_NODES) -> object:
+def loads(data: bytes, max_containers: int = MAX_CONTAINERS) -> object:
     """The one value in `data`; UnsafeContent if it is malformed, too deep, too large or goes on after it."""
-    reader = _Reader(data, max_nodes)
-    value = reader.value(0)
-    if reader.at != len(data):
-        reader.refuse(f"{len(data) - reader.at} bytes follow the value")
-    return value
+    import msgpack  # here, so that only reading such a file needs the package
+
+    left = max_containers
+
+    def counted(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UnsafeContent("msgpack", f"it holds more than {max_containers} lists and maps")
+        return value
+
+    try:
+        return msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            object_hook=lambda raw: counted(_map(raw)),
+            list_hook=counted,
+            ext_hook=lambda number, body: Opaque(f"msgpack.ext{number}", args=(body,)),
+            timestamp=1,
+        )
+    except UnsafeContent:
+        raise
+    # What the package raises for malformed input; TypeError is a key that can't be one.
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise UnsafeContent("msgpack", str(error) or type(error).__name__) from error
 
 
-class _Reader:
-    def __init__(self, data: bytes, max_nodes: int) -> None:
-        self.data = data
-        self.at = 0
-        self.left = max_nodes
-
-    def refuse(self, why: str) -> NoReturn:
-        raise UnsafeContent("msgpack", f"{why} (at byte {self.at})")
-
-    def take(self, length: int) -> bytes:
-        start, self.at = self.at, self.at + length
-        if self.at > len(self.data):
-            self.refuse(f"{length} bytes claimed where {len(self.data) - start} are left")
-        return self.data[start : self.at]
-
-    def length(self, width: int) -> int:
-        return int.from_bytes(self.take(width), "big")
-
-    def value(self, depth: int) -> object:
-        self.left -= 1
-        if self.left < 0 or depth > MAX_DEPTH:
-            self.refuse("too many values or too deeply nested")
-        code = self.take(1)[0]
-        if code <= 0x7F:
-            return code
-        if code >= 0xE0:
-            return code - 0x100
-        if code <= 0x8F:
-            return self.map(code & 0x0F, depth)
-        if code <= 0x9F:
-            return self.list(code & 0x0F, depth)
-        if code <= 0xBF:
-            return self.text(code & 0x1F)
-        if code in _FIXED:
-            return _FIXED[code]
-        if number := _NUMBERS.get(code):
-            return number.unpack(self.take(number.size))[0]
-        if width := _BYTES.get(code):
-            return self.take(self.length(width))
-        if width := _TEXT.get(code):
-            return self.text(self.length(width))
-        if width := _ARRAYS.get(code):
-            return self.list(self.length(width), depth)
-        if width := _MAPS.get(code):
-            return self.map(self.length(width), depth)
-        if code in _FIXED_EXTENSIONS:
-            return self.extension(_FIXED_EXTENSIONS[code])
-        if width := _EXTENSIONS.get(code):
-            return self.extension(self.length(width))
-        return self.refuse(f"the byte {code:#04x} starts no value")
-
-    def text(self, length: int) -> str:
-        try:
-            return self.take(length).decode("utf-8")
-        except UnicodeDecodeError:
-            self.refuse("a text is not UTF-8")
-
-    def extension(self, length: int) -> Opaque:
-        number = self.take(1)[0]
-        return Opaque(f"msgpack.ext{number}", args=(self.take(length),))
-
-    def list(self, length: int, depth: int) -> list[object]:
-        # Grows with the elements that are really there, whatever length is claimed.
-        return [self.value(depth + 1) for _ in range(length)]
-
-    def map(self, length: int, depth: int) -> object:
-        result: dict[Any, object] = {}
-        for _ in range(length):
-            key = self.value(depth + 1)
-            if not isinstance(key, (str, bytes, int, float, type(None))):
-                self.refuse(f"a {type(key).__name__} is used as a key")
-            result[key] = self.value(depth + 1)
-        return _numpy(result) if b"nd" in result or "nd" in result else _complex(result)
+def _map(raw: dict[Any, Any]) -> object:
+    return _numpy(raw) if b"nd" in raw or "nd" in raw else _complex(raw)
 
 
 def _field(raw: dict[Any, object], name: str) -> object:

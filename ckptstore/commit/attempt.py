@@ -17,9 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from ckptstore.backends.flock import Lock, try_lock
 from ckptstore.backends.local import FileSink, open_below
 from ckptstore.backends.posix import Directory, Disk, identity
-from ckptstore.commit.base import IfExists
+from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.ground import LOCK, Ground, committed, drop_lock, leads_to, logger
-from ckptstore.errors import CheckpointExists, InvalidRequest, SaveAborted
+from ckptstore.errors import CheckpointExists, CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
@@ -41,6 +41,7 @@ class DirectoryAttempt:
         if_exists: IfExists,
         attempt_id: str,
         staging: Directory,
+        check: Check,
     ) -> None:
         self.id = attempt_id
         self.directory: str | None = os.path.join(staging.path, attempt_id)
@@ -49,6 +50,7 @@ class DirectoryAttempt:
         self._step = step
         self._if_exists = if_exists
         self._staging = staging
+        self._check = check
         self._mutex = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[Future[None]] = []
@@ -233,10 +235,18 @@ class DirectoryAttempt:
             disk.fsync_dir(self._staging)
             disk.fsync_dir(root)
             try:
-                trashed = self._catalog.unpublish(root, lower)
+                trashed = self._catalog.unpublish(root, list(filter(self._may_go, lower)))
             except OSError as error:  # committed all the same, and the higher attempt is the one that counts
                 logger.warning("%s replaces %s, which could not be removed: %s", name, lower[-1], error)
         return name, trashed
+
+    def _may_go(self, name: CheckpointName) -> bool:
+        """Whether nothing protects `name`; asked under the root's lock, where no tag can slip past."""
+        try:
+            self._check(name)
+        except CheckpointProtected:
+            return False
+        return True
 
     def _check_ours(self) -> None:
         """SaveAborted if a sweep took our directory, as it may where locks don't reach (NFS)."""

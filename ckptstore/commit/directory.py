@@ -12,7 +12,7 @@ from ckptstore.backends.flock import Lock, try_lock
 from ckptstore.backends.local import is_temporary, open_below
 from ckptstore.backends.posix import Directory, Disk
 from ckptstore.commit.attempt import DirectoryAttempt
-from ckptstore.commit.base import IfExists, Swept
+from ckptstore.commit.base import Check, IfExists, Swept, allow
 from ckptstore.commit.ground import (
     LOCK,
     STAGING,
@@ -53,7 +53,9 @@ class DirectoryCatalog(Ground):
 
     # ---- Changes
 
-    def begin(self, step: int, if_exists: IfExists, attempt_id: str) -> DirectoryAttempt:
+    def begin(
+        self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow
+    ) -> DirectoryAttempt:
         """Start an attempt at `step`; CheckpointExists if that is taken and not to be replaced."""
         if not _ATTEMPT_ID.match(attempt_id) or attempt_id.endswith(LOCK):
             raise InvalidRequest(f"attempt id {attempt_id!r}", "it can't be a directory name")
@@ -63,7 +65,7 @@ class DirectoryCatalog(Ground):
                 raise CheckpointExists(str(taken[-1]))
             staging = open_below(disk, root, STAGING, make=True)
         try:
-            return DirectoryAttempt(self, step, if_exists, attempt_id, staging)
+            return DirectoryAttempt(self, step, if_exists, attempt_id, staging, check)
         except BaseException:
             staging.close()
             raise
