@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -308,17 +309,28 @@ class Checkpoint:
             os.makedirs(target, mode=0o700, exist_ok=True)
             if os.listdir(target):
                 raise InvalidRequest(target, "it isn't empty", "Name a new directory")
-        with logs.timed("downloaded", self.url) as done:
-            paths = list(self._files.paths()) if wanted is None else self._subset_paths(wanted)
-            run_all(lambda path: self._download_file(path, target, progress), paths, 8)
-            if wanted is None and self._manifest is not None:
-                # Last, as everywhere: a copy cut short is no checkpoint.
-                _write_file(os.path.join(target, names.PARTS), [self._table()])
-                _write_file(os.path.join(target, names.MANIFEST), [self.manifest.dump()])
-            elif wanted is not None:
-                _write_file(os.path.join(target, names.RLLIB_JSON), [plan.rllib_json("Algorithm", wanted)])
-            done(sum(self._files.paths()[path] for path in paths))
+        try:
+            with logs.timed("downloaded", self.url) as done:
+                done(self._download(target, wanted, progress))
+        except BaseException:
+            # What is there is ours and no checkpoint: the next try must find the directory empty.
+            for name in os.listdir(target):
+                path = os.path.join(target, name)
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+            raise
         return target
+
+    def _download(self, target: str, wanted: list[str] | None, progress: Progress | None) -> int:
+        sizes = self._files.paths()
+        paths = list(sizes) if wanted is None else self._subset_paths(wanted)
+        run_all(lambda path: self._download_file(path, target, progress), paths, 8)
+        if wanted is None and self._manifest is not None:
+            # Last, as everywhere: a copy cut short is no checkpoint.
+            _write_file(os.path.join(target, names.PARTS), [self._table()])
+            _write_file(os.path.join(target, names.MANIFEST), [self._manifest.dump()])
+        elif wanted is not None:
+            _write_file(os.path.join(target, names.RLLIB_JSON), [plan.rllib_json("Algorithm", wanted)])
+        return sum(sizes[path] for path in paths)
 
     @contextmanager
     def as_directory(self, *, policy_ids: Iterable[str] | None = None) -> Iterator[str]:

@@ -418,7 +418,7 @@ class CheckpointStore:
         for checkpoint in chosen:
             twin = there.get(checkpoint.step)
             if twin is None or twin.id != checkpoint.id:
-                twin = other._adopt_copy(checkpoint, progress)
+                twin = other.add(checkpoint, progress=progress)
                 copied_now.append(twin)
             arrived[checkpoint.name] = twin
         for tag, name in self.tags().items():
@@ -426,13 +426,18 @@ class CheckpointStore:
                 other.tag(tag, arrived[name])
         return copied_now
 
-    def _adopt_copy(self, checkpoint: Checkpoint, progress: Progress | None) -> Checkpoint:
+    def add(self, checkpoint: Checkpoint, *, progress: Progress | None = None) -> Checkpoint:
+        """Commit a verified copy of a checkpoint that lies elsewhere; it keeps its id and manifest.
+
+        Raises CheckpointExists if its step is taken here, UnreadableFormat if no manifest vouches for it.
+        """
+        manifest = checkpoint.manifest
         self._identity.prove()
         with logs.timed("copied", checkpoint.url) as done:
-            with Save(self._catalog, checkpoint.step, "error", self._concurrency) as save:
+            with Save(self._catalog, manifest.step, "error", self._concurrency) as save:
                 items, table = checkpoint.copy_items()
                 save.write(items, progress)
-                name, manifest = save.commit_as(checkpoint.manifest, table)
+                name, manifest = save.commit_as(manifest, table)
             done(manifest.size)
         return self._survey.checkpoint(name, manifest)
 

@@ -659,6 +659,19 @@ def test_a_damaged_checkpoint_is_not_copied(local: CheckpointStore, tmp_path: Pa
     assert other.checkpoints() == []
 
 
+def test_a_failed_download_leaves_the_directory_empty(local: CheckpointStore, tmp_path: Path) -> None:
+    ckpt = local.save(1, STATE, policies(2))
+    path = tmp_path / "store" / "checkpoint_000001" / "policies" / "pol1" / "policy_state.pkl"
+    damage = flipped(path)
+    next(damage)
+    with pytest.raises(CheckpointCorrupt):
+        ckpt.download(tmp_path / "copy")
+    assert os.listdir(tmp_path / "copy") == []
+    for _ in damage:
+        pass  # the file is whole again at the end
+    assert Checkpoint.open(ckpt.download(tmp_path / "copy")).verify().ok
+
+
 def test_download(store: CheckpointStore, tmp_path: Path) -> None:
     ckpt = store.save(1, STATE, policies(3), components={"c": 1})
     whole = Checkpoint.open(ckpt.download(tmp_path / "whole"))

@@ -112,7 +112,7 @@ def _added(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress |
     """A copy that lies outside any store, back into one."""
     if any(item.id == checkpoint.id for item in target.checkpoints()):
         return []
-    return [target._adopt_copy(checkpoint, progress)]
+    return [target.add(checkpoint, progress=progress)]
 
 
 def _imported(
