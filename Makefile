@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+SCRATCH := .scratch
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
@@ -25,11 +26,12 @@ lint: $(READY)  ## style and types
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
-compat: $(READY)  ## files of today opened by other Pythons, numpys and Rays, which it downloads
-	$(RUN)python -m benchmarks.compat
+compat: $(READY) $(SCRATCH)/ray/.ready  ## files of today opened by other Pythons, numpys and RLlib, which it downloads
+	$(RUN)python -m tests.codec.other_pythons
+	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/compat
 
-torture: $(READY)  ## kill, cut and corrupt for an hour
-	$(RUN)python -m benchmarks.torture
+torture: $(READY)  ## crashes, power cuts, races and random operations, at length
+	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py
 
 bench: $(READY)  ## figures of this machine
 	$(RUN)python -m benchmarks.local
@@ -38,7 +40,12 @@ bench-smoke: $(READY)  ## the same, small: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(SCRATCH) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+$(SCRATCH)/ray/.ready:
+	$(PYTHON) -m venv $(SCRATCH)/ray
+	$(SCRATCH)/ray/bin/python -m pip install --quiet "ray[rllib]==2.60.0" "torch==2.13.0"
+	@touch $@
 
 # Quiet unless it fails.
 $(READY): pyproject.toml
