@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors", "logs", "names", "metrics", "manifest", "backends", "commit", "plan", "failures", "writing",
         "reading", "saving", "background", "identity", "refs", "checkpoint", "survey", "staging",
     },
+    "doctor": {"errors", "names", "backends", "failures"},
     "testing": {"*"},
     "integrations": {"*"},
     "cli": {"*"},

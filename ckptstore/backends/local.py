@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from ckptstore.backends.base import Listed, PlaceMissing
-from ckptstore.backends.mounts import warn_once, weaknesses
+from ckptstore.backends.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.posix import Directory, Disk, Entry
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
@@ -101,6 +101,18 @@ class LocalBackend:
 
     def __repr__(self) -> str:
         return f"LocalBackend({self.url!r})"
+
+    def describe(self) -> dict[str, str]:
+        """What this place promises, in words, by subject."""
+        promises = {
+            "place": self.url,
+            "durability": "synced files and directories before a save returns",
+            "create-only writes": "a rename that never replaces, under a lock on the root",
+            "file system": file_system(os.path.realpath(self.root)) or "unknown",
+        }
+        if weakness := weaknesses(self.root):
+            promises["weakness"] = weakness
+        return promises
 
     def __reduce__(self) -> tuple[type[LocalBackend], tuple[str]]:
         return LocalBackend, (self.root,)

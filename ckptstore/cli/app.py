@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import keeping, looking, moving
+from ckptstore.cli import examining, keeping, looking, moving
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (
@@ -119,7 +119,7 @@ def root() -> None:
     """
 
 
-for _command in (*looking.COMMANDS, *moving.COMMANDS, *keeping.COMMANDS):
+for _command in (*looking.COMMANDS, *moving.COMMANDS, *keeping.COMMANDS, *examining.COMMANDS):
     root.add_command(_command)
 
 
