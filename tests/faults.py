@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -72,7 +73,7 @@ class FaultProxy:
             request.method,
             URL(url, encoded=True),
             headers=headers,
-            data=body,
+            data=io.BytesIO(body),
             allow_redirects=False,
         ) as reply:
             data = await reply.read()

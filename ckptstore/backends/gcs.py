@@ -85,7 +85,7 @@ class GcsOpener:
         url, options, timeout, concurrency = self._state
         kept = without_secrets(options, _PICKLED)
         # Named ways to find a token are settings; the token itself is a secret.
-        if options.get("token") in _NAMED_TOKENS:
+        if _is_named(options.get("token")):
             kept["token"] = options["token"]
         return url, kept, timeout, concurrency
 
@@ -105,7 +105,7 @@ class GcsWire:
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
         self.url = f"gs://{self.bucket}/{self.root}".rstrip("/")
-        self.secrets = () if options.get("token") in _NAMED_TOKENS else secrets_in(options)
+        self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
         self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
         self._kms = options.get("kms_key_name")
         self._idle = aiohttp.ClientTimeout(
@@ -361,6 +361,10 @@ def check_stored(reply: Mapping[str, Any], size: int, sum32: str) -> None:
 def crc32c(data: Body) -> str:
     """CRC32C as GCS writes it: big-endian, base64."""
     return base64.b64encode(google_crc32c.value(bytes(data)).to_bytes(4, "big")).decode("ascii")
+
+
+def _is_named(token: object) -> bool:
+    return isinstance(token, str) and token in _NAMED_TOKENS
 
 
 def _seconds(text: str) -> float:

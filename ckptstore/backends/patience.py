@@ -88,6 +88,9 @@ class Patience:
                 pause = min(FIRST_PAUSE * 2 ** min(tries - 1, 10), LONGEST_PAUSE) * (
                     0.1 + 0.9 * self._jitter()
                 )
+                if tries == 1:
+                    # Replies that come at once and say no move no bytes: no time is given for that.
+                    deadline = min(deadline, self._clock() + self.timeout)
                 left = deadline - self._clock() - pause
                 spent = self.retries is not None and tries > self.retries
                 if spent or left <= 0 or (stop is not None and stop.is_set()):

@@ -1,0 +1,420 @@
+"""What object stores do wrong, and what comes out of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import traceback
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import aiohttp
+import botocore.exceptions
+import pytest
+
+from ckptstore.backends import open_backend
+from ckptstore.backends.base import PlaceMissing
+from ckptstore.backends.gcs import GcsWire, Replied
+from ckptstore.backends.memory import MemoryWire
+from ckptstore.backends.objects import ObjectBackend
+from ckptstore.backends.patience import GaveUp, Patience, Verdict
+from ckptstore.backends.s3 import S3Wire
+from ckptstore.errors import InvalidRequest
+from tests.faults import FaultProxy, fault_proxy
+from tests.servers import Server
+
+SECRET = "wJalrXUtnFEMI/K7MDENG"
+S3_OPTIONS = {"key": "AKIAEXAMPLEKEY", "secret": SECRET, "endpoint_url": "http://127.0.0.1:9"}
+
+
+def objects(url: str, options: Any = None, **settings: Any) -> ObjectBackend:
+    found = open_backend(url, options, **settings)
+    assert isinstance(found, ObjectBackend)
+    return found
+
+
+@pytest.fixture
+def proxy(moto: Server) -> Iterator[FaultProxy]:
+    with fault_proxy(moto.endpoint) as found:
+        yield found
+
+
+@pytest.fixture
+def proxied(moto: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
+    found = objects(moto.new_url(), {**moto.options, "endpoint_url": proxy.endpoint}, timeout=5)
+    yield found
+    found.close()
+
+
+def uploads(server: Server, backend: ObjectBackend) -> list[Any]:
+    bucket, _, prefix = backend.url.partition("://")[2].partition("/")
+    reply = server.client().list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+    found: list[Any] = reply.get("Uploads", [])
+    return found
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("status", "code", "verdict"),
+        [
+            (404, "NoSuchKey", Verdict.ABSENT),
+            (404, "404", Verdict.ABSENT),
+            (404, "NoSuchBucket", Verdict.MISSING_PLACE),
+            (412, "PreconditionFailed", Verdict.EXISTS),
+            (409, "ConditionalRequestConflict", Verdict.AGAIN),
+            (400, "RequestTimeout", Verdict.AGAIN),
+            (400, "BadDigest", Verdict.AGAIN),
+            (400, "ExpiredToken", Verdict.DENIED),
+            (400, "InvalidArgument", Verdict.FATAL),
+            (401, "Unauthorized", Verdict.DENIED),
+            (403, "SignatureDoesNotMatch", Verdict.DENIED),
+            (416, "InvalidRange", Verdict.SHORT),
+            (429, "TooManyRequests", Verdict.AGAIN),
+            (500, "InternalError", Verdict.AGAIN),
+            (501, "NotImplemented", Verdict.FATAL),
+            (503, "SlowDown", Verdict.AGAIN),
+            (507, "InsufficientStorage", Verdict.FULL),
+        ],
+    )
+    def test_s3(self, status: int, code: str, verdict: Verdict) -> None:
+        reply: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        cause = botocore.exceptions.ClientError(reply, "PutObject")
+        wrapped = OSError(22, "s3fs chose this class")
+        wrapped.__cause__ = cause
+        judge = S3Wire("s3://b/p", S3_OPTIONS, 5, 1).judge
+        assert judge(cause) is judge(wrapped) is verdict
+
+    @pytest.mark.parametrize(
+        ("error", "verdict"),
+        [
+            (aiohttp.ClientPayloadError("cut"), Verdict.AGAIN),
+            (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), Verdict.AGAIN),
+            (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), Verdict.AGAIN),
+            (ConnectionResetError(), Verdict.AGAIN),
+            (TimeoutError(), Verdict.AGAIN),
+            (botocore.exceptions.NoCredentialsError(), Verdict.DENIED),
+            (botocore.exceptions.ParamValidationError(report="x"), Verdict.FATAL),
+            (TypeError(), Verdict.FATAL),
+        ],
+    )
+    def test_s3_without_a_reply(self, error: Exception, verdict: Verdict) -> None:
+        assert S3Wire("s3://b/p", S3_OPTIONS, 5, 1).judge(error) is verdict
+
+    @pytest.mark.parametrize(
+        ("error", "verdict"),
+        [
+            (Replied(404, "No such object"), Verdict.ABSENT),
+            (Replied(404, "The specified bucket does not exist."), Verdict.MISSING_PLACE),
+            (Replied(412, ""), Verdict.EXISTS),
+            (Replied(403, ""), Verdict.DENIED),
+            (Replied(401, "Invalid Credentials"), Verdict.DENIED),
+            (Replied(429, ""), Verdict.AGAIN),
+            (Replied(503, ""), Verdict.AGAIN),
+            (Replied(416, ""), Verdict.SHORT),
+            (Replied(400, ""), Verdict.FATAL),
+            (aiohttp.ServerDisconnectedError(), Verdict.AGAIN),
+        ],
+    )
+    def test_gcs(self, error: Exception, verdict: Verdict) -> None:
+        options = {"token": "anon", "endpoint_url": "http://127.0.0.1:9"}
+        assert GcsWire("gs://b/p", options, 5, 1).judge(error) is verdict
+
+    @pytest.mark.parametrize(
+        ("verdict", "builtin"),
+        [
+            (Verdict.ABSENT, FileNotFoundError),
+            (Verdict.MISSING_PLACE, PlaceMissing),
+            (Verdict.EXISTS, FileExistsError),
+            (Verdict.DENIED, PermissionError),
+            (Verdict.SHORT, EOFError),
+            (Verdict.FULL, OSError),
+            (Verdict.AGAIN, TimeoutError),
+            (Verdict.FATAL, OSError),
+        ],
+    )
+    def test_verdicts_become_builtins(
+        self, monkeypatch: pytest.MonkeyPatch, verdict: Verdict, builtin: type[Exception]
+    ) -> None:
+        class Strange(Exception):
+            pass
+
+        def fail(*arguments: object) -> None:
+            raise Strange("something\nstrange")
+
+        monkeypatch.setattr(MemoryWire, "get", fail)
+        monkeypatch.setattr(MemoryWire, "judge", lambda self, error: verdict)
+        with pytest.raises(builtin) as caught:
+            objects("memory://x", timeout=0.2).read("k", 0, 1)
+        assert isinstance(caught.value.__cause__, Strange)
+
+
+class TestPatience:
+    def test_gives_up_at_the_deadline(self) -> None:
+        began = time.monotonic()
+        with pytest.raises(GaveUp) as caught:
+            Patience(0.5).run(_fail, lambda error: Verdict.AGAIN)
+        assert 0.2 < time.monotonic() - began < 0.7
+        assert isinstance(caught.value.__cause__, ConnectionError)
+
+    def test_counts_retries(self) -> None:
+        tries = []
+
+        def fail(seconds: float) -> None:
+            tries.append(seconds)
+            raise ConnectionError
+
+        with pytest.raises(GaveUp):
+            Patience(60, retries=2, jitter=lambda: 0).run(fail, lambda error: Verdict.AGAIN)
+        assert len(tries) == 3
+        assert all(0 < seconds <= 20 for seconds in tries)
+
+    def test_what_will_not_pass_is_not_tried_again(self) -> None:
+        with pytest.raises(ConnectionError):
+            Patience(60).run(_fail, lambda error: Verdict.DENIED)
+
+    def test_stops_when_told_to(self) -> None:
+        stop = threading.Event()
+        threading.Timer(0.2, stop.set).start()
+        began = time.monotonic()
+        with pytest.raises(GaveUp):
+            Patience(60, jitter=lambda: 1).run(_fail, lambda error: Verdict.AGAIN, stop=stop)
+        assert time.monotonic() - began < 2
+
+    @pytest.mark.parametrize("bad", [{"timeout": 0}, {"timeout": -1}, {"timeout": 1, "retries": -1}])
+    def test_refuses_nonsense(self, bad: Any) -> None:
+        with pytest.raises(ValueError, match="must"):
+            Patience(**bad)
+
+
+def _fail(seconds: float) -> None:
+    raise ConnectionError("down")
+
+
+class TestSecrets:
+    def test_pickles_repr_and_url_hold_none(self) -> None:
+        options = {
+            **S3_OPTIONS,
+            "token": "SESSIONTOKEN",
+            "s3_additional_kwargs": {"SSEKMSKeyId": "arn:kms", "SSECustomerKey": SECRET},
+            "client_kwargs": {"region_name": "eu-west-1", "aws_secret_access_key": SECRET},
+        }
+        backend = objects("s3://bucket/run", options)
+        data = pickle.dumps(backend)
+        for secret in (SECRET, "AKIAEXAMPLEKEY", "SESSIONTOKEN"):
+            assert secret.encode() not in data
+            assert secret not in repr(backend) + backend.url
+        kept = pickle.loads(data)
+        assert kept._open._state[1] == {
+            "endpoint_url": "http://127.0.0.1:9",
+            "s3_additional_kwargs": {"SSEKMSKeyId": "arn:kms"},
+            "client_kwargs": {"region_name": "eu-west-1"},
+        }
+        assert kept.wire.url == backend.url
+
+    def test_errors_and_their_causes_hold_none(self) -> None:
+        options = {"anon": True, "endpoint_url": f"http://user:{SECRET.replace('/', '')}@127.0.0.1:9"}
+        backend = objects("s3://bucket/run", options, timeout=0.5)
+        with pytest.raises(TimeoutError) as caught:
+            backend.read("k")
+        assert SECRET.replace("/", "") not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize(
+        "url", ["s3://key:secret@bucket/run", "s3://bucket/run?versionId=1", "s3:///run"]
+    )
+    def test_urls_hold_none(self, url: str) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            open_backend(url)
+        assert "secret@" not in str(caught.value)
+
+    def test_gcs_tokens_stay_out_of_pickles(self) -> None:
+        token = {"client_secret": SECRET, "refresh_token": SECRET}
+        assert SECRET.encode() not in pickle.dumps(open_backend("gs://bucket/run", {"token": token}))
+        anonymous = pickle.loads(pickle.dumps(open_backend("gs://bucket/run", {"token": "anon"})))
+        assert anonymous._open._state[1] == {"token": "anon"}
+
+
+class TestS3:
+    def test_a_cut_body_is_read_again(self, moto: Server, proxy: FaultProxy, proxied: ObjectBackend) -> None:
+        data = os.urandom(3 * 2**20)
+        with proxied.write("k") as sink:
+            sink.write(data)
+        proxy.reset(lambda index, seen: "truncate" if index < 2 else None)
+        assert proxied.read("k") == data
+        assert len(proxy.seen) >= 3
+
+    def test_large_reads_come_in_ranges(self, proxy: FaultProxy, proxied: ObjectBackend) -> None:
+        data = os.urandom(34 * 2**20)
+        with proxied.write("k") as sink:
+            sink.write(data)
+        proxy.reset()
+        assert proxied.read("k") == data
+        assert [seen.method for seen in proxy.seen] == ["GET"] * 4
+
+    def test_an_upload_that_fails_is_aborted(
+        self, moto: Server, proxy: FaultProxy, proxied: ObjectBackend
+    ) -> None:
+        proxy.reset(lambda index, seen: "500" if "partNumber=2" in seen.path else None)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError), proxied.write("k") as sink:
+            sink.write(bytes(40 * 2**20))
+        assert time.monotonic() - began < 20
+        proxy.reset()
+        assert uploads(moto, proxied) == []
+        assert proxied.list() == []
+
+    def test_an_interrupted_upload_is_aborted(self, moto: Server, proxied: ObjectBackend) -> None:
+        for _ in range(2):
+            sink = proxied.write("k")
+            sink.write(bytes(40 * 2**20))
+            sink.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert uploads(moto, proxied) == []
+        # Every slot was given back: the next one is not held up.
+        with proxied.write("k") as again:
+            again.write(bytes(40 * 2**20))
+        assert proxied.list()[0].size == 40 * 2**20
+
+    def test_a_lost_reply_to_the_last_request_of_an_upload(
+        self, moto: Server, proxy: FaultProxy, proxied: ObjectBackend
+    ) -> None:
+        lost: list[int] = []
+
+        def plan(index: int, seen: Any) -> Any:
+            if seen.method == "POST" and "uploadId=" in seen.path and not lost:
+                lost.append(index)
+                return "cut after"
+            return None
+
+        proxy.reset(plan)
+        data = os.urandom(20 * 2**20)
+        with proxied.write("k") as sink:
+            sink.write(data)
+        assert lost
+        assert moto.peek(f"{proxied.url}/k") == data
+
+    def test_forgotten_uploads_are_given_up(self, moto: Server, proxied: ObjectBackend) -> None:
+        proxied.wire.upload(f"{proxied.wire.root}checkpoint_000001/k", 5)
+        proxied.wire.upload(f"{proxied.wire.root}other", 5)
+        assert len(uploads(moto, proxied)) == 2
+        assert proxied.abort_uploads(lambda key, started: key.startswith("checkpoint_")) == 1
+        assert [item["Key"].rpartition("/")[2] for item in uploads(moto, proxied)] == ["other"]
+
+    @pytest.mark.parametrize("act", ["503", "cut before", "cut after"])
+    def test_a_listing_that_fails_is_never_empty(
+        self, proxy: FaultProxy, proxied: ObjectBackend, act: Any
+    ) -> None:
+        proxied.publish("k", b"v")
+        proxy.reset(lambda index, seen: act)
+        with pytest.raises(TimeoutError):
+            objects(proxied.url, {**_options(proxied), "endpoint_url": proxy.endpoint}, timeout=0.8).list()
+
+    def test_a_bucket_that_is_not_there(self, moto: Server) -> None:
+        backend = objects(f"s3://{uuid.uuid4().hex}/run", moto.options, timeout=5)
+        calls: list[Callable[[], object]] = [
+            backend.list,
+            backend.children,
+            lambda: backend.read("k"),
+            lambda: backend.publish("k", b"v"),
+            lambda: backend.replace("k", b"v"),
+        ]
+        for call in calls:
+            with pytest.raises(PlaceMissing, match="bucket is not there"):
+                call()
+        backend.close()
+
+    def test_listings_go_on_to_the_last_page(self, proxy: FaultProxy, proxied: ObjectBackend) -> None:
+        keys = [f"checkpoint_{index:06d}/_ckptstore/manifest.json" for index in range(1050)]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: proxied.replace(key, b"x"), keys))
+        proxy.reset()
+        assert len(proxied.children()) == 1050
+        assert len(proxy.seen) == 2
+        proxy.reset()
+        assert len(proxied.starting("checkpoint_", until="checkpoint_000500")) == 1000
+        assert len(proxy.seen) == 1
+        proxied.delete(keys)
+        assert proxied.list() == []
+
+    def test_a_refused_delete_is_told(self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        wire = proxied.wire
+        assert isinstance(wire, S3Wire)
+        reply = {
+            "Deleted": [{"Key": f"{wire.root}a"}],
+            "Errors": [{"Key": f"{wire.root}b", "Code": "AccessDenied"}],
+        }
+        monkeypatch.setattr(wire, "_call", lambda *arguments, **named: reply)
+        with pytest.raises(PermissionError):
+            proxied.delete(["a", "b"])
+        monkeypatch.setattr(
+            wire, "_call", lambda *arguments, **named: {"Deleted": [{"Key": f"{wire.root}a"}]}
+        )
+        monkeypatch.setattr(proxied._patience, "timeout", 0.3)
+        with pytest.raises(TimeoutError):
+            proxied.delete(["a", "b"])
+
+    def test_works_after_a_fork(self, moto: Server) -> None:
+        backend = objects(moto.new_url(), moto.options)
+        backend.publish("k", b"v")
+        context = multiprocessing.get_context("fork")
+        receive, send = context.Pipe(False)
+        child = context.Process(target=lambda: send.send(backend.read("k")))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks with threads
+            child.start()
+        assert receive.poll(20)
+        assert receive.recv() == b"v"
+        child.join()
+        backend.close()
+
+    def test_a_server_that_stores_other_bytes_is_not_believed(
+        self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wire = proxied.wire
+        assert isinstance(wire, S3Wire)
+        monkeypatch.setattr(proxied._patience, "timeout", 0.3)
+        for reply in ({"ChecksumCRC32": "AAAAAA=="}, {"ETag": '"' + "0" * 32 + '"'}):
+            monkeypatch.setattr(wire, "_call", lambda *arguments, reply=reply, **named: reply)
+            with pytest.raises(TimeoutError, match="the server stored bytes"):
+                proxied.publish("k", b"v")
+
+
+def _options(backend: ObjectBackend) -> dict[str, Any]:
+    opener: Any = backend._open
+    options: dict[str, Any] = opener._state[1]
+    return options
+
+
+class TestOpening:
+    def test_unknown_schemes_and_numbers(self) -> None:
+        for url, settings in (
+            ("nosuch://x/y", {}),
+            ("s3://b/../c", {}),
+            ("memory://x", {"timeout": 0}),
+            ("memory://x", {"retries": -1}),
+            ("memory://x", {"concurrency": 0}),
+        ):
+            with pytest.raises(InvalidRequest):
+                open_backend(url, **settings)  # type: ignore[arg-type]
+
+    def test_any_fsspec_url(self, tmp_path: os.PathLike[str]) -> None:
+        backend = objects(f"local://{os.fspath(tmp_path)}/run")
+        backend.replace("checkpoint_000001/a/b", b"one")
+        with backend.write("checkpoint_000001/c") as sink:
+            sink.write(b"two")
+        with backend.write("checkpoint_000001/large") as sink:
+            sink.write(bytes(17 * 2**20))
+        assert [entry[:2] for entry in backend.list("checkpoint_000001")] == [
+            ("checkpoint_000001/a/b", 3), ("checkpoint_000001/c", 3), ("checkpoint_000001/large", 17 * 2**20),
+        ]  # fmt: skip
+        assert backend.children("checkpoint_000001") == ["a", "c", "large"]
+        assert backend.read("checkpoint_000001/a/b", 1) == b"ne"
+        backend.delete(["checkpoint_000001/c", "absent"])
+        with pytest.raises(FileNotFoundError):
+            backend.read("checkpoint_000001/c")
+        assert "one writer" in backend.describe()["create-only writes"]
