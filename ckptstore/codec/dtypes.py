@@ -147,6 +147,9 @@ class Dtypes:
             titles.append(field[2] if len(field) == 3 else None)
         if any(title is not None and type(title) is not str for title in titles):
             raise NotPlainError
+        known = [*names, *(title for title in titles if title is not None)]
+        if len(set(known)) != len(known):
+            raise UnsafeContent("pickle", "numpy structured dtype with two fields of one name")
         spec = {"names": list(names), "formats": formats, "offsets": offsets, "itemsize": size}
         if any(titles):
             spec["titles"] = titles

@@ -271,6 +271,7 @@ class Machine:
 
     def reference(self, module: str, name: str, pos: int) -> Any:
         """What importing ``module.name`` stands for: a constant that we know, or a record of the name."""
+        self.containers.charge(len(module) + len(name))  # both may come from the memo, again and again
         full = f"{_OLD_MODULES.get(module, module)}.{name}"
         if self.uses is not None:
             self.uses.append(GlobalUse(full, pos, False))
@@ -286,7 +287,7 @@ class Machine:
             raise UnsafeContent("pickle", f"calls a {type(callee).__name__}")
         name = callee.name
         if callee.args is not None:
-            name, args = name + "()", (callee, *args)
+            name, args = name.removesuffix("()") + "()", (callee, *args)
         if self.uses is not None:
             self.uses.append(GlobalUse(name, pos, True))
         try:

@@ -61,7 +61,7 @@ class Storages:
         if plain.numel() == 0:
             return np.ndarray, (shape, dtype, buffer_of(np.empty(0, np.uint8)), 0, None, "C")
         if key not in self._written:
-            if plain.numel() * dtype.itemsize != storage.nbytes() or not _dense(plain):
+            if plain.numel() * dtype.itemsize != storage.nbytes():
                 flat = _bytes_of(plain.cpu().contiguous().reshape(-1))
                 return np.ndarray, (shape, dtype, buffer_of(flat), 0, None, "C")
             whole = plain.as_strided((plain.numel(),), (1,), 0)
@@ -72,17 +72,6 @@ class Storages:
             return np.ndarray, (shape, dtype, buffer, offset, None, "C")
         strides = tuple(step * dtype.itemsize for step in plain.stride())
         return np.ndarray, (shape, dtype, buffer, offset, strides, "C")
-
-
-def _dense(tensor: Any) -> bool:
-    """Whether each element has a place of its own, given that there are as many as the storage holds."""
-    expected = 1
-    for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if step != expected:
-                return False
-            expected *= size
-    return True
 
 
 def _bytes_of(flat: Any) -> np.ndarray[Any, Any]:

@@ -445,6 +445,8 @@ def test_two_hundred_thousand_objects_fit_the_budget() -> None:
 def test_fractions_keep_their_terms() -> None:
     assert loads(b"cfractions\nFraction\n(S'-3/4'\ntR.") == fractions.Fraction(-3, 4)
     assert loads(b"cfractions\nFraction\n(I-3\nI4\ntR.") == fractions.Fraction(-3, 4)
+    with pytest.raises(UnsafeContent):  # Fraction itself takes this, and 1e999999999 with all its digits
+        loads(b"cfractions\nFraction\n(S'1e9'\ntR.")
 
 
 def test_a_newer_protocol_is_refused() -> None:

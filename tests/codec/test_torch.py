@@ -70,7 +70,19 @@ def test_bfloat16_without_ml_dtypes_says_what_to_do(monkeypatch: pytest.MonkeyPa
 def test_a_slice_writes_only_its_elements() -> None:
     whole = torch.arange(1_000_000)
     assert len(dumped(whole[5:10])[0]) < 1000
-    assert len(dumped([whole[5:10], whole[100:105]])[0]) < 1000
+    data, _ = dumped([whole[5:10], whole[100:105], whole[::250_000]])
+    assert len(data) < 1000
+    assert [a.tolist() for a in safe.loads(data)] == [
+        [5, 6, 7, 8, 9],
+        [100, 101, 102, 103, 104],
+        [0, 250_000, 500_000, 750_000],
+    ]
+
+
+def test_elements_that_share_memory_come_back() -> None:
+    storage = torch.arange(4.0)
+    for tensor in (storage.as_strided((2, 2), (1, 0)), storage.as_strided((2, 2), (1, 1))):
+        np.testing.assert_array_equal(safe.loads(dumped(tensor)[0]), array(tensor))
 
 
 @readers
