@@ -41,13 +41,21 @@ class Survey:
         self._on_load = on_load
 
     def names(self) -> list[CheckpointName]:
-        """Every directory named like a checkpoint. StoreNotFound if the store itself has vanished."""
+        """Every directory named like a checkpoint. StoreNotFound if the store itself has vanished.
+
+        That there is none is taken only from a listing that shows the store's own directory: one that
+        shows nothing at all says nothing about a store that is there.
+        """
         self._identity.prove()
         with translated(self._backend.url):
             listed = self._catalog.names()
-        if not listed:
+            if listed:
+                return listed
             self._identity.prove_again()
-        return listed
+            children = self._backend.children()
+        if names.META not in children:
+            raise StoreUnavailable(self._backend.url, "the listing is empty, although the store is there")
+        return sorted(filter(None, map(CheckpointName.parse, children)))
 
     def named(self, name: CheckpointName) -> Checkpoint:
         """The committed checkpoint `name`; CheckpointNotFound if there is none."""
@@ -110,8 +118,8 @@ class Survey:
         for _ in range(_MAX_TRIES):
             with translated(self._backend.url):
                 scan = self._catalog.scan()
-            if not scan:
-                self._identity.prove_again()
+            if not scan and self.names():
+                continue
             found = self._examine(scan)
             if found is not None:
                 return found
