@@ -6,7 +6,7 @@ import datetime
 import uuid
 
 from ckptstore import names, strictjson
-from ckptstore.backends.base import Backend
+from ckptstore.commit.base import Catalog
 from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
 from ckptstore.failures import translated
 from ckptstore.saving import writer_versions
@@ -17,8 +17,9 @@ SCHEMA_VERSION = 1
 class Identity:
     """The identity of the store at `backend`, proven on first use and remembered."""
 
-    def __init__(self, backend: Backend, create: bool) -> None:
-        self._backend = backend
+    def __init__(self, catalog: Catalog, create: bool) -> None:
+        self._catalog = catalog
+        self._backend = catalog.backend
         self._create = create
         self._id: str | None = None
 
@@ -59,7 +60,7 @@ class Identity:
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
             "writer": writer_versions(),
         }
-        data = (strictjson.dumps(body) + "\n").encode("ascii")
+        data = strictjson.dumps(body).encode("ascii")
         try:
             self._backend.publish(names.STORE, data)
         except (FileExistsError, TimeoutError):
@@ -68,6 +69,7 @@ class Identity:
                 return self._backend.read(names.STORE)
             except FileNotFoundError as error:
                 raise StoreUnavailable(url, "the store could not be made") from error
+        self._catalog.created(names.STORE, data, other=data + b"\n")
         return data
 
     def _parsed(self, data: bytes) -> str:

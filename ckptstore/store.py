@@ -71,7 +71,7 @@ class CheckpointStore:
         )
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency
-        self._identity = Identity(self._backend, create)
+        self._identity = Identity(self._catalog, create)
         self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded)
         self._background: background.Background[Checkpoint] = background.Background()
         self._parent: str | None = None  # id of the checkpoint that the run goes on from

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         "version",
     },
     "background": {"logs", "plan"},
-    "identity": {"errors", "names", "strictjson", "backends", "failures", "saving"},
+    "identity": {"errors", "names", "strictjson", "commit", "failures", "saving"},
     "refs": {"errors", "names", "strictjson", "backends", "failures"},
     "contents": {"errors", "logs", "names", "manifest", "eras", "reading"},
     "checkpoint": {

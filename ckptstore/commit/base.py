@@ -64,6 +64,12 @@ class Catalog(Protocol):
     def backend(self) -> Backend:
         """Where the store lies."""
 
+    def created(self, key: str, data: bytes, other: bytes) -> None:
+        """Told right after this process created `key` holding `data`: an occasion to try the place.
+
+        StoreUnsuitable if it lets itself be created again; then it may hold `other`.
+        """
+
     def names(self) -> list[CheckpointName]:
         """Every directory that is named like a checkpoint, ascending; committed or not."""
 

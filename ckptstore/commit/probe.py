@@ -27,6 +27,17 @@ _lock = threading.Lock()
 _passed: set[str] = set()
 
 
+def check_just_created(backend: ObjectPlace, key: str, data: bytes, other: bytes) -> None:
+    """The same question put to `key`, which this process has just created holding `data`.
+
+    A place that overwrites leaves `other` there: it must serve as well. Spares the first save into a
+    new store a request.
+    """
+    if _create(backend, other, key) or backend.read(key) != data:
+        raise _unsuitable(backend)
+    _note(backend)
+
+
 def check_create_only(backend: ObjectPlace) -> None:
     """Return if `backend` refuses to create what exists; StoreUnsuitable if it overwrites.
 
@@ -42,16 +53,24 @@ def check_create_only(backend: ObjectPlace) -> None:
     # empty a moment ago (its reply may have been lost): there, the second try is the real question.
     is_new = _create(backend, first) or backend.read(KEY) == first
     if is_new and (_create(backend, second) or backend.read(KEY) != first):
-        raise StoreUnsuitable(
-            backend.url, "it ignores create-only writes, so two writers could both win one step", REMEDY
-        )
+        raise _unsuitable(backend)
+    _note(backend)
+
+
+def _unsuitable(backend: ObjectPlace) -> StoreUnsuitable:
+    return StoreUnsuitable(
+        backend.url, "it ignores create-only writes, so two writers could both win one step", REMEDY
+    )
+
+
+def _note(backend: ObjectPlace) -> None:
     with _lock:
         _passed.add(backend.place)
 
 
-def _create(backend: ObjectPlace, body: bytes) -> bool:
+def _create(backend: ObjectPlace, body: bytes, key: str = KEY) -> bool:
     try:
-        backend.publish(KEY, body)
+        backend.publish(key, body)
         return True
     except FileExistsError:
         return False

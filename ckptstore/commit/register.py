@@ -20,7 +20,7 @@ from functools import partial
 
 from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing, Sink
 from ckptstore.commit.base import Check, IfExists, Swept, allow
-from ckptstore.commit.probe import check_create_only
+from ckptstore.commit.probe import check_create_only, check_just_created
 from ckptstore.commit.settle import settle
 from ckptstore.commit.single import SingleWriter
 from ckptstore.commit.states import (
@@ -130,6 +130,11 @@ class RegisterCatalog:
         if not self.single_writer:
             with told(self.backend.url):
                 check_create_only(self.backend)
+
+    def created(self, key: str, data: bytes, other: bytes) -> None:
+        if not self.single_writer:
+            with told(self.backend.url):
+                check_just_created(self.backend, key, data, other)
 
     def _claim(
         self,
