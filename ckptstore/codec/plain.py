@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import fractions
-import importlib
 import pathlib
+import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +18,6 @@ from typing import Any
 from ckptstore.codec.containers import Containers
 from ckptstore.codec.dtypes import NotPlainError
 from ckptstore.codec.opaque import Opaque
-
-# By name, since this room may not draw random ids, and a test sees to it that it can't; the type is data.
-_uuid = importlib.import_module("uuid")
 
 _LONGEST_NUMBER = 4300  # digits; the limit that Python puts on text to int
 _FACTORIES: dict[str, Callable[[], Any]] = {
@@ -254,7 +251,7 @@ def uuid_from(state: Any) -> Any:
     if isinstance(safe, Opaque) and safe.args is not None and len(safe.args) == 1:
         safe = safe.args[0]
     known = safe if type(safe) is int and safe in (0, -1) else None
-    return _uuid.UUID(int=number, is_safe=_uuid.SafeUUID(known))
+    return uuid.UUID(int=number, is_safe=uuid.SafeUUID(known))
 
 
 CONSTANTS: dict[str, Any] = {"builtins.Ellipsis": Ellipsis, "builtins.NotImplemented": NotImplemented}

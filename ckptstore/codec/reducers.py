@@ -105,7 +105,11 @@ class Reducers:
             return Reducers._tensor
         if kind is memoryview:
             return Reducers._offering
-        if issubclass(kind, (*_CONTENT, pickle.PickleBuffer)) or _pickles_itself(kind):
+        if issubclass(kind, (*_CONTENT, pickle.PickleBuffer)):
+            return _default
+        if all(hasattr(kind, name) for name in _TENSOR):
+            return Reducers._offering  # a tensor is its array, however its library would pickle it
+        if _pickles_itself(kind):
             return _default
         if any(hasattr(kind, name) for name in ("__dlpack__", "__array__", "__buffer__")) or _is_buffer(kind):
             return Reducers._offering
@@ -185,6 +189,10 @@ def _random_state(reducers: Reducers, state: np.random.RandomState) -> Reduced:
     if isinstance(reduced, tuple) and reduced[0] is _RANDOM_STATE and name in _BIT_GENERATORS:
         return _RANDOM_STATE, (name,), values
     return reduced
+
+
+_TENSOR = ("__dlpack__", "shape", "dtype")
+"""What jax, cupy and TensorFlow arrays have in common, and Arrow's columns, which are more, have not."""
 
 
 def _registered(kind: type) -> bool:

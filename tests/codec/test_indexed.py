@@ -325,6 +325,16 @@ class OffersDlpack(Offers):
         return self._a.__dlpack_device__()
 
 
+class TensorOfItsLibrary(OffersDlpack):
+    """As jax and TensorFlow have them: a tensor by all signs, and a way of its own to be pickled."""
+
+    shape = property(lambda self: self._a.shape)
+    dtype = property(lambda self: self._a.dtype)
+
+    def __reduce__(self) -> Any:
+        return TensorOfItsLibrary, (self._a,)
+
+
 class Declines(OffersArray):
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
         raise RuntimeError("not now")
@@ -335,7 +345,7 @@ class OwnPickling(OffersArray):
         return {"_a": self._a}
 
 
-@pytest.mark.parametrize("kind", [OffersArray, OffersDlpack])
+@pytest.mark.parametrize("kind", [OffersArray, OffersDlpack, TensorOfItsLibrary])
 def test_objects_that_share_their_memory_become_arrays(kind: Any) -> None:
     original = np.arange(LARGE)
     data, regions = dumped(kind(original))
