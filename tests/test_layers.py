@@ -83,7 +83,6 @@ FORBIDDEN_IN_PURE = {
     "tempfile",
     "shutil",
     "fsspec",
-    "uuid",
 }
 HEAVY = [
     "ray",
