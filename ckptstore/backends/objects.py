@@ -317,10 +317,9 @@ def _settle(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
             task.result()
     except BaseException:
         stop.set()
-        for task in tasks:
-            task.cancel()
-        # Those that run still write into the caller's memory: it must outlive them.
-        wait(tasks)
+        # Those that run still write into the caller's memory: it must outlive them. Not for those that
+        # were cancelled: they count as done only once a thread gets to them.
+        wait([task for task in tasks if not task.cancel()])
         raise
 
 
@@ -425,10 +424,13 @@ class _ObjectSink:
         upload, self._upload, self._buffer = self._upload, None, bytearray()
         if upload is None:
             return
+        running = []
         for part in self._parts:
             if part.cancel():
                 self._backend.slots.release()
+            else:
+                running.append(part)
         # A part that lands after the abort would be kept, and paid for, for ever.
-        wait(self._parts)
+        wait(running)
         with suppress(OSError, EOFError):  # the error that brought us here is the one to tell
             self._backend.attempt(self._key, upload.abort)

@@ -297,6 +297,8 @@ class S3Wire:
             s3fs.S3FileSystem.close_session(self._fs.loop, self._fs._s3creator)
 
     def judge(self, error: BaseException) -> Verdict:
+        if isinstance(error, Corrupted):
+            return Verdict.AGAIN  # whatever reply it was found out from
         reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         if isinstance(reply, Mapping):
             code = str(reply.get("Error", {}).get("Code", ""))
@@ -309,7 +311,7 @@ class S3Wire:
         causes = (error, error.__cause__)
         if any(isinstance(cause, _DENIED) for cause in causes):
             return Verdict.DENIED
-        if any(isinstance(cause, (*_PASSING, Corrupted)) for cause in causes):
+        if any(isinstance(cause, _PASSING) for cause in causes):
             return Verdict.AGAIN
         return Verdict.FATAL
 

@@ -312,12 +312,13 @@ class TestS3:
         with pytest.raises(TimeoutError):
             objects(proxied.url, {**_options(proxied), "endpoint_url": proxy.endpoint}, timeout=0.8).list()
 
-    def test_a_bucket_that_is_not_there(self, moto: Server) -> None:
-        backend = objects(f"s3://{uuid.uuid4().hex}/run", moto.options, timeout=5)
+    @pytest.mark.parametrize("name", ["moto", "fake-gcs"])
+    def test_a_bucket_that_is_not_there(self, start_server: Callable[[str], Server], name: str) -> None:
+        server = start_server(name)
+        backend = objects(f"{server.scheme}://{uuid.uuid4().hex}/run", server.options, timeout=5)
         calls: list[Callable[[], object]] = [
             backend.list,
             backend.children,
-            lambda: backend.read("k"),
             lambda: backend.publish("k", b"v"),
             lambda: backend.replace("k", b"v"),
         ]
@@ -358,6 +359,57 @@ class TestS3:
         with pytest.raises(TimeoutError):
             proxied.delete(["a", "b"])
 
+    def test_a_body_that_ends_early_is_no_success(
+        self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Body:
+            async def __aenter__(self) -> Body:
+                return self
+
+            async def __aexit__(self, *error: object) -> None:
+                pass
+
+            async def read(self, size: int) -> bytes:
+                return b""
+
+        async def call(*arguments: object, **named: object) -> dict[str, Any]:
+            return {"ContentLength": 10, "ContentRange": "bytes 0-9/10", "Body": Body()}
+
+        wire: Any = proxied.wire
+        monkeypatch.setattr(wire._fs, "_call_s3", call)
+        monkeypatch.setattr(proxied._patience, "timeout", 0.3)
+        with pytest.raises(TimeoutError):
+            proxied.read("k", 0, 10)
+
+    @pytest.mark.parametrize("found", [20 * 2**20, 5])
+    def test_an_upload_that_is_gone_after_a_lost_reply(
+        self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch, found: int
+    ) -> None:
+        wire = proxied.wire
+        assert isinstance(wire, S3Wire)
+        real, asked = wire._call, []
+
+        def call(seconds: float, method: str, **arguments: Any) -> Any:
+            if method == "complete_multipart_upload":
+                asked.append(method)
+                if len(asked) == 1:
+                    raise ConnectionResetError
+                reply: Any = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+                raise botocore.exceptions.ClientError(reply, method)
+            if method == "head_object":
+                return {"ContentLength": found}
+            return real(seconds, method, **arguments)
+
+        monkeypatch.setattr(wire, "_call", call)
+        monkeypatch.setattr(proxied._patience, "timeout", 1.0)
+        sink = proxied.write("k")
+        sink.write(bytes(20 * 2**20))
+        if found == 5:
+            with pytest.raises(TimeoutError):
+                sink.__exit__(None, None, None)
+        else:
+            sink.__exit__(None, None, None)
+
     def test_works_after_a_fork(self, moto: Server) -> None:
         backend = objects(moto.new_url(), moto.options)
         backend.publish("k", b"v")
@@ -388,6 +440,47 @@ def _options(backend: ObjectBackend) -> dict[str, Any]:
     opener: Any = backend._open
     options: dict[str, Any] = opener._state[1]
     return options
+
+
+class TestMemory:
+    def test_slots_of_parts_that_never_ran_are_given_back(self) -> None:
+        backend = objects(f"memory://{uuid.uuid4().hex}", concurrency=2)
+        held = threading.Event()
+        for _ in range(2):
+            backend.pool.submit(held.wait)
+        sink = backend.write("k")
+        sink.write(bytes(5 * 2**19))
+        sink.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert backend.slots.acquire(blocking=False)
+        assert backend.slots.acquire(blocking=False)
+        held.set()
+        backend.close()
+
+    def test_creation_is_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        backend = objects(f"memory://{uuid.uuid4().hex}")
+        wire: Any = backend.wire
+        real = wire._fs.pipe_file
+
+        def slowly(*arguments: object) -> None:
+            time.sleep(0.02)
+            real(*arguments)
+
+        monkeypatch.setattr(wire._fs, "pipe_file", slowly)
+        won = []
+
+        def create() -> None:
+            try:
+                backend.publish("k", b"v")
+                won.append(1)
+            except FileExistsError:
+                pass
+
+        threads = [threading.Thread(target=create) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won == [1]
 
 
 class TestOpening:

@@ -177,8 +177,9 @@ def test_a_commit_in_an_outage_is_never_cleaned_up(place: Place, proxy: FaultPro
     proxy.reset(lambda index, seen: "cut after" if index == 0 else "cut before")
     with pytest.raises(StoreUnavailable):
         attempt.commit(manifest_bytes(attempt.id))
-    attempt.abandon()
     proxy.reset()
+    attempt.abandon()
+    assert proxy.seen == []
     assert place.committed() == {CheckpointName(3): attempt.id}
     place.close()
 

@@ -163,6 +163,9 @@ def test_a_store_that_overwrites_is_recognised(rclone: Server) -> None:
         open_catalog(backend).begin(1, "error", "a")
     assert [entry.key.split("/")[0] for entry in backend.list()] == ["_ckptstore"]
     catalog = open_catalog(backend, single_writer=True)
+    catalog.backend.publish("tag.json", b"first")
+    with pytest.raises(FileExistsError):
+        catalog.backend.publish("tag.json", b"second")
     for step in (1, 2):
         attempt = catalog.begin(step, "error", f"a{step}")
         with attempt.create("p1") as sink:

@@ -139,6 +139,14 @@ def test_registers_are_forgotten_in_two_steps_a_horizon_apart(world: World) -> N
     assert start(catalog, "c").commit(manifest_bytes("c")) == NAME
 
 
+def test_a_small_manifest_that_says_nothing_is_left_alone(world: World) -> None:
+    world.ask(Request("replace", f"{NAME}/{MANIFEST}", b"{}"))
+    world.ask(Request("replace", f"{NAME}/p1", b"whose?"))
+    world.now += HORIZON
+    assert world.catalog().sweep(0).attempts == []
+    assert world.objects[f"{NAME}/p1"] == b"whose?"
+
+
 def test_a_stale_sweep_removes_nothing(world: World) -> None:
     catalog = world.catalog()
     start(catalog)
