@@ -15,13 +15,15 @@ import numpy as np
 from ckptstore import contents, logs, names, plan
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.eras import Note
+from ckptstore.eras import Note, scan
+from ckptstore.eras.sniff import V0_FILE
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
     CheckpointGone,
     CheckpointNotFound,
     InvalidRequest,
+    StoreUnavailable,
     UnreadableFormat,
 )
 from ckptstore.failures import translated
@@ -47,25 +49,33 @@ class Skipped(NamedTuple):
 class Lazy(Mapping[str, Any]):
     """Named values, each decoded on first use and then kept."""
 
-    def __init__(self, keys: Callable[[], tuple[str, ...]], load: Callable[[str], Any], what: str) -> None:
+    def __init__(
+        self,
+        keys: Callable[[], tuple[str, ...]],
+        load: Callable[[str], Any],
+        what: str,
+        holds: Callable[[str], bool] | None = None,
+    ) -> None:
         self._values: dict[str, Any] = {}
         self._find_keys = keys
         self._load = load
         self._what = what
+        self._holds = holds
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
         return self._find_keys()
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self._keys:
+        if key not in self:
             raise KeyError(key)
         if key not in self._values:
             self._values[key] = self._load(key)
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._keys
+        # Whether there is one may be known without reading what lists them all.
+        return isinstance(key, str) and (self._holds(key) if self._holds else key in self._keys)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -98,7 +108,14 @@ class Checkpoint:
         self._files: Files
         self._contents: contents.Contents
         if manifest is None:
-            self._files = Unverified(backend, self.listing())
+            listing = self.listing()
+            self._files = Unverified(backend, listing)
+            if names.STORE in listing:
+                raise UnreadableFormat(
+                    self.url,
+                    "it is a store, not a checkpoint",
+                    "Open one of its checkpoints, for example CheckpointStore(url).latest()",
+                )
             if not self._files.paths():
                 raise CheckpointNotFound(self.url, "there is no checkpoint in this directory")
             self._contents = contents.Foreign(self._files)
@@ -106,7 +123,9 @@ class Checkpoint:
             self._files = Reader(backend, prefix, manifest, self.url)
             self._contents = contents.committed(manifest, self._files)
         self._state: Any = plan.UNSET
-        self.policies: Mapping[str, Any] = Lazy(lambda: self.policy_ids, self._load_policy, "policies")
+        self.policies: Mapping[str, Any] = Lazy(
+            lambda: self.policy_ids, self._load_policy, "policies", self._contents.holds
+        )
         """Policy id to policy, each fetched and decoded when it is first asked for."""
         self.components: Mapping[str, Any] = Lazy(
             lambda: self._contents.components, self._load_component, "components"
@@ -120,12 +139,30 @@ class Checkpoint:
         """The checkpoint in the directory `url`, wherever it lies and whoever wrote it.
 
         One without a manifest, which RLlib of any version wrote, opens too: nothing vouches for it then,
-        and `committed` and `verified` are False. Raises CheckpointNotFound if there is nothing,
-        CheckpointCorrupt or UnreadableFormat if it can't be trusted or understood.
+        and `committed` and `verified` are False. Where Ray up to 1.13 named the file ``checkpoint-<n>``
+        rather than its directory, that is understood too. Raises CheckpointNotFound if there is nothing,
+        InvalidRequest for another file, CheckpointCorrupt or UnreadableFormat for what can't be trusted
+        or understood.
         """
-        backend = open_backend(os.fspath(url), storage_options)
-        manifest = fetch_manifest(backend, "", backend.url)
-        return cls(backend, "", manifest)
+        place = os.fspath(url)
+        backend = open_backend(place, storage_options)
+        try:
+            return cls(backend, "", fetch_manifest(backend, "", backend.url))
+        except (CheckpointNotFound, StoreUnavailable) as error:
+            through_a_file = isinstance(error.__cause__, NotADirectoryError)
+            if isinstance(error, StoreUnavailable) and not through_a_file:
+                raise
+            parent, name = _inside(place)
+            directory = open_backend(parent, storage_options) if parent else None
+            if directory is None or not _is_file(directory, name):
+                if through_a_file:
+                    raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
+                raise
+            if V0_FILE.match(name):
+                return cls(directory, "", fetch_manifest(directory, "", directory.url))
+            raise InvalidRequest(
+                backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
+            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Checkpoint, (self._backend, self._prefix, self._manifest)
@@ -184,6 +221,11 @@ class Checkpoint:
     def version(self) -> str:
         """RLlib's ``checkpoint_version``, for example "1.1"."""
         return self._contents.version
+
+    @property
+    def ray_version(self) -> str:
+        """The Ray that wrote it; empty where nothing tells. May read one file of the oldest layout."""
+        return self._contents.ray_version
 
     @property
     def kind(self) -> str:
@@ -282,6 +324,14 @@ class Checkpoint:
         problems += [str(note) for note in self.notes if note.kind in ("mismatch", "missing")]
         sizes = self._files.paths()
         return VerifyReport(self.url, len(sizes), sum(sizes.values()), tuple(dict.fromkeys(problems)))
+
+    def scan(self) -> tuple[scan.Use, ...]:
+        """Every name that unpickling its files would import or call, the worst first; nothing is run.
+
+        Reads all pickles, torch files and MessagePack there are. Each use has a `rank`: "data" makes plain
+        values, "library" is a class of a known framework, "code" is anything else.
+        """
+        return scan.scan(self._files.paths(), self._files.read)
 
     def listing(self) -> dict[str, int]:
         """Every file in its directory now, and its size in bytes."""
@@ -402,7 +452,7 @@ class Checkpoint:
         if isinstance(policy_ids, str):
             raise InvalidRequest("policy_ids", f"{policy_ids!r} is a str", "Pass a list or set of ids")
         wanted = list(dict.fromkeys(policy_ids))
-        unknown = [policy_id for policy_id in wanted if policy_id not in self.policy_ids]
+        unknown = [policy_id for policy_id in wanted if policy_id not in self.policies]
         if unknown:
             raise CheckpointNotFound(self.name, f"it holds no policy {unknown[0]!r}", self._known())
         return wanted
@@ -424,6 +474,24 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
+
+
+def _inside(url: str) -> tuple[str, str]:
+    """The directory that `url` lies in, and its name there; an empty one where there is none above."""
+    if "://" not in url:
+        return os.path.split(os.path.abspath(url))
+    parent, _, name = url.rstrip("/").rpartition("/")
+    return ("", name) if parent.endswith("/") else (parent, name)
+
+
+def _is_file(directory: Backend, name: str) -> bool:
+    try:
+        directory.read(name, 0, 1)
+    except EOFError:
+        return True  # an empty one
+    except OSError:
+        return False
+    return True
 
 
 def _write_file(path: str, chunks: Iterable[bytes]) -> None:

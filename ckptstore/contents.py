@@ -30,8 +30,15 @@ class Contents(Protocol):
         """RLlib's ``checkpoint_version``."""
 
     @property
+    def ray_version(self) -> str:
+        """The Ray that wrote it, empty where nothing tells."""
+
+    @property
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of the policies; may have to decode something to know them."""
+
+    def holds(self, policy_id: str) -> bool:
+        """Whether it is one of `policy_ids`, found out with as little reading as possible."""
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -63,11 +70,16 @@ class Saved:
         self._reader = reader
         self.kind = manifest.kind
         self.version = manifest.checkpoint_version
+        self.ray_version = manifest.writer.get("ray", "")
         self.policy_ids = manifest.policies
         prefix, suffix = f"{names.COMPONENTS}/", ".pkl"
         self.components = tuple(
             file.path[len(prefix) : -len(suffix)] for file in manifest.files if file.path.startswith(prefix)
         )
+
+    def holds(self, policy_id: str) -> bool:
+        """See `Contents`."""
+        return policy_id in self.policy_ids
 
     def state(self, trusted: bool, mmap: bool) -> Any:
         """See `Contents`; a policy alone is its own state."""
@@ -119,10 +131,21 @@ class Foreign:
         return self._foreign.version
 
     @property
+    def ray_version(self) -> str:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.ray_version
+
+    @property
     def policy_ids(self) -> tuple[str, ...]:
         """See `Contents`."""
         with self._reading():
             return self._foreign.policy_ids
+
+    def holds(self, policy_id: str) -> bool:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.holds(policy_id)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -153,8 +176,9 @@ class Foreign:
             return self._foreign.weights(policy_id)
 
     def paths_of(self, policy_id: str) -> list[str]:
-        """Unknown before they are read."""
-        return []
+        """The file with its weights; what else belongs to it is known once that is read."""
+        with self._reading():
+            return [self._foreign.path_of(policy_id)]
 
     def notes(self) -> tuple[eras.Note, ...]:
         """See `Contents`."""
@@ -169,7 +193,9 @@ class Foreign:
             except CheckpointError as error:
                 if error.what.startswith(self._label):
                     raise
-                raise type(error)(f"{self._label}/{error.what}", error.why, error.remedy) from error
+                whole = error.what == "checkpoint directory"
+                what = self._label if whole else f"{self._label}/{error.what}"
+                raise type(error)(what, error.why, error.remedy) from error
 
     def _check(self, trusted: bool) -> None:
         if trusted:
@@ -185,8 +211,13 @@ class Unknown:
 
     kind = "Directory"
     version = ""
+    ray_version = ""
     policy_ids: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
+
+    def holds(self, policy_id: str) -> bool:
+        """Nothing, as far as anybody here can tell."""
+        return False
 
     def state(self, trusted: bool, mmap: bool) -> Any:
         """UnreadableFormat."""

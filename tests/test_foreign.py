@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest, UnreadableFormat
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointNotFound,
+    InvalidRequest,
+    UnreadableFormat,
+    UnsafeContent,
+)
 from tests.stores import RLLIB_1_0, tree_bytes
 
 WRITTEN = RLLIB_1_0 / "checkpoint"
@@ -99,6 +105,67 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "empty" / "notes.txt").write_text("x")
     with pytest.raises(UnreadableFormat):
         Checkpoint.open(tmp_path / "empty")
+
+
+def test_the_file_that_the_oldest_releases_called_the_checkpoint(tmp_path: Path) -> None:
+    old = WRITTEN.parent.parent / "v0_1" / "ray_1.13.0_multi" / "checkpoint"
+    ckpt = Checkpoint.open(old / "checkpoint-3")
+    assert (ckpt.version, ckpt.step, ckpt.ray_version, ckpt.url) == ("0.1", 3, "1.13.0", f"file://{old}")
+    with pytest.raises(CheckpointNotFound):
+        Checkpoint.open(old / "checkpoint-4")
+    with pytest.raises(CheckpointNotFound, match="a part of its path is a file"):
+        Checkpoint.open(old / "checkpoint-3" / "checkpoint-3")
+    CheckpointStore(tmp_path).save(1, {"a": 1})
+    with pytest.raises(InvalidRequest, match=r"it is a file.*checkpoint_000001$"):
+        Checkpoint.open(tmp_path / "checkpoint_000001" / "algorithm_state.pkl")
+    shutil.copy(old / "checkpoint-3", tmp_path / "checkpoint-3")
+    shutil.copy(old / "checkpoint-3", tmp_path / "checkpoint-4")
+    (tmp_path / "_ckptstore" / "store.json").unlink()
+    with pytest.raises(UnreadableFormat, match="several checkpoints"):
+        Checkpoint.open(tmp_path / "checkpoint-3")
+
+
+def test_a_directory_around_checkpoints_says_what_to_open(tmp_path: Path) -> None:
+    shutil.copytree(WRITTEN, tmp_path / "trial" / "checkpoint_000010")
+    with pytest.raises(UnreadableFormat, match=r"Did you mean checkpoint_000010\?"):
+        Checkpoint.open(tmp_path / "trial")
+    with pytest.raises(UnreadableFormat, match=r"Did you mean trial/checkpoint_000010\?"):
+        Checkpoint.open(tmp_path)
+    shutil.copytree(WRITTEN, tmp_path / "trial" / "checkpoint_000020")
+    with pytest.raises(UnreadableFormat, match="2 directories in it look like some") as caught:
+        Checkpoint.open(tmp_path / "trial")
+    assert caught.value.what == f"file://{tmp_path}/trial"
+    CheckpointStore(tmp_path / "store").save(1, {"a": 1})
+    with pytest.raises(UnreadableFormat, match="it is a store"):
+        Checkpoint.open(tmp_path / "store")
+
+
+def test_one_policy_is_read_without_what_lists_them_all(tmp_path: Path) -> None:
+    shutil.copytree(WRITTEN, tmp_path / "copy")
+    (tmp_path / "copy" / "algorithm_state.pkl").write_bytes(b"damaged")
+    ckpt = Checkpoint.open(tmp_path / "copy")
+    assert_true(ckpt, "pol2")
+    assert ckpt.policies["pol3"]["global_timestep"] > 0
+    assert "pol4" in ckpt.policies
+    with pytest.raises(UnsafeContent):
+        ckpt.weights("pol9")
+    absent: object = 7
+    assert absent not in ckpt.policies
+
+
+def test_ray_version(tmp_path: Path) -> None:
+    assert Checkpoint.open(WRITTEN).ray_version == "2.1.0"
+    store = CheckpointStore(tmp_path)
+    assert store.save(1, {"a": 1}).ray_version == ""
+    with store.stage(2) as path:
+        (Path(path) / "weights.bin").write_bytes(b"1")
+    assert store.get(2).ray_version == ""
+
+
+def test_policies_left_out_on_purpose_are_no_damage() -> None:
+    ckpt = Checkpoint.open(WRITTEN.parent.parent / "v1_1" / "ray_2.38.0_trainable_only" / "checkpoint")
+    assert ckpt.verify().ok
+    assert [note.kind for note in ckpt.notes if note.path == "policies/frozen_b"] == ["absent"]
 
 
 def test_an_unfinished_save_of_ours_is_not_rllibs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import examining, keeping, looking, moving
+from ckptstore.cli import examining, judging, keeping, looking, moving
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (
@@ -119,8 +119,9 @@ def root() -> None:
     """
 
 
-for _command in (*looking.COMMANDS, *moving.COMMANDS, *keeping.COMMANDS, *examining.COMMANDS):
-    root.add_command(_command)
+for _module in (looking, judging, moving, keeping, examining):
+    for _command in _module.COMMANDS:
+        root.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from ckptstore import Checkpoint, names, parts
+from ckptstore.contents import Unknown
+from ckptstore.eras.sniff import V0_FILE
+from ckptstore.errors import CheckpointError
 from ckptstore.reading import VerifyReport
 
 
@@ -47,10 +50,10 @@ def details(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     document["per_policy"] = [
         _policy(checkpoint, policy_id, sizes, spans) for policy_id in checkpoint.policy_ids
     ]
-    prefix, suffix = f"{names.COMPONENTS}/", ".pkl"
     document["components"] = [
-        {"name": name, "bytes": sizes[f"{prefix}{name}{suffix}"]} for name in checkpoint.components
+        {"name": name, "bytes": _component(name, sizes)} for name in checkpoint.components
     ]
+    document |= _of_rllib(checkpoint)
     document["notes"] = [note._asdict() for note in checkpoint.notes]
     if not checkpoint.committed:
         document["files"] = [{"path": path, "bytes": count, "digest": None} for path, count in sizes.items()]
@@ -64,6 +67,28 @@ def details(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
         "files": [{"path": file.path, "bytes": file.size, "digest": file.digest} for file in manifest.files],
     }
     return document
+
+
+def _of_rllib(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the files of an RLlib checkpoint tell about the run; `unreadable` says why they don't."""
+    told: dict[str, Any] = {"ray_version": None, "iteration": None, "counters": {}, "unreadable": None}
+    ours = checkpoint.committed and checkpoint.manifest.origin == "save"
+    if ours or checkpoint.kind == Unknown.kind:
+        return told
+    try:
+        told["ray_version"] = checkpoint.ray_version or None
+        told["iteration"] = checkpoint.state["iteration"]
+        counters = {str(name): _number(count) for name, count in checkpoint.state["counters"].items()}
+        told["counters"] = {name: count for name, count in counters.items() if count is not None}
+    except CheckpointError as error:
+        told["unreadable"] = f"{error.what}: {error.why}"
+    return told
+
+
+def _number(value: object) -> int | float | None:
+    if isinstance(value, (np.generic, np.ndarray)) and value.size == 1:
+        value = value.item()
+    return value if isinstance(value, (int, float)) else None
 
 
 def arrays(value: object) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
@@ -99,6 +124,33 @@ def report(found: VerifyReport) -> dict[str, Any]:
     }
 
 
+_HOMES = ("policies", "rl_module", "module_state")  # whose directories are called after policies
+
+
+def policy_files(checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int]) -> list[str]:
+    """The files that are one policy's. In the oldest layout all policies share one."""
+    if checkpoint.kind in ("Policy", "RLModule"):
+        return list(sizes)
+    if checkpoint.version == "0.1":
+        return [path for path in sizes if V0_FILE.match(path)]
+    homes = [f"/{home}/{policy_id}/" for home in _HOMES]
+    if checkpoint.kind == "MultiRLModule":
+        return [path for path in sizes if path.startswith(f"{policy_id}/")]
+    return [path for path in sizes if any(home in f"/{path}" for home in homes)]
+
+
+def _component(name: str, sizes: Mapping[str, int]) -> int:
+    """Bytes of its one file, or of its directory but for the policies (RLlib's Learner holds the modules)."""
+    if (path := names.component_path(name)) in sizes:
+        return sizes[path]
+    inside = ("learner_group/", "learner/", "state.") if name == "learner" else (f"{name}/",)
+    return sum(
+        count
+        for path, count in sizes.items()
+        if path.startswith(inside) and not any(f"/{home}/" in f"/{path}" for home in _HOMES)
+    )
+
+
 def _spans(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
     if not checkpoint.committed:
         return {}
@@ -109,9 +161,7 @@ def _spans(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
 def _policy(
     checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int], spans: Mapping[str, parts.FileParts]
 ) -> dict[str, Any]:
-    alone = checkpoint.kind == "Policy"
-    # Every layout but the oldest has directories named after the policies, each in another place.
-    paths = [path for path in sizes if alone or f"/{policy_id}/" in f"/{path}"]
+    paths = policy_files(checkpoint, policy_id, sizes)
     indexed = [span for path in paths if path in spans for span in spans[path].arrays]
     return {
         "id": policy_id,

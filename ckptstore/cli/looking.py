@@ -92,6 +92,11 @@ def _info_checkpoint(session: Session, checkpoint: Checkpoint, store: Checkpoint
         ["kind", f"{document['kind']}, checkpoint version {document['version']}"],
         ["size", f"{size(document['bytes'])} in {plural(document['file_count'], 'file')}"],
     ]
+    told = {"ray": document["ray_version"], "iteration": document["iteration"]}
+    rows += [[name, str(item)] for name, item in told.items() if item is not None]
+    rows += [["counter", f"{name} = {value(item)}"] for name, item in document["counters"].items()]
+    if document["unreadable"]:
+        rows += [["UNREADABLE", document["unreadable"]]]
     rows += [["note", str(note)] for note in checkpoint.notes]
     if checkpoint.committed:
         rows += [
@@ -171,8 +176,10 @@ def _tree_checkpoint(
         folder, _, name = path.rpartition("/")
         _branch(_folder(folders, folder), name, size(count))
     for policy_id, items in shown.items():
-        home = "" if checkpoint.kind == "Policy" else f"policies/{policy_id}"
-        branch = _branch(folders.get(home, drawn), f"arrays of {policy_id}", size(_total(items)))
+        homes = [path.rpartition("/")[0] for path in describe.policy_files(checkpoint, policy_id, sizes)]
+        branch = _branch(
+            folders[min(homes, key=len, default="")], f"arrays of {policy_id}", size(_total(items))
+        )
         for item in items:
             shape = "x".join(map(str, item["shape"])) or "scalar"
             _branch(branch, item["name"], f"{item['dtype']} {shape}")
@@ -217,8 +224,10 @@ def verify(session: Session, target: str) -> None:
     ok = all(report.ok for report in reports)
     documents = [describe.report(report) for report in reports]
     lines: list[str] = []
+    undigested = checkpoint is not None and not checkpoint.committed
     for item in documents:
         said = f"{plural(item['files'], 'file')}, {size(item['bytes'])}"
+        said += " (all of it can be read; there are no digests to compare with)" if undigested else ""
         lines.append(f"{item['name']}: ok, {said}" if item["ok"] else f"{item['name']}: DAMAGED")
         lines += [f"  {problem}" for problem in item["problems"]]
     session.show({"ok": ok, "checkpoints": documents}, *(lines or ["the store holds no checkpoint"]))

@@ -88,17 +88,18 @@ def diff(
 def diff_weights(
     policy_id: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> list[ArrayDifference]:
-    """The arrays that differ, in name order. NaN equals NaN; another dtype alone is a difference too."""
+    """The arrays that differ, in name order. NaN equals NaN and -0.0 equals 0.0; another dtype differs.
+
+    `l2` and `largest` are computed in float64, so they may be 0.0 for what differs by less than that tells.
+    """
     found = []
     for name in sorted(before.keys() | after.keys()):
         a, b = before.get(name), after.get(name)
         if a is None or b is None or a.shape != b.shape:
             found.append(ArrayDifference(policy_id, name, _spelled(a), _spelled(b), None, None))
             continue
-        if a.dtype == b.dtype and a.tobytes() == b.tobytes():
-            continue
-        l2, largest = _distance(a, b)
-        if l2 is None or l2 or a.dtype != b.dtype:
+        if a.dtype != b.dtype or not _equal(a, b):
+            l2, largest = _distance(a, b)
             found.append(ArrayDifference(policy_id, name, _spelled(a), _spelled(b), l2, largest))
     return found
 
@@ -120,6 +121,10 @@ def diff_config(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Con
 
 def _spelled(array: Any) -> str:
     return "" if array is None else f"{array.dtype} {array.shape}"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a.tobytes() == b.tobytes() or bool(np.all((a == b) | ((a != a) & (b != b))))
 
 
 def _distance(a: Any, b: Any) -> tuple[float | None, float | None]:

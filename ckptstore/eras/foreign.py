@@ -115,9 +115,16 @@ class ForeignCheckpoint:
         raw = self._raw_policy(policy_id, Want(optimizer=False, details=False))
         return model.weights(raw.get("module_state"), self._layout.path_of(policy_id))
 
+    def holds(self, policy_id: str) -> bool:
+        """Whether `policy_id` is one of `policy_ids`; for one that has a file, without reading any."""
+        return policy_id in self._layout.written or policy_id in self.policy_ids
+
+    def path_of(self, policy_id: str) -> str:
+        """The file with the weights of the policy `policy_id`. Where all share one file, that."""
+        return self._layout.path_of(policy_id)
+
     def _raw_policy(self, policy_id: str, want: Want) -> dict[str, Any]:
-        # The full list of ids may cost a file: who asks for one that is there does not pay for it.
-        if policy_id not in self._layout.written and policy_id not in self.policy_ids:
+        if not self.holds(policy_id):
             why = self._layout.absence(policy_id) or "the checkpoint has no such policy"
             known = ", ".join(map(repr, self.policy_ids[:20])) or "none"
             raise CheckpointNotFound(f"policy {policy_id!r}", why, f"It has: {known}")

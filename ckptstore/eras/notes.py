@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["inferred", "migrated", "mismatch", "missing", "skipped"]
+Kind = Literal["absent", "inferred", "migrated", "mismatch", "missing", "skipped"]
+"""What is absent was never written, on purpose; what is missing should be there."""
 
 
 class Note(NamedTuple):

@@ -32,7 +32,8 @@ _TREES = ("2.0", "2.1")
 _CTOR = "class_and_ctor_args.pkl"
 _LEARNER_TREE = "learner/learner/rl_module"
 _EXPORT = re.compile(r"policies/[^/]+/model/")
-_V0_FILE = re.compile(r"checkpoint-\d+\Z", re.ASCII)
+V0_FILE = re.compile(r"checkpoint-\d+\Z", re.ASCII)
+"""The one file of a 0.1 checkpoint: what `save` returned, and `restore` took, up to Ray 1.13."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\Z", re.ASCII)
 _ROOT_JSONS = ("rllib_checkpoint.json", "metadata.json", "learner_state.json", "rl_module_metadata.json")
 
@@ -245,7 +246,7 @@ def _learner_json(clues: _Clues) -> Sniffed | None:
 
 def _v0(clues: _Clues) -> Sniffed | None:
     """0.1: one pickle without an extension, named after the iteration."""
-    found = sorted(path for path in clues.files if _V0_FILE.match(path))
+    found = sorted(path for path in clues.files if V0_FILE.match(path))
     if not found:
         return None
     if len(found) > 1:
@@ -262,19 +263,24 @@ def _explain(files: Mapping[str, int]) -> tuple[str, str, str]:
     if not files:
         return "checkpoint directory", "it is empty or does not exist", "Check the path"
     marks = ("algorithm_state.", "policy_state.", "module_state.", "checkpoint-", "class_and_ctor_args.")
-    inner = sorted(
-        {path.rsplit("/", 1)[0] for path in files if path.split("/")[-1].startswith(marks) and "/" in path}
-    )
-    tops = sorted({path.split("/")[0] for path in inner})
-    names = ", ".join(sorted({path.split("/")[0] for path in files})[:6])
-    if len(tops) == 1:
-        return (
-            "checkpoint directory",
-            f"no state file at its top, only {names}",
-            f"Did you mean {min(inner, key=len)}?",
-        )
-    return (
-        "checkpoint directory",
-        f"nothing RLlib writes at its top, only {names}",
-        "Name the directory of one checkpoint, such as .../checkpoint_000010",
-    )
+    marked = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2].startswith(marks)} - {""}
+    inner = sorted(path for path in marked if not any(above in marked for above in _above(path)))
+    names = _some(sorted({path.split("/")[0] for path in files}))
+    if not inner:
+        why = f"nothing RLlib writes at its top, only {names}"
+        remedy = "Name the directory of one checkpoint, such as .../checkpoint_000010"
+        return "checkpoint directory", why, remedy
+    if len(inner) == 1:
+        return "checkpoint directory", f"no state file at its top, only {names}", f"Did you mean {inner[0]}?"
+    why = f"it is no checkpoint, but {len(inner)} directories in it look like some: {_some(inner)}"
+    return "checkpoint directory", why, "Name one of them"
+
+
+def _above(path: str) -> Iterator[str]:
+    """The directories that the directory `path` lies in."""
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

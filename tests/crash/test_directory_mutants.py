@@ -10,7 +10,7 @@ import pytest
 
 from ckptstore.backends.local import open_below
 from ckptstore.backends.posix import Directory, Disk
-from ckptstore.commit.base import IfExists
+from ckptstore.commit.base import Check, IfExists, allow
 from ckptstore.commit.directory import DirectoryAttempt, DirectoryCatalog
 from ckptstore.commit.ground import committed
 from ckptstore.names import CheckpointName
@@ -26,7 +26,7 @@ class _InPlaceAttempt(DirectoryAttempt):
     manifest_first = False
 
     def __init__(self, store: DirectoryCatalog, step: int, attempt_id: str, staging: Directory) -> None:
-        super().__init__(store, step, "error", attempt_id, staging)
+        super().__init__(store, step, "error", attempt_id, staging, allow)
         self._name = CheckpointName(step)
         with store.backend.open_root() as root:
             self._disk.rename(staging, attempt_id, root, str(self._name))
@@ -51,7 +51,9 @@ class _ManifestFirstAttempt(_InPlaceAttempt):
 class _InPlace(DirectoryCatalog):
     attempt: type[_InPlaceAttempt] = _InPlaceAttempt
 
-    def begin(self, step: int, if_exists: IfExists, attempt_id: str) -> DirectoryAttempt:
+    def begin(
+        self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow
+    ) -> DirectoryAttempt:
         with self.backend.open_root(make=True) as root:
             staging = open_below(self.backend.disk, root, ".staging", make=True)
         return self.attempt(self, step, attempt_id, staging)
@@ -80,10 +82,12 @@ class _UnlinksBeforeSyncing(DirectoryCatalog):
 class _ReplacesBackwards(DirectoryCatalog):
     """Unpublishes the old one, and then publishes the new one."""
 
-    def begin(self, step: int, if_exists: IfExists, attempt_id: str) -> DirectoryAttempt:
+    def begin(
+        self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow
+    ) -> DirectoryAttempt:
         with self.locked() as root:
             self.unpublish(root, committed(self.backend.disk, root, step))
-        return super().begin(step, if_exists, attempt_id)
+        return super().begin(step, if_exists, attempt_id, check)
 
 
 class _SyncsNoFiles(PowerCutDisk):

@@ -135,7 +135,7 @@ def _check_one(
             found = [state["counters"].get(key) for key in (name, f"env_runners/{name}")]
             if value not in found:
                 yield f"counter {name} is {found}, not {value}"
-    if missing and not any(note.kind == "missing" for note in foreign.notes):
+    if missing and not any(note.kind in ("absent", "missing") for note in foreign.notes):
         yield f"{sorted(missing)} are missing and no note says so"
     for note in foreign.notes:
         if note.kind == "mismatch":

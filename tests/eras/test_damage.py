@@ -138,7 +138,7 @@ def test_policies_never_written_on_purpose() -> None:
     foreign = read_all(files)
     assert foreign.policy_ids == ("learner_a", "learner_c")
     assert foreign.state()["policy_ids"] == ["learner_a", "learner_c"]
-    assert [note.path for note in foreign.notes if note.kind == "missing"] == ["policies/frozen_b"]
+    assert [note.path for note in foreign.notes if note.kind == "absent"] == ["policies/frozen_b"]
     with pytest.raises(CheckpointNotFound, match="saves only the policies it trains"):
         foreign.weights("frozen_b")
     # Other releases list all of them in the JSON.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,48 @@ def test_code_is_found_wherever_it_hides() -> None:
     assert worst({"README.md": danger}) == []
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"cos\nsystem\n(S'true'\ntR. and more",
+        b"cos\nsystem\n(S'true'\ntR and it breaks off",
+        b"\x80\x04cos\nsystem\nbroken",
+        pickle.dumps(pickle.dumps({"worker": b"(S'true'\nios\nsystem\n."}) + b"tail"),
+        bytearray(b"cos\nsystem\n(S'true'\ntR."),
+    ],
+    ids=["old protocol", "with a tail", "cut after the call", "cut after the import", "deeper", "bytearray"],
+)
+def test_what_pickle_would_run_inside_bytes_is_found_however_it_is_dressed(inner: bytes) -> None:
+    for outer in (inner, [inner], {"worker": inner}, deque([inner]), np.array([inner, None], object)):
+        assert worst({"a.pkl": pickle.dumps(outer)}) == ["a.pkl:os.system"]
+
+
+def test_ordinary_bytes_are_no_pickles() -> None:
+    random = np.random.default_rng(0)
+    values = [random.bytes(int(size)) for size in random.integers(0, 5000, 300)]
+    values += [b"", b"N.", b"checkpoint\nof\nmine", json.dumps({"a": 1}).encode(), bytes(1000)]
+    assert worst({"a.pkl": pickle.dumps(values)}) == []
+
+
+def test_nesting_beyond_what_is_looked_into_is_said() -> None:
+    data = pickle.dumps(System())
+    for _ in range(12):
+        data = pickle.dumps(data)
+    assert worst({"a.pkl": data})[0].startswith("a.pkl:(not decodable")
+
+
+def test_files_that_the_json_names_are_scanned_whatever_they_are_called() -> None:
+    danger = pickle.dumps(System())
+    info = json.dumps({"state_file": "/home/somebody/notes.txt"}).encode()
+    assert worst({"rllib_checkpoint.json": info, "notes.txt": danger, "other.txt": danger}) == [
+        "notes.txt:posix.system"
+    ]
+    assert worst({"policies/a/rllib_checkpoint.json": info, "policies/a/notes.txt": danger}) != []
+    for broken in (b"", b"{", b"[]", b'{"state_file": 1}'):
+        assert worst({"rllib_checkpoint.json": broken, "notes.txt": danger}) == []
+
+
 def test_ranks() -> None:
     assert scan.rank("collections.OrderedDict") == "data"
     assert scan.rank("numpy._core.multiarray._reconstruct") == "data"
@@ -58,6 +102,10 @@ def test_ranks() -> None:
     assert scan.rank("ray.cloudpickle.cloudpickle._make_function") == "code"
     assert scan.rank("mymodule.MyEnv") == "code"
     assert scan.rank("types.CodeType") == "code"
+    # Through a library's module to what that has imported.
+    assert scan.rank("numpy.f2py.cfuncs.subprocess.Popen") == "code"
+    assert scan.rank("torch.utils.cpp_extension.os.PathLike") == "code"
+    assert scan.rank("numpy.testing._private.utils.Popen") == "code"
 
 
 def test_real_checkpoints_are_told_apart() -> None:
@@ -102,6 +150,13 @@ def test_differences_are_measured() -> None:
     assert np.isnan(worse.l2)
     (complex_,) = diff.diff_weights("p", {"w": np.array([1j])}, {"w": np.array([-1j])})
     assert complex_.largest == 2
+    for one, other in (
+        (np.array([2**53]), np.array([2**53 + 1])),  # equal as float64
+        (np.array([1e-200]), np.array([2e-200])),  # their difference squared is zero
+        (np.array(["2020"], "M8[Y]"), np.array(["NaT"], "M8[Y]")),
+    ):
+        assert diff.diff_weights("p", {"w": one}, {"w": other}), one
+    assert diff.diff_weights("p", {"w": np.array([0.0])}, {"w": np.array([-0.0])}) == []
     (text,) = diff.diff_weights("p", {"w": np.array(["a"])}, {"w": np.array(["b"])})
     assert text.l2 is None
 

@@ -69,7 +69,7 @@ class Policies:
 
     def _note_untrained(self, absent: frozenset[str]) -> None:
         for policy_id in sorted(absent):
-            self.notes.append(Note("missing", f"policies/{policy_id}", "never written: it is not trained"))
+            self.notes.append(Note("absent", f"policies/{policy_id}", "never written: it is not trained"))
 
     def absence(self, policy_id: str) -> str | None:
         if policy_id in self._mentioned | set(self.sniffed.listed) and self._trainable_only:
