@@ -7,7 +7,7 @@ SCRATCH := .scratch
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test full lint compat torture bench bench-smoke clean
+.PHONY: help demo test full lint compat torture fuzz bench bench-smoke clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,14 @@ compat: $(READY) $(SCRATCH)/ray/.ready  ## files of today opened by other Python
 torture: $(READY)  ## crashes, power cuts, races and random operations, at length
 	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py
 
+FUZZ := pickle layout torch scan msgpack manifest parts refs
+SECONDS_EACH ?= 450
+fuzz: $(SCRATCH)/fuzz/.ready  ## coverage-guided fuzzing of every decoder for an hour, on one core
+	set -e; for target in $(FUZZ); do \
+	  $(SCRATCH)/fuzz/bin/python -m tests.fuzz.run $$target --seconds $(SECONDS_EACH) >$(SCRATCH)/fuzz/$$target.log 2>&1 \
+	    || { tail -40 $(SCRATCH)/fuzz/$$target.log; exit 1; }; \
+	  echo "$$target: $$(grep -ao 'executed_units: .*' $(SCRATCH)/fuzz/$$target.log) $$(grep -ao 'cov: .* corp: [0-9]*' $(SCRATCH)/fuzz/$$target.log | tail -1)"; done
+
 bench: $(READY)  ## figures of this machine
 	$(RUN)python -m benchmarks.local
 
@@ -45,6 +53,11 @@ clean:  ## remove what the targets above made
 $(SCRATCH)/ray/.ready:
 	$(PYTHON) -m venv $(SCRATCH)/ray
 	$(SCRATCH)/ray/bin/python -m pip install --quiet "ray[rllib]==2.60.0" "torch==2.13.0"
+	@touch $@
+
+$(SCRATCH)/fuzz/.ready:
+	$(PYTHON) -m venv $(SCRATCH)/fuzz
+	$(SCRATCH)/fuzz/bin/python -m pip install --quiet atheris pytest --editable .
 	@touch $@
 
 # Quiet unless it fails.

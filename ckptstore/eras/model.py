@@ -182,8 +182,8 @@ def lifetime_counters(metrics: Any) -> dict[str, Any]:
 def _counters(
     old: dict[str, Any], runner: dict[str, Any], metrics: Any, tune: dict[str, Any]
 ) -> dict[str, Any]:
-    if old.get("counters"):
-        return dict(old["counters"])
+    if counters := _dict(old.get("counters")):
+        return dict(counters)
     found = lifetime_counters(metrics)
     for key, value in _dict(runner.get("state")).items():
         if isinstance(key, str) and _LIFETIME in key and isinstance(value, (int, float, np.number)):
@@ -200,8 +200,8 @@ def _iteration(own: dict[str, Any], tune: dict[str, Any]) -> int | None:
 
 
 def _config(ctor: dict[str, Any]) -> Any:
-    args = ctor.get("args") or ()
-    return args[0] if args else _dict(ctor.get("kwargs")).get("config")
+    args = ctor.get("args")
+    return args[0] if isinstance(args, (tuple, list)) and args else _dict(ctor.get("kwargs")).get("config")
 
 
 def _policies_to_train(config: dict[str, Any], worker: dict[str, Any]) -> Any:
