@@ -17,19 +17,37 @@ if TYPE_CHECKING:
     from ckptstore.checkpoint import AlgorithmState, Checkpoint
     from ckptstore.codec.opaque import Opaque
     from ckptstore.errors import CheckpointError
+    from ckptstore.retention import BestN, EveryNSteps, LatestDuration, LatestN, Tagged
     from ckptstore.staging import Staged
     from ckptstore.store import CheckpointStore
 
-__all__ = ["AlgorithmState", "Checkpoint", "CheckpointError", "CheckpointStore", "Opaque", "Staged"]
+__all__ = [
+    "AlgorithmState",
+    "BestN",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointStore",
+    "EveryNSteps",
+    "LatestDuration",
+    "LatestN",
+    "Opaque",
+    "Staged",
+    "Tagged",
+]
 
 # Found on first use: `import ckptstore` in a tool that may never touch a checkpoint costs next to nothing.
 _HOMES = {
     "AlgorithmState": "checkpoint",
+    "BestN": "retention",
     "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
     "CheckpointStore": "store",
+    "EveryNSteps": "retention",
+    "LatestDuration": "retention",
+    "LatestN": "retention",
     "Opaque": "codec.opaque",
     "Staged": "staging",
+    "Tagged": "retention",
 }
 
 

@@ -77,3 +77,15 @@ def _decode(value: Any, source: str) -> Any:
     if isinstance(value, list):
         return [_decode(item, source) for item in value]
     return value
+
+
+def number(values: Mapping[str, Any], metric: str) -> float | None:
+    """The number at `metric`, a name or a path of names; None if there is none or it is NaN."""
+    value: Any = values.get(metric)
+    if metric not in values:
+        value = values
+        for name in metric.split("/"):
+            value = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return None
+    return value

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 
-from ckptstore import background, logs, names, plan, refs
+from ckptstore import background, logs, names, plan, refs, retention
 from ckptstore import metrics as metric_values
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
@@ -28,6 +28,7 @@ from ckptstore.manifest import Manifest, Parent
 from ckptstore.names import CheckpointName
 from ckptstore.plan import Item
 from ckptstore.reading import VerifyReport
+from ckptstore.retention import Keep
 from ckptstore.saving import Request, Save, model_items
 from ckptstore.staging import Staged
 from ckptstore.survey import Survey
@@ -246,7 +247,7 @@ class CheckpointStore:
         ranked = [
             (sign * value, index, checkpoint)
             for index, checkpoint in enumerate(self.checkpoints())
-            if (value := _number(checkpoint.metrics, metric)) is not None
+            if (value := metric_values.number(checkpoint.metrics, metric)) is not None
         ]
         return max(ranked)[2] if ranked else None
 
@@ -330,12 +331,17 @@ class CheckpointStore:
 
     def delete(self, which: Which) -> None:
         """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned."""
-        name = _name(self._resolve(which))
+        self._delete(_name(self._resolve(which)))
+
+    def _delete(self, name: CheckpointName, superseded: bool = False) -> None:
+        """Delete `name`; if it must be `superseded`, only while a later step is committed."""
 
         def check() -> None:
             protecting = refs.read_all(self._backend)
             for attempt in range(name.attempt + 1):  # what it superseded goes with it
                 _check_unprotected(str(CheckpointName(name.step, attempt)), protecting)
+            if superseded and not self._survey.any_after(name.step):
+                raise CheckpointProtected(str(name), "it is the newest by now")
 
         with translated(f"{self.url}/{name}"):
             self._catalog.delete(name, check)
@@ -354,25 +360,45 @@ class CheckpointStore:
         protecting = self._refs()
         for other in later:
             _check_unprotected(other.name, protecting)
-        for other in reversed(later):
-            self.delete(other)
+        # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
+        holding = f"{names.PIN}rollback.{checkpoint.id}"
+        self._point(holding, checkpoint)
+        try:
+            for other in reversed(later):
+                with contextlib.suppress(CheckpointGone):  # somebody else's prune was here
+                    self.delete(other)
+        finally:
+            refs.write(self._backend, holding, None)
         self._loaded(checkpoint)
         return [other.name for other in reversed(later)]
 
-    def prune(self, keep: int, *, dry_run: bool = False) -> list[str]:
-        """Delete all but the newest `keep`; returns the names, oldest first.
+    def prune(self, keep: Keep, *, dry_run: bool = False) -> list[str]:
+        """Delete what `keep` doesn't keep; returns the names, oldest first.
 
-        Never deletes what is tagged or pinned, the newest, or what this process resumed from.
+        `keep` is how many of the newest stay, or a rule of :mod:`ckptstore.retention`, or several, of
+        which each keeps its own: ``prune(LatestN(3) | BestN("reward", 2) | EveryNSteps(1000))``. Never
+        deletes what is tagged or pinned, the newest, or what this process resumed from. Damaged
+        checkpoints are neither counted nor deleted. With `dry_run` it only tells what would go.
         """
-        doomed = plan.beyond_newest(self.checkpoints(), keep)
+        rule = retention.rule(keep)
+        checkpoints = {checkpoint.step: checkpoint for checkpoint in self.checkpoints()}
         protecting = self._refs()
+        tagged = {
+            checkpoint.step: bool(refs.pointing_at(protecting, checkpoint.name))
+            for checkpoint in checkpoints.values()
+        }
+        candidates = [
+            retention.Candidate(step, checkpoint.manifest.created, checkpoint.metrics, tagged[step])
+            for step, checkpoint in checkpoints.items()
+        ]
         pruned = []
-        for checkpoint in doomed:
-            if checkpoint.id == self._resumed_from or refs.pointing_at(protecting, checkpoint.name):
+        for step in retention.doomed(candidates, rule):
+            checkpoint = checkpoints[step]
+            if checkpoint.id == self._resumed_from or tagged[step]:
                 continue
             if not dry_run:
                 try:
-                    self.delete(checkpoint)
+                    self._delete(_name(checkpoint), superseded=True)
                 except (CheckpointGone, CheckpointProtected) as error:
                     logs.logger.info("not pruned: %s", error)
                     continue
@@ -470,15 +496,3 @@ def _name(checkpoint: Checkpoint) -> CheckpointName:
 def _check_unprotected(name: str, protecting: Mapping[str, refs.Target]) -> None:
     if found := refs.pointing_at(protecting, name):
         raise CheckpointProtected(name, f"{', '.join(found)} points at it", "Use untag() or unpin() first")
-
-
-def _number(values: Mapping[str, Any], metric: str) -> float | None:
-    """The number at `metric`, a name or a path of names; None if there is none or it is NaN."""
-    value: Any = values.get(metric)
-    if metric not in values:
-        value = values
-        for name in metric.split("/"):
-            value = value.get(name) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        return None
-    return value

@@ -85,6 +85,12 @@ class Survey:
             )
         return found
 
+    def any_after(self, step: int) -> bool:
+        """Whether a checkpoint of a later step is committed now."""
+        return any(
+            isinstance(self._look(name), Manifest) for name in reversed(self.names()) if name.step > step
+        )
+
     def newest(self, verified: bool) -> Checkpoint | None:
         """The newest committed checkpoint that is whole; None if nothing is committed.
 

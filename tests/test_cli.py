@@ -375,8 +375,36 @@ class TestPruneAndGc:
         assert [item.step for item in store.checkpoints()] == [10, 30]  # 10 is tagged
         assert "nothing" in ckptstore("prune", "store", "--keep", "1").stdout
 
-    def test_keep_nothing_is_a_mistake(self, store: CheckpointStore) -> None:
-        complaint("prune", "store", "--keep", "0", exits=2)
+    def test_prune_by_rules(self, store: CheckpointStore) -> None:
+        store.untag("champion")
+        for step, reward in ((31, 5), (32, 9), (33, 1), (40, 3)):
+            store.save(step, metrics={"score": reward})
+        rules = ["--best", "score=1", "--least", "score=1", "--every", "31"]
+        assert document("prune", "store", *rules, "--dry-run")["pruned"] == [
+            f"checkpoint_{step:06}" for step in (10, 20, 30)
+        ]
+        assert document("prune", "store", "--within", "12h", "--keep", "1")["pruned"] == []
+        ckptstore("prune", "store", *rules)
+        assert [item.step for item in store.checkpoints()] == [31, 32, 33, 40]
+        ckptstore("prune", "store", "--tagged")
+        assert [item.step for item in store.checkpoints()] == [40]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--keep", "0"],
+            [],
+            ["--best", "reward"],
+            ["--least", "=3"],
+            ["--best", "reward=x"],
+            ["--every", "-1"],
+            ["--within", "soon"],
+            ["--within", ""],
+            ["--within", "99999999999d"],
+        ],
+    )
+    def test_keep_nothing_is_a_mistake(self, store: CheckpointStore, arguments: list[str]) -> None:
+        complaint("prune", "store", *arguments, exits=2)
         assert len(store.checkpoints()) == 3
 
     def test_gc(self, store: CheckpointStore) -> None:

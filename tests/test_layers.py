@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "digest": set(),
     "strictjson": {"errors"},
     "metrics": {"errors"},
+    "retention": {"errors", "metrics"},
     "parts": {"errors", "names", "digest", "strictjson"},
     "manifest": {"errors", "names", "digest", "strictjson", "metrics"},
     "codec": {"errors"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "staging": {"errors", "logs", "names", "manifest", "contents", "commit", "saving", "checkpoint"},
     "store": {
         "errors", "logs", "names", "metrics", "manifest", "backends", "commit", "plan", "failures", "writing",
-        "reading", "saving", "background", "identity", "refs", "checkpoint", "survey", "staging",
+        "reading", "saving", "background", "identity", "refs", "retention", "checkpoint", "survey", "staging",
     },
     "doctor": {"errors", "names", "backends", "failures"},
     "testing": {"*"},
@@ -67,6 +68,7 @@ PURE = [
     "digest",
     "strictjson",
     "metrics",
+    "retention",
     "parts",
     "manifest",
     "plan",
@@ -165,5 +167,6 @@ def test_the_public_names() -> None:
     with pytest.raises(AttributeError):
         ckptstore.Nonsense  # noqa: B018
     assert sorted(ckptstore.__all__) == [
-        "AlgorithmState", "Checkpoint", "CheckpointError", "CheckpointStore", "Opaque", "Staged",
+        "AlgorithmState", "BestN", "Checkpoint", "CheckpointError", "CheckpointStore", "EveryNSteps",
+        "LatestDuration", "LatestN", "Opaque", "Staged", "Tagged",
     ]  # fmt: skip
