@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,10 @@ from ckptstore.failures import translated
 from ckptstore.manifest import Manifest
 from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest
 from ckptstore.writing import Progress, run_all
+
+if TYPE_CHECKING:
+    from ckptstore.migrating import Migration, Step
+    from ckptstore.store import CheckpointStore
 
 
 class AlgorithmState(NamedTuple):
@@ -324,6 +328,34 @@ class Checkpoint:
         problems += [str(note) for note in self.notes if note.kind in ("mismatch", "missing")]
         sizes = self._files.paths()
         return VerifyReport(self.url, len(sizes), sum(sizes.values()), tuple(dict.fromkeys(problems)))
+
+    def migrate(
+        self,
+        dest: CheckpointStore | str | os.PathLike[str],
+        *,
+        to: Literal["1.1", "2.1"] = "1.1",
+        step: int | None = None,
+        steps: Sequence[Step] = (),
+        dry_run: bool = False,
+    ) -> Migration:
+        """Commit what it holds to the store `dest`, in a version that today's tools open.
+
+        ``"1.1"``: plain pickles, which a bare ``pickle.load`` opens without Ray. ``"2.1"``: RLlib's new
+        API stack. This one stays as it is and becomes the new one's parent. `step` overrides its step,
+        `steps` are functions of your own over the model, ``dry_run`` only reports. What became of every
+        field is in the result; what is raised, and what it all means, is in ``docs/migrating.md``.
+        """
+        from ckptstore.migrating import migrate  # which needs this class
+
+        return migrate(self, dest, to=to, step=step, steps=steps, dry_run=dry_run)
+
+    def rllib(self) -> contents.Contents:
+        """Its files read as RLlib's, in the model of ``docs/model.md``, whoever wrote them.
+
+        UnreadableFormat if they aren't what RLlib would have written.
+        """
+        saved = isinstance(self._contents, contents.Saved)
+        return contents.Foreign(self._files) if saved else self._contents
 
     def scan(self) -> tuple[scan.Use, ...]:
         """Every name that unpickling its files would import or call, the worst first; nothing is run.

@@ -27,7 +27,7 @@ KINDS = (
     "Checkpointable",
     "Directory",
 )
-ORIGINS = ("save", "stage", "adopt")
+ORIGINS = ("save", "stage", "adopt", "migrate")
 RELATIONS = ("resume", "fork", "migrate")
 
 _DIGEST_FIELD = b',"digest":"'
@@ -59,8 +59,9 @@ class Manifest:
     kind: str
     """What the payload is: "Algorithm", "Policy" or another of `KINDS`."""
     origin: str
-    """Who laid out the payload: "save" (ckptstore, from objects it was given), or another program
-    whose files were committed ("stage") or adopted in place ("adopt") as they were."""
+    """Who laid out the payload: "save" (ckptstore, from objects it was given), "migrate" (ckptstore, as
+    RLlib would, from an older checkpoint), or another program whose files were committed ("stage") or
+    adopted in place ("adopt") as they were."""
     checkpoint_version: str
     """RLlib's own format version of the payload; not the schema of this file."""
     format: str

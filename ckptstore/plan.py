@@ -100,7 +100,7 @@ class Contents:
         policies, components = self.policies or {}, self.components or {}
         items = [
             literal(".is_checkpoint", b"1\n"),
-            literal(".tune_metadata", _tune_metadata(step)),
+            literal(".tune_metadata", pickle.dumps(tune_metadata(step), protocol=4)),
             literal(names.RLLIB_JSON, rllib_json("Algorithm", self.policy_ids)),
             pickled(names.STATE, {} if self.state is UNSET else self.state),
         ]
@@ -124,20 +124,19 @@ def rllib_json(kind: str, policy_ids: Sequence[str] | None = None) -> bytes:
     return (dumps(fields) + "\n").encode("ascii")
 
 
-def _tune_metadata(step: int) -> bytes:
-    # What Ray <= 2.6 wants to find beside a checkpoint before `restore()` looks inside.
-    fields: dict[str, Any] = {
+def tune_metadata(step: int, last_result: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What Ray <= 2.6 wants to find beside a checkpoint before `restore()` looks inside."""
+    return {
         "experiment_id": None,
         "iteration": step,
         "timesteps_total": None,
         "time_total": 0.0,
         "episodes_total": None,
-        "last_result": {},
+        "last_result": dict(last_result or {}),
         "ray_version": "",
         "relative_checkpoint_path": ".",
         "saved_as_dict": False,
     }
-    return pickle.dumps(fields, protocol=4)
 
 
 def visible(found: Iterable[tuple[names.CheckpointName, T]]) -> list[tuple[names.CheckpointName, T]]:

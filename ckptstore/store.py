@@ -6,7 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal, SupportsIndex, TypeAlias, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from ckptstore import background, logs, names, plan, refs, retention
 from ckptstore import metrics as metric_values
@@ -33,6 +34,9 @@ from ckptstore.saving import Request, Save, model_items
 from ckptstore.staging import Staged
 from ckptstore.survey import Survey
 from ckptstore.writing import Progress
+
+if TYPE_CHECKING:
+    from ckptstore.migrating import Migration, Step
 
 Which: TypeAlias = "Checkpoint | SupportsIndex | str"
 """A checkpoint, or what `CheckpointStore.get` takes to find one."""
@@ -173,6 +177,49 @@ class CheckpointStore:
         self._background.wait()
         self._identity.prove()
         return Staged(self._catalog, request, self._concurrency, self._may_go, self._committed)
+
+    def commit_files(
+        self,
+        step: SupportsIndex,
+        items: Sequence[Item],
+        *,
+        kind: str,
+        policies: Iterable[str],
+        checkpoint_version: str,
+        parent: Parent,
+        metrics: Mapping[str, Any],
+        labels: Iterable[str],
+    ) -> Checkpoint:
+        """Commit files that ckptstore laid out as RLlib would, from another checkpoint, `parent`.
+
+        `migrate` is what calls this. The run goes on from where it was. CheckpointExists if the step is
+        taken.
+        """
+        request = self._request(kind, policies, step, metrics, labels, "error")
+        request = replace(
+            request, origin="migrate", checkpoint_version=checkpoint_version, format="", parent=parent
+        )
+        self._background.wait()
+        self._identity.prove()
+        with logs.timed("migrated", f"{self.url}/{CheckpointName(request.step)}") as done:
+            with self._begin(request) as save:
+                files = save.write(items)
+                name, manifest = save.commit(request, files)
+            done(manifest.size)
+        return self._survey.checkpoint(name, manifest, table={file.path: file for file in files})
+
+    def migrate(
+        self,
+        source: Checkpoint | str | os.PathLike[str],
+        *,
+        to: Literal["1.1", "2.1"] = "1.1",
+        step: int | None = None,
+        steps: Sequence[Step] = (),
+        dry_run: bool = False,
+    ) -> Migration:
+        """Commit to this store what `source`, an old checkpoint anywhere, holds; see `Checkpoint.migrate`."""
+        checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+        return checkpoint.migrate(self, to=to, step=step, steps=steps, dry_run=dry_run)
 
     def _request(
         self,

@@ -20,6 +20,7 @@ from ckptstore.eras.source import Source
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 
 _ALONE = {"Policy", "RLModule"}
+_BESIDE = "components/"  # where ckptstore keeps what RLlib's tree has no place for
 
 
 class Policies:
@@ -30,7 +31,10 @@ class Policies:
         self.notes: list[Note] = []
         self.ray_version = sniffed.ray_version
         self._modules = {} if sniffed.modules is None else module_files(source.files, sniffed.modules, "2.0")
-        self.components: tuple[str, ...] = ("learner",) if self._learner_state is not None else ()
+        beside = {path[len(_BESIDE) : -len(".pkl")]: path for path in source.files if _is_beside(path)}
+        self._beside = beside if sniffed.kind == "Algorithm" else {}
+        learner = {"learner"} if self._learner_state is not None else set()
+        self.components: tuple[str, ...] = tuple(sorted(learner | self._beside.keys()))
 
     @cached_property
     def _algorithm(self) -> Raw:
@@ -145,6 +149,8 @@ class Policies:
     def component(self, name: str) -> Any:
         if name not in self.components:
             raise KeyError(name)
+        if name in self._beside:
+            return self.source.value(self._beside[name])
         return {key: value for key, value in self._learner.items() if key != "optimizer"}
 
     def _optimizer(self, policy_id: str) -> Raw:
@@ -195,6 +201,10 @@ class Policies:
                 "config": config.get("model_config_dict"),
             }
         return {}
+
+
+def _is_beside(path: str) -> bool:
+    return path.startswith(_BESIDE) and path.endswith(".pkl") and path.count("/") == 1
 
 
 def _equal(a: Any, b: Any) -> bool:
