@@ -105,7 +105,7 @@ def migrate(
     for change in steps:
         model = _changed(change, model, told)
     kind = source.kind if source.kind in ("Policy", "RLModule") else "Algorithm"
-    laid = _WRITERS[to](kind, model, number)
+    laid = _WRITERS[to](kind, model)
     told += laid.notes
     result = None
     if not dry_run:
@@ -120,7 +120,11 @@ def migrate(
             metrics=checkpoint.metrics,
             labels=checkpoint.labels,
         )
-    return Migration(checkpoint.url, to, result, laid.policies, laid.algorithm, tuple(told))
+    reports = {
+        policy_id: report.with_dropped(_left(source.notes(), f"policies/{policy_id}"))
+        for policy_id, report in laid.policies.items()
+    }
+    return Migration(checkpoint.url, to, result, reports, laid.algorithm, tuple(told))
 
 
 def source_id(checkpoint: Checkpoint) -> str:
@@ -133,6 +137,15 @@ def source_id(checkpoint: Checkpoint) -> str:
         return checkpoint.id
     listing = sorted(checkpoint.listing().items())
     return _FOREIGN + digest("".join(f"{path}\0{size}\n" for path, size in listing).encode())
+
+
+def _left(notes: Sequence[Note], place: str) -> list[str]:
+    """What reading passed over below `place`, such as a model that was exported for its framework."""
+    return [f"{note.path}: {note.text}" for note in notes if note.kind == "skipped" and _below(note, place)]
+
+
+def _below(note: Note, place: str) -> bool:
+    return note.path == place or note.path.startswith(f"{place}/")
 
 
 def _number(checkpoint: Checkpoint, step: int | None, model: dict[str, Any], told: list[str]) -> int:
@@ -161,4 +174,4 @@ def _changed(change: Step, model: dict[str, Any], told: list[str]) -> dict[str, 
     return changed
 
 
-_WRITERS: dict[str, Callable[[str, dict[str, Any], int], Laid]] = {"1.1": v1_1.lay_out}
+_WRITERS: dict[str, Callable[[str, dict[str, Any]], Laid]] = {"1.1": v1_1.lay_out}

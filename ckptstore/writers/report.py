@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ckptstore.plan import Item
@@ -19,6 +19,10 @@ class PolicyReport(NamedTuple):
     dropped: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
     """Objects, classes and functions that were kept as records, not as what they were."""
+
+    def with_dropped(self, lines: Iterable[str]) -> PolicyReport:
+        """The same report with more that was dropped."""
+        return self._replace(dropped=tuple(sorted({*self.dropped, *lines})))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -33,7 +33,7 @@ _POLICY_KEYS = {
 _STATE_KEYS = {"iteration": "training_iteration", "metrics": "metrics_logger"}
 
 
-def lay_out(kind: str, model: Mapping[str, Any], step: int) -> Laid:
+def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
     """The files of `model` and a report about each policy.
 
     `kind` "Policy" or "RLModule" makes one policy alone, anything else an algorithm. InvalidRequest if
@@ -55,13 +55,14 @@ def lay_out(kind: str, model: Mapping[str, Any], step: int) -> Laid:
     document, parts, report = algorithm_document(state, list(documents), model["components"])
     files = [
         literal(".is_checkpoint", b"1\n"),
-        pickled(".tune_metadata", _tune_metadata(step, state)),
         literal(names.RLLIB_JSON, rllib_json("Algorithm", list(documents))),
         pickled(names.STATE, document),
     ]
     for policy_id, policy in documents.items():
         files += _policy_files(policy, functools.partial(names.policy_path, policy_id))
     files += [pickled(names.component_path(name), value) for name, value in parts.items()]
+    if isinstance(state["iteration"], int):
+        files.append(pickled(".tune_metadata", _tune_metadata(state["iteration"], state)))
     return Laid("Algorithm", files, reports, report, tuple(notes))
 
 
@@ -89,8 +90,8 @@ def policy_document(policy: Mapping[str, Any], place: str) -> tuple[dict[str, An
         document[key] = aside.cleaned(value, field)
         told.carried.append(field)
     for key, value in {**rest, **(rest.pop("extra", None) or {})}.items():
-        if key == "extra":
-            continue
+        if key == "extra" or (key in document and document[key] == value == []):
+            continue  # a policy beside a Learner has an empty list of optimizers
         if key in document or key == ASIDE:
             aside.put(f"extra/{key}", value)
         else:
@@ -255,8 +256,8 @@ def _no_code(value: Any, path: str, aside: _Aside) -> Any:
     return None
 
 
-def _tune_metadata(step: int, state: Mapping[str, Any]) -> dict[str, Any]:
-    iteration, aside = state.get("iteration"), dict[str, Any]()
+def _tune_metadata(iteration: int, state: Mapping[str, Any]) -> dict[str, Any]:
+    aside: dict[str, Any] = {}
     result = cleaned(state.get("last_result") or {}, "last_result", aside)
     extra = {ASIDE: {"aside": aside}} if aside else {}
-    return tune_metadata(iteration if isinstance(iteration, int) else step, {**result, **extra})
+    return tune_metadata(iteration, {**result, **extra})
