@@ -100,6 +100,8 @@ def snapshot(items: Sequence[Item]) -> list[Item]:
 
 
 def _frozen(item: Item) -> Item:
+    if item.stored is not None:
+        return item  # committed files don't change
     chunks: list[bytes | memoryview] = []
 
     def keep(data: bytes | memoryview) -> None:

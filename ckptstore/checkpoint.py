@@ -28,6 +28,7 @@ from ckptstore.errors import (
 )
 from ckptstore.failures import translated
 from ckptstore.manifest import Manifest
+from ckptstore.parts import FileParts
 from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest
 from ckptstore.writing import Progress, run_all
 
@@ -102,6 +103,7 @@ class Checkpoint:
         *,
         skipped: Iterable[Skipped] = (),
         on_load: Callable[[Checkpoint], None] | None = None,
+        table: Mapping[str, FileParts] | None = None,
     ) -> None:
         self._backend = backend
         self._prefix = prefix
@@ -124,7 +126,7 @@ class Checkpoint:
                 raise CheckpointNotFound(self.url, "there is no checkpoint in this directory")
             self._contents = contents.Foreign(self._files)
         else:
-            self._files = Reader(backend, prefix, manifest, self.url)
+            self._files = Reader(backend, prefix, manifest, self.url, table)
             self._contents = contents.committed(manifest, self._files)
         self._state: Any = plan.UNSET
         self.policies: Mapping[str, Any] = Lazy(
@@ -423,6 +425,39 @@ class Checkpoint:
         with tempfile.TemporaryDirectory(prefix="ckptstore-", ignore_cleanup_errors=True) as parent:
             yield self.download(os.path.join(parent, self.name), policy_ids=policy_ids)
 
+    def stored(self, policy_id: str) -> plan.Stored:
+        """The policy as it lies here, not read: pass it to a `save` to have its files taken over.
+
+        In the same store they are linked, or copied by the server; elsewhere they are sent, verified.
+        Raises InvalidRequest if ckptstore didn't write this checkpoint from objects.
+        """
+        if self._manifest is None or self._manifest.origin != "save":
+            raise InvalidRequest(
+                self.url, "its files are as another program wrote them", "Pass `policies[id]`"
+            )
+        [policy_id] = self._check_known([policy_id])
+        folder = "" if self.kind == "Policy" else names.policy_path(policy_id, "")
+        paths = [path for path in self._files.paths() if path.startswith(folder)]
+        return _StoredPolicy({path.removeprefix(folder): self._item(path) for path in paths})
+
+    def base(self) -> plan.Base | None:
+        """Itself as what a save may take files over from; None if it has no manifest."""
+        if not isinstance(self._files, Reader):
+            return None
+        reader = self._files
+        return plan.Base(reader.backend, reader.prefix, reader.manifest.id, reader.parts)
+
+    def _item(self, path: str) -> plan.Item:
+        base = self.base()
+        assert base is not None
+
+        def emit(write: plan.Write) -> Sequence[tuple[int, int]]:
+            for data in self._files.stream(path):
+                write(memoryview(data))  # each part stays a part
+            return base.files[path].arrays
+
+        return plan.Item(path, emit, (base, path))
+
     def copy_items(self) -> tuple[list[plan.Item], bytes]:
         """Its files, verified as they are read, and its ``parts.json``: what a copy of it is made of."""
 
@@ -506,6 +541,14 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
+
+
+class _StoredPolicy(plan.Stored):
+    def __init__(self, files: Mapping[str, plan.Item]) -> None:
+        self._files = files
+
+    def items(self, path: Callable[[str], str]) -> list[plan.Item]:
+        return [item._replace(path=path(name)) for name, item in self._files.items()]
 
 
 def _inside(url: str) -> tuple[str, str]:

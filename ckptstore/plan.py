@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from ckptstore import names
 from ckptstore.codec import indexed
 from ckptstore.errors import InvalidRequest
+from ckptstore.parts import FileParts
 from ckptstore.strictjson import dumps
 
 Write = Callable[["bytes | memoryview"], object]
@@ -18,11 +20,33 @@ FORMAT = "cloudpickle"  # RLlib's name for pickle
 T = TypeVar("T")
 
 
+class Base(NamedTuple):
+    """A committed checkpoint whose files another one may take over."""
+
+    place: object
+    """The backend of its store."""
+    prefix: str
+    """Its directory there."""
+    id: str
+    """Of the attempt that wrote it."""
+    files: Mapping[str, FileParts]
+
+
 class Item(NamedTuple):
     """One file of a save: `emit` hands its bytes to a writer and tells where array data lie."""
 
     path: str
     emit: Callable[[Write], Sequence[tuple[int, int]]]
+    stored: tuple[Base, str] | None = None
+    """Where the very same file lies already: a checkpoint and the path in it."""
+
+
+class Stored:
+    """A policy as it lies in a checkpoint, not read: `Checkpoint.stored` makes one for a save to take."""
+
+    def items(self, path: Callable[[str], str]) -> list[Item]:
+        """Its files, each where `path` puts it among the new ones."""
+        raise NotImplementedError
 
 
 def pickled(path: str, value: object) -> Item:
@@ -93,10 +117,7 @@ class Contents:
         that file is minimal, and the two markers aren't empty.
         """
         if self.alone:
-            return [
-                literal(names.RLLIB_JSON, rllib_json("Policy")),
-                pickled(names.POLICY_STATE, self.policy),
-            ]
+            return _policy(self.policy, str)
         policies, components = self.policies or {}, self.components or {}
         items = [
             literal(".is_checkpoint", b"1\n"),
@@ -104,11 +125,19 @@ class Contents:
             literal(names.RLLIB_JSON, rllib_json("Algorithm", self.policy_ids)),
             pickled(names.STATE, {} if self.state is UNSET else self.state),
         ]
-        for policy_id, state in policies.items():
-            items.append(literal(names.policy_path(policy_id, names.RLLIB_JSON), rllib_json("Policy")))
-            items.append(pickled(names.policy_path(policy_id), state))
+        for policy_id, policy in policies.items():
+            items += _policy(policy, functools.partial(names.policy_path, policy_id))
         items += [pickled(names.component_path(name), value) for name, value in components.items()]
         return items
+
+
+def _policy(policy: object, path: Callable[[str], str]) -> list[Item]:
+    if isinstance(policy, Stored):
+        return policy.items(path)
+    return [
+        literal(path(names.RLLIB_JSON), rllib_json("Policy")),
+        pickled(path(names.POLICY_STATE), policy),
+    ]
 
 
 def rllib_json(kind: str, policy_ids: Sequence[str] | None = None) -> bytes:
@@ -143,10 +172,3 @@ def visible(found: Iterable[tuple[names.CheckpointName, T]]) -> list[tuple[names
     """Of committed attempts, the one that counts for each step: the highest. Ascending by step."""
     highest = {name.step: (name, value) for name, value in sorted(found, key=lambda pair: pair[0])}
     return list(highest.values())
-
-
-def beyond_newest(steps: Sequence[T], keep: int) -> list[T]:
-    """Of `steps`, oldest to newest, those outside the newest `keep`."""
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise InvalidRequest("keep", f"{keep!r} is not a positive int", "Pass how many of the newest to keep")
-    return list(steps[: max(0, len(steps) - keep)])

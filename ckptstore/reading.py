@@ -136,15 +136,22 @@ class Reader:
     """Reads the files of one committed checkpoint; nothing leaves it unverified. Thread-safe."""
 
     def __init__(
-        self, backend: Backend, prefix: str, manifest: Manifest, label: str, concurrency: int = 8
+        self,
+        backend: Backend,
+        prefix: str,
+        manifest: Manifest,
+        label: str,
+        table: Mapping[str, FileParts] | None = None,
+        concurrency: int = 8,
     ) -> None:
+        """`table` is what ``parts.json`` says, where that is known already."""
         self.backend = backend
         self.prefix = prefix
         self.manifest = manifest
         self.label = label
         self.concurrency = concurrency
         self._files = {file.path: file for file in manifest.files}
-        self._parts: Mapping[str, FileParts] | None = None
+        self._parts = table
         self._lock = threading.Lock()
 
     def paths(self) -> Mapping[str, int]:

@@ -21,7 +21,8 @@ from ckptstore.errors import InvalidRequest
 from ckptstore.failures import translated
 from ckptstore.manifest import File, Manifest, Parent
 from ckptstore.parts import PART_BYTES, FileParts
-from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Contents, Item, Write
+from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Base, Contents, Item, Write
+from ckptstore.reusing import Reuse
 from ckptstore.version import __version__
 from ckptstore.writing import Progress, Recorder, hashing, run_all, write_items
 
@@ -68,10 +69,18 @@ class Save:
         if not self._sealed:
             self.attempt.abandon()
 
-    def write(self, items: Sequence[Item], progress: Progress | None = None) -> list[FileParts]:
-        """Write every item as a file, hashed on the way."""
+    def write(
+        self, items: Sequence[Item], progress: Progress | None = None, base: Base | None = None
+    ) -> list[FileParts]:
+        """Write every item as a file, hashed on the way, but for what `base` holds just so.
+
+        CheckpointGone if one that files were taken over from was deleted meanwhile: nothing is saved then.
+        """
+        reuse = Reuse(self.attempt, self._catalog.backend, base, progress)
         with translated(self._catalog.backend.url):
-            return write_items(self.attempt.create, items, self._concurrency, progress)
+            files = write_items(self.attempt.create, items, self._concurrency, progress, reuse)
+        reuse.check()
+        return files
 
     def hash_in_place(self, paths: Sequence[str]) -> list[FileParts]:
         """The parts of files that another program wrote into the attempt's own directory."""

@@ -17,6 +17,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.errors import (
+    CheckpointError,
     CheckpointExists,
     CheckpointGone,
     CheckpointNotFound,
@@ -27,6 +28,7 @@ from ckptstore.failures import translated
 from ckptstore.identity import Identity
 from ckptstore.manifest import Manifest, Parent
 from ckptstore.names import CheckpointName
+from ckptstore.parts import FileParts
 from ckptstore.plan import Item
 from ckptstore.reading import VerifyReport
 from ckptstore.retention import Keep
@@ -79,7 +81,7 @@ class CheckpointStore:
         self._identity = Identity(self._catalog, create)
         self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded)
         self._background: background.Background[Checkpoint] = background.Background()
-        self._parent: str | None = None  # id of the checkpoint that the run goes on from
+        self._last: Checkpoint | None = None  # the one that the run goes on from
         self._resumed_from: str | None = None  # id of the one this process has loaded last
 
     @property
@@ -245,27 +247,54 @@ class CheckpointStore:
             metrics=metric_values.decode(metric_values.encode(values or {}), "metrics"),
             labels=labels,
             if_exists=if_exists,
-            parent=Parent(self._parent, "resume") if self._parent else None,
+            parent=Parent(self._last.id, "resume") if self._last else None,
         )
 
     def _save(self, request: Request, items: Sequence[Item], progress: Progress | None) -> Checkpoint:
         self._identity.prove()
         with logs.timed("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
             try:
-                with Save(
-                    self._catalog, request.step, request.if_exists, self._concurrency, self._may_go
-                ) as save:
-                    name, manifest = save.commit(request, save.write(items, progress))
+                name, manifest, files = self._write(request, items, progress)
             except CheckpointExists:
                 if request.if_exists != "return":
                     raise
                 return self.get(request.step)
             done(manifest.size)
-        return self._committed(name, manifest)
+        return self._committed(name, manifest, files)
 
-    def _committed(self, name: CheckpointName, manifest: Manifest) -> Checkpoint:
-        self._parent = manifest.id
-        return self._survey.checkpoint(name, manifest)
+    def _write(
+        self, request: Request, items: Sequence[Item], progress: Progress | None
+    ) -> tuple[CheckpointName, Manifest, list[FileParts]]:
+        base = self._base()
+        try:
+            with self._begin(request) as save:
+                files = save.write(items, progress, base)
+                return *save.commit(request, files), files
+        except CheckpointGone:
+            if base is None:
+                raise
+        # Deleted while its files were taken over: without it, then.
+        with self._begin(request) as save:
+            files = save.write(items, progress)
+            return *save.commit(request, files), files
+
+    def _begin(self, request: Request) -> Save:
+        return Save(self._catalog, request.step, request.if_exists, self._concurrency, self._may_go)
+
+    def _base(self) -> plan.Base | None:
+        """The checkpoint that the run goes on from, where files that didn't change may be taken over."""
+        try:
+            return self._last.base() if self._last else None
+        except CheckpointError as error:
+            logs.logger.info("nothing is taken over from %s: %s", self._last, error)
+            return None
+
+    def _committed(
+        self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None
+    ) -> Checkpoint:
+        table = None if files is None else {file.path: file for file in files}
+        self._last = checkpoint = self._survey.checkpoint(name, manifest, table=table)
+        return checkpoint
 
     # -- finding --------------------------------------------------------------------------------
 
@@ -525,7 +554,8 @@ class CheckpointStore:
 
     def _loaded(self, checkpoint: Checkpoint) -> None:
         """Remember that this process goes on from `checkpoint`: the next save names it as its parent."""
-        self._parent = self._resumed_from = checkpoint.id
+        self._last = checkpoint
+        self._resumed_from = checkpoint.id
 
     def __repr__(self) -> str:
         return f"<CheckpointStore {self.url}>"

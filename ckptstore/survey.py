@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from ckptstore import names, plan
@@ -14,6 +14,7 @@ from ckptstore.identity import Identity
 from ckptstore.logs import logger
 from ckptstore.manifest import Manifest
 from ckptstore.names import CheckpointName
+from ckptstore.parts import FileParts
 from ckptstore.reading import fetch_manifest
 from ckptstore.writing import run_all
 
@@ -132,10 +133,16 @@ class Survey:
         raise self._restless()
 
     def checkpoint(
-        self, name: CheckpointName, manifest: Manifest, skipped: list[Skipped] | None = None
+        self,
+        name: CheckpointName,
+        manifest: Manifest,
+        skipped: Sequence[Skipped] = (),
+        table: Mapping[str, FileParts] | None = None,
     ) -> Checkpoint:
-        """The checkpoint object for a manifest just read."""
-        return Checkpoint(self._backend, str(name), manifest, skipped=skipped or (), on_load=self._on_load)
+        """The checkpoint object for a manifest just read or written, the latter with its parts."""
+        return Checkpoint(
+            self._backend, str(name), manifest, skipped=skipped, on_load=self._on_load, table=table
+        )
 
     def _settled(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
         """`look` at listings until one can be believed.

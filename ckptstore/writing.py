@@ -21,17 +21,13 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-class Recorder:
-    """Hands what is written on to a sink, and cuts it into parts with their digests.
+class Cutter:
+    """Cuts what is written into parts.
 
-    Array data arrive as memoryviews and become parts of their own, hashed by another thread while
-    this one writes the very same memory: no copy of them is made.
+    Array data arrive as memoryviews and become parts of their own; what lies between is gathered.
     """
 
-    def __init__(self, sink: Sink, hashers: Executor, progress: Progress | None = None) -> None:
-        self._sink = sink
-        self._hashers = hashers
-        self._progress = progress
+    def __init__(self) -> None:
         self._gap = bytearray()
         self._parts: list[Part] = []
         self._end = 0
@@ -42,7 +38,7 @@ class Recorder:
             self._close_gap()
             view = memoryview(data).cast("B")
             for start in range(0, len(view), PART_BYTES):
-                self._part(view[start : start + PART_BYTES])
+                self._add(view[start : start + PART_BYTES])
         else:
             self._gap += data
             if len(self._gap) >= GAP_BYTES:
@@ -56,9 +52,32 @@ class Recorder:
     def _close_gap(self) -> None:
         if self._gap:
             gap, self._gap = self._gap, bytearray()
-            self._part(memoryview(gap))
+            self._add(memoryview(gap))
 
-    def _part(self, data: memoryview) -> None:
+    def _add(self, data: memoryview) -> None:
+        self._parts.append(Part(self._end, len(data), self.part(data)))
+        self._end += len(data)
+
+    def part(self, data: memoryview) -> str:
+        """The digest of the next part, once done with its memory."""
+        raise NotImplementedError
+
+
+class Recorder(Cutter):
+    """Hands the parts on to a sink.
+
+    Large ones are hashed by another thread while this one writes the very same memory: no copy of them
+    is made.
+    """
+
+    def __init__(self, sink: Sink, hashers: Executor, progress: Progress | None = None) -> None:
+        super().__init__()
+        self._sink = sink
+        self._hashers = hashers
+        self._progress = progress
+
+    def part(self, data: memoryview) -> str:
+        """Write and hash it."""
         if len(data) < GAP_BYTES:
             self._sink.write(data)
             hexdigest = digest(data)
@@ -68,10 +87,9 @@ class Recorder:
                 self._sink.write(data)
             finally:
                 hexdigest = future.result()  # the memory may change as soon as we return
-        self._parts.append(Part(self._end, len(data), hexdigest))
-        self._end += len(data)
         if self._progress is not None:
             self._progress(len(data))
+        return hexdigest
 
 
 def write_items(
@@ -79,14 +97,18 @@ def write_items(
     items: Sequence[Item],
     concurrency: int,
     progress: Progress | None = None,
+    reuse: Callable[[Item], FileParts | None] = lambda item: None,
 ) -> list[FileParts]:
     """Write every item through a sink of its own, `concurrency` files at a time; in `items`' order.
 
-    The first failure stops the rest and is raised.
+    An item for which `reuse` gives its parts is there already. The first failure stops the rest and is
+    raised.
     """
     with hashing() as hashers:
 
         def one(item: Item) -> FileParts:
+            if (reused := reuse(item)) is not None:
+                return reused
             with create(item.path) as sink:
                 recorder = Recorder(sink, hashers, progress)
                 return recorder.finish(item.path, item.emit(recorder.write))

@@ -113,6 +113,12 @@ class ObjectPlace(Backend, Protocol):
     def timeout(self) -> float:
         """Seconds after which a request that keeps failing is given up."""
 
+    def copy(self, source: str, key: str, size: int) -> None:
+        """Have the place itself copy `source`, of `size` bytes, to `key`, which nobody else writes.
+
+        NotImplementedError where it can't.
+        """
+
     def starting(self, prefix: str, until: str | None = None) -> list[Listed]:
         """Every key whose *text* begins with `prefix` (not only a directory), in lexical order.
 

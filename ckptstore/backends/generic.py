@@ -69,6 +69,10 @@ class GenericWire:
         self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
         self._fs.pipe_file(key, bytes(data))
 
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
+        self._fs.cp_file(source, key)
+
     def put_file(self, local: str, key: str) -> None:
         """Send a local file."""
         self._fs.makedirs(posixpath.dirname(key), exist_ok=True)

@@ -48,6 +48,12 @@ class MemoryWire:
                 raise FileExistsError(key)
             self._fs.pipe_file(key, bytes(data))
 
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        with _lock:
+            if source not in self._fs.store:
+                raise FileNotFoundError(source)
+            self._fs.pipe_file(key, self._fs.store[source].getvalue())
+
     def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
         with _lock:
             for key in keys:

@@ -29,6 +29,10 @@ FIRST_READ_BYTES = 2**18
 """What a read of unknown length asks for at first: manifests and JSON files are whole in one request."""
 
 
+_AS_THEY_ARE = (TypeError, ValueError, AttributeError, LookupError, AssertionError, NotImplementedError)
+"""Mistakes in a program, or a wire's own word: not answers of the place."""
+
+
 class ObjectBackend:
     """The five verbs on one bucket and prefix. Safe from several threads and after a fork.
 
@@ -172,6 +176,11 @@ class ObjectBackend:
         # An object that is being written can't be what is not there.
         self.attempt(key, request, len(data), absent_is_missing=True)
 
+    def copy(self, source: str, key: str, size: int) -> None:
+        wire = self.wire
+        request = partial(wire.copy, wire.root + source, wire.root + key, size)
+        self.attempt(source, request, size)
+
     def delete(self, keys: Sequence[str]) -> None:
         wire = self.wire
         batches = [keys[at : at + wire.remove_batch] for at in range(0, len(keys), wire.remove_batch)]
@@ -291,8 +300,8 @@ class ObjectBackend:
             return EOFError(f"{name}: {brief}")
         if verdict is Verdict.FULL:
             return OSError(errno.ENOSPC, f"{name}: {brief}")
-        if isinstance(error, (TypeError, ValueError, AttributeError, LookupError, AssertionError)):
-            return error  # a mistake in a program, not an answer of the place
+        if isinstance(error, _AS_THEY_ARE):
+            return error
         return OSError(f"{name}: {brief}")
 
     def _name(self, key: str) -> str:

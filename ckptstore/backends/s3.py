@@ -94,6 +94,11 @@ _PASSING = (
 )
 
 
+MOST_COPY_BYTES = 5 * 2**30
+"""The largest object that S3 copies with one request."""
+COPY_PART_BYTES = 2**30
+
+
 class Corrupted(OSError):
     """What arrived is not what was sent."""
 
@@ -185,6 +190,38 @@ class S3Wire:
             seconds, "put_object", Key=key, Body=io.BytesIO(data), ChecksumCRC32=sum32, **condition
         )
         self.check_sum(reply, data, sum32)
+
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        place = {"Bucket": self.bucket, "Key": source}
+        try:
+            if size <= MOST_COPY_BYTES:
+                self._call(seconds, "copy_object", Key=key, CopySource=place)
+            else:
+                run(self._fs.loop, self._copy_parts(place, key, size), seconds)
+        except Exception as error:
+            reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+            if reply.get("ResponseMetadata", {}).get("HTTPStatusCode") in (405, 501):
+                raise NotImplementedError("the server copies nothing") from error
+            raise
+
+    async def _copy_parts(self, place: Mapping[str, str], key: str, size: int) -> None:
+        """What one request can't copy, in ranges."""
+        where = {"Bucket": self.bucket, "Key": key}
+        where["UploadId"] = (await self._fs._call_s3("create_multipart_upload", **where))["UploadId"]
+
+        async def part(number: int, start: int) -> dict[str, Any]:
+            span = f"bytes={start}-{min(start + COPY_PART_BYTES, size) - 1}"
+            more = {"PartNumber": number, "CopySource": place, "CopySourceRange": span}
+            reply = await self._fs._call_s3("upload_part_copy", **where, **more)
+            return {"PartNumber": number, "ETag": reply["CopyPartResult"]["ETag"]}
+
+        try:
+            starts = range(0, size, COPY_PART_BYTES)
+            parts = await asyncio.gather(*(part(*numbered) for numbered in enumerate(starts, 1)))
+            await self._fs._call_s3("complete_multipart_upload", **where, MultipartUpload={"Parts": parts})
+        except BaseException:
+            await self._fs._call_s3("abort_multipart_upload", **where)
+            raise
 
     def check_sum(self, reply: Mapping[str, Any], data: Body, sum32: str) -> None:
         """Corrupted unless the server's own sum of what it stored is that of `data`."""

@@ -79,6 +79,9 @@ class Wire(Protocol):
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
         """One PUT; with `create` only where nothing is. Returns once the reply proves it arrived whole."""
 
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        """Have the server copy `source`, of `size` bytes. NotImplementedError where it can't."""
+
     def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
         """Remove up to `remove_batch` keys; those that are still there, each with its error."""
 

@@ -83,7 +83,7 @@ class DirectoryAttempt:
 
         return FileSink(self._disk, fd, finish)
 
-    def reuse(self, path: str, key: str) -> bool:
+    def reuse(self, path: str, key: str, size: int) -> bool:
         """Make the file `key` of another checkpoint a file of this one, by a hard link.
 
         False where that can't be: no such file, no links here or no more of them, or a file that its
@@ -96,7 +96,7 @@ class DirectoryAttempt:
                 for part in parts:
                     origin = stack.enter_context(self._disk.open_dir(origin, part))
                 status = self._disk.status(origin, source)
-                if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222:
+                if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222 or status.st_size != size:
                     return False
                 self._disk.link(origin, source, directory, name)
             except FileExistsError:
@@ -211,7 +211,9 @@ class DirectoryAttempt:
 
     def _sync_file(self, directory: Directory, name: str) -> None:
         status = self._disk.status(directory, name)
-        if self._synced.get(identity(status)) == (status.st_size, status.st_mtime_ns):
+        file, version = identity(status), (status.st_size, status.st_mtime_ns)
+        if version in (self._synced.get(file), self._catalog.durable.get(file)):
+            self._synced[file] = version
             return
         if directory.fd < 0:
             return  # Windows syncs only what is open for writing; the root's warning said so
@@ -234,6 +236,7 @@ class DirectoryAttempt:
             self._published = True
             disk.fsync_dir(self._staging)
             disk.fsync_dir(root)
+            self._catalog.durable = self._synced
             try:
                 trashed = self._catalog.unpublish(root, list(filter(self._may_go, lower)))
             except OSError as error:  # committed all the same, and the higher attempt is the one that counts

@@ -44,6 +44,9 @@ class Ground:
     def __init__(self, backend: LocalBackend, timeout: float = 60.0) -> None:
         self.backend = backend
         self.timeout = timeout
+        self.durable: dict[tuple[int, int], tuple[int, int]] = {}
+        """Files of the checkpoint committed last, by identity, with size and time of last change: another
+        one that links them need not sync them again."""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Directory]:

@@ -57,6 +57,9 @@ from ckptstore.names import (
 
 logger = logging.getLogger("ckptstore")
 
+MIN_COPY_BYTES = 2**16
+"""Smaller files are sent again rather than copied by the server."""
+
 HORIZON = 7 * 86400.0
 """Seconds after which a writer is certainly gone. It stops itself after a quarter of them; what only
 guards against it (tombstones, seals, claims, delete intents) may be removed after all of them."""
@@ -278,6 +281,7 @@ class RegisterAttempt:
         self._below = below
         self._check = check
         self._files: dict[str, bool] = {}
+        self._copied: dict[str, int] = {}  # path to size
         self._sent = False
 
     def __repr__(self) -> str:
@@ -288,6 +292,31 @@ class RegisterAttempt:
             raise InvalidRequest(path, "it is written once, by nobody else")
         self._files[path] = False
         return _FencedSink(self, path, self._catalog.backend.write(f"{self.name}/{path}"))
+
+    def reuse(self, path: str, key: str, size: int) -> bool:
+        if size < MIN_COPY_BYTES:
+            return False  # one request either way, and a PUT is checked at once
+        self.check_fence()
+        if path in REGISTERS or path in self._files:
+            raise InvalidRequest(path, "it is written once, by nobody else")
+        try:
+            self._catalog.backend.copy(key, f"{self.name}/{path}", size)
+        except (FileNotFoundError, NotImplementedError, PermissionError) as error:
+            logger.debug("%s is sent, not copied: %s", key, error)
+            return False
+        self._files[path] = True
+        self._copied[path] = size
+        return True
+
+    def _check_copies(self) -> None:
+        """The server made them, and a copy of another size is one that went wrong."""
+        if not self._copied:
+            return
+        listed = {entry.key: entry.size for entry in self._catalog.backend.list(str(self.name))}
+        for path, size in self._copied.items():
+            found = listed.get(f"{self.name}/{path}")
+            if found != size:
+                raise OSError(f"{self.name}/{path} was copied by the server to {found} bytes, not {size}")
 
     def check_fence(self) -> None:
         """SaveAborted once this attempt is so old that others may soon forget that it was ever here."""
@@ -301,6 +330,7 @@ class RegisterAttempt:
         if unfinished := [path for path, whole in self._files.items() if not whole]:
             raise InvalidRequest(unfinished[0], "it was not written to its end, so this can't be committed")
         with told(str(self.name)):
+            self._check_copies()
             held = self._catalog.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
             if held != manifest:
                 self._refuse(held)

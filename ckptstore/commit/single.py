@@ -54,6 +54,9 @@ class SingleWriter:
     def write(self, key: str) -> Sink:
         return self._backend.write(key)
 
+    def copy(self, source: str, key: str, size: int) -> None:
+        self._backend.copy(source, key, size)
+
     def replace(self, key: str, data: bytes) -> None:
         self._backend.replace(key, data)
 

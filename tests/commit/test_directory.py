@@ -109,7 +109,8 @@ def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: s
             sink.write(data)
     os.makedirs(f"{attempt.directory}/by/others")
     Path(attempt.directory, "by/others/file").write_bytes(b"theirs")
-    assert attempt.reuse("policies/old/policy_state.pkl", f"{ONE}/policies/p0/policy_state.pkl")
+    source = f"{ONE}/policies/p0/policy_state.pkl"
+    assert attempt.reuse("policies/old/policy_state.pkl", source, os.path.getsize(f"{root}/{source}"))
     late = Path(attempt.directory, "policies/p1/policy_state.pkl")
     attempt._drain()
     late.chmod(0o600)
@@ -495,9 +496,10 @@ def test_linked_bytes_survive_the_checkpoint_they_came_from(root: str) -> None:
     save(store, 1)
     attempt = store.begin(2, "error", "a")
     source = f"{ONE}/policies/p0/policy_state.pkl"
-    assert attempt.reuse("policies/p0/policy_state.pkl", source)
+    size = os.path.getsize(f"{root}/{source}")
+    assert attempt.reuse("policies/p0/policy_state.pkl", source, size)
     with pytest.raises(InvalidRequest):
-        attempt.reuse("policies/p0/policy_state.pkl", source)
+        attempt.reuse("policies/p0/policy_state.pkl", source, size)
     name = attempt.commit(manifest({}))
     linked = f"{root}/{name}/policies/p0/policy_state.pkl"
     assert id_of(linked) == id_of(f"{root}/{source}")
@@ -508,15 +510,17 @@ def test_linked_bytes_survive_the_checkpoint_they_came_from(root: str) -> None:
 def test_what_can_not_be_linked_is_left_to_the_caller(root: str) -> None:
     save(catalog(root), 1)
     source = f"{ONE}/policies/p0/policy_state.pkl"
+    size = os.path.getsize(f"{root}/{source}")
     for code in (errno.EMLINK, errno.EXDEV, errno.EPERM):
         attempt = catalog(root, Failing("link", code)).begin(2, "error", "a")
-        assert not attempt.reuse("x", source)
+        assert not attempt.reuse("x", source, size)
         attempt.abandon()
     attempt = catalog(root).begin(2, "error", "a")
+    assert not attempt.reuse("x", source, size + 1)  # not the file that it is taken for
     os.chmod(f"{root}/{source}", 0o600)  # somebody may yet write to it
     os.symlink("policies", f"{root}/{ONE}/linked")
     for key in (source, f"{ONE}/absent", f"{ONE}/linked/p1/policy_state.pkl", f"{ONE}/linked", str(ONE)):
-        assert not attempt.reuse("x", key)
+        assert not attempt.reuse("x", key, size)
     attempt.abandon()
 
 
