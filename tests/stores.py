@@ -52,10 +52,17 @@ def assert_same(left: Any, right: Any) -> None:
         assert left == right
 
 
+def unlinked(path: Path) -> bytes:
+    """Make the file one of its own, which other checkpoints don't share, and writable; its bytes."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    return data
+
+
 def flipped(path: Path) -> Iterator[int]:
     """Flip one bit at a time in the file, putting it back afterwards; yields the position."""
-    data = path.read_bytes()
-    path.chmod(0o600)
+    data = unlinked(path)
     for index in range(0, len(data), max(1, len(data) // 50)):
         path.write_bytes(data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :])
         yield index

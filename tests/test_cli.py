@@ -19,6 +19,7 @@ from ckptstore.cli import looking, text
 from ckptstore.cli.app import root
 from ckptstore.version import __version__
 from tests.servers import Server
+from tests.stores import unlinked
 
 KINDS: list[type[errors.CheckpointError]] = [
     kind
@@ -76,8 +77,7 @@ def complaint(*arguments: str, exits: int) -> str:
 
 def damage(store: CheckpointStore, name: str, path: str) -> None:
     file = Path("store", name, path)
-    file.chmod(0o600)
-    data = bytearray(file.read_bytes())
+    data = bytearray(unlinked(file))
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
