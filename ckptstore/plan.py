@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from ckptstore import names
-from ckptstore.codec import indexed
 from ckptstore.errors import InvalidRequest
 from ckptstore.parts import FileParts
 from ckptstore.strictjson import dumps
@@ -51,7 +50,13 @@ class Stored:
 
 def pickled(path: str, value: object) -> Item:
     """A file that holds `value` as an indexed pickle."""
-    return Item(path, lambda write: indexed.dump(value, write))
+
+    def emit(write: Write) -> Sequence[tuple[int, int]]:
+        from ckptstore.codec import indexed  # here, so that reading needs no cloudpickle
+
+        return indexed.dump(value, write)
+
+    return Item(path, emit)
 
 
 def literal(path: str, data: bytes) -> Item:

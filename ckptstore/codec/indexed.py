@@ -16,27 +16,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 
 from ckptstore.codec.reducers import DEFAULT_WAY, Reducers
+from ckptstore.codec.regions import Region, length_opcode
 from ckptstore.codec.unpicklable import explain
 from ckptstore.errors import CheckpointError, InvalidRequest
 
 ALIGNMENT = 64
 """Array data begin on multiples of this many bytes in the file: a cache line, and enough for any dtype."""
 
-BYTEARRAY8, BINBYTES8, BINBYTES = 0x96, 0x8E, 0x42
-
 Write = Callable[["bytes | memoryview"], object]
-
-
-class Region(NamedTuple):
-    """Where the data of one array lie in the file, both in bytes."""
-
-    offset: int
-    length: int
 
 
 def dump(obj: object, write: Write) -> list[Region]:
@@ -63,19 +55,6 @@ def dump(obj: object, write: Write) -> list[Region]:
 class _Nowhere:
     def write(self, data: object) -> None:
         pass
-
-
-def length_opcode(before: bytes | memoryview, length: int) -> int:
-    """Size of the opcode at the end of ``before`` that announces ``length`` bytes, or 0 if there is none.
-
-    A match can't be an accident of a length that looks like an opcode: for both forms to fit, the upper
-    half of the length would have to equal the whole.
-    """
-    if before[-9:-8] in (b"\x96", b"\x8e") and int.from_bytes(before[-8:], "little") == length:
-        return 9
-    if before[-5:-4] == b"B" and int.from_bytes(before[-4:], "little") == length:
-        return 5
-    return 0
 
 
 class _Sink:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 
-from ckptstore.codec.indexed import BYTEARRAY8, Region, length_opcode
+from ckptstore.codec.regions import BYTEARRAY8, Region, length_opcode
 from ckptstore.errors import CheckpointCorrupt
 
 _NEXT_BUFFER, _READONLY_BUFFER = b"\x97", b"\x98"

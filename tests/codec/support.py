@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.codec import indexed, safe
-from ckptstore.codec.indexed import Region
+from ckptstore.codec.regions import Region
 from ckptstore.codec.skeleton import load_trusted, skeleton
 
 

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ckptstore.codec import indexed, safe
-from ckptstore.codec.indexed import ALIGNMENT, Region
+from ckptstore.codec.indexed import ALIGNMENT
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.regions import Region
 from ckptstore.errors import InvalidRequest
 from tests.codec.support import READERS, dumped, same
 

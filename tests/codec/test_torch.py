@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ckptstore.codec import safe
-from ckptstore.codec.indexed import Region
+from ckptstore.codec.regions import Region
 from ckptstore.errors import InvalidRequest
 from tests.codec.support import READERS, dumped, same
 
