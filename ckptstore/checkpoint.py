@@ -22,6 +22,7 @@ from ckptstore.errors import (
     CheckpointError,
     CheckpointGone,
     CheckpointNotFound,
+    CheckpointUntrusted,
     InvalidRequest,
     StoreUnavailable,
     UnreadableFormat,
@@ -30,6 +31,7 @@ from ckptstore.failures import translated
 from ckptstore.manifest import Manifest
 from ckptstore.parts import FileParts
 from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest
+from ckptstore.signing import Trust
 from ckptstore.writing import Progress, run_all
 
 if TYPE_CHECKING:
@@ -140,7 +142,11 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+        cls,
+        url: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        trusted_keys: Iterable[bytes | str] | None = None,
     ) -> Checkpoint:
         """The checkpoint in the directory `url`, wherever it lies and whoever wrote it.
 
@@ -148,12 +154,14 @@ class Checkpoint:
         and `committed` and `verified` are False. Where Ray up to 1.13 named the file ``checkpoint-<n>``
         rather than its directory, that is understood too. Raises CheckpointNotFound if there is nothing,
         InvalidRequest for another file, CheckpointCorrupt or UnreadableFormat for what can't be trusted
-        or understood.
+        or understood. With `trusted_keys`, Ed25519 public keys in PEM, CheckpointUntrusted unless one of
+        them has signed its manifest: before any other file is read.
         """
         place = os.fspath(url)
+        trust = Trust(trusted_keys) if trusted_keys is not None else None
         backend = open_backend(place, storage_options)
         try:
-            return cls(backend, "", fetch_manifest(backend, "", backend.url))
+            return cls(backend, "", _vouched(backend, trust))
         except (CheckpointNotFound, StoreUnavailable) as error:
             through_a_file = isinstance(error.__cause__, NotADirectoryError)
             if isinstance(error, StoreUnavailable) and not through_a_file:
@@ -165,7 +173,7 @@ class Checkpoint:
                     raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
                 raise
             if V0_FILE.match(name):
-                return cls(directory, "", fetch_manifest(directory, "", directory.url))
+                return cls(directory, "", _vouched(directory, trust))
             raise InvalidRequest(
                 backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
             ) from error
@@ -541,6 +549,14 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
+
+
+def _vouched(backend: Backend, trust: Trust | None) -> Manifest | None:
+    """The manifest of what lies at `backend`; CheckpointUntrusted if there has to be one and isn't."""
+    manifest = fetch_manifest(backend, "", backend.url, trust)
+    if manifest is None and trust is not None:
+        raise CheckpointUntrusted(backend.url, "it has no manifest that could be signed")
+    return manifest
 
 
 class _StoredPolicy(plan.Stored):

@@ -9,6 +9,7 @@
     ├── CheckpointProtected                        4   untag or unpin it first
     ├── SaveAborted                                4   another writer took over: stop this one
     ├── CheckpointCorrupt  (ValueError)            5   bytes differ from what was committed: use another
+    │   └── CheckpointUntrusted                    5   no key that is trusted has signed it
     ├── UnreadableFormat   (ValueError)            6   upgrade ckptstore, or this is no checkpoint
     ├── UnsafeContent      (ValueError)            6   refused to decode: hostile, or over a budget
     ├── StoreDenied        (PermissionError)       7   fix the credentials or the rights
@@ -108,6 +109,12 @@ class CheckpointCorrupt(CheckpointError, ValueError):
 
     exit_code = 5
     default_remedy = "Use an older checkpoint: store.latest(verified=True) finds the newest whole one"
+
+
+class CheckpointUntrusted(CheckpointCorrupt):
+    """No signature, or not that of a trusted key, where one was asked for."""
+
+    default_remedy = "Use a checkpoint that a trusted key has signed, or trust the key that signed this one"
 
 
 class UnreadableFormat(CheckpointError, ValueError):

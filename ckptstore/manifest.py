@@ -7,8 +7,9 @@ seals of object stores at most ``SMALL_STATE_BYTES``: a listing alone tells them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ckptstore import metrics, strictjson
@@ -30,6 +31,9 @@ KINDS = (
 ORIGINS = ("save", "stage", "adopt", "migrate")
 RELATIONS = ("resume", "fork", "migrate")
 
+SIGNATURE_ALGORITHM = "ed25519"
+_SIGNED_AS = b"ckptstore manifest\n"  # so that no signature of something else can pass for one of a manifest
+
 _DIGEST_FIELD = b',"digest":"'
 _TAIL = len(_DIGEST_FIELD) + 64 + len(b'"}\n')
 
@@ -47,6 +51,17 @@ class Parent(NamedTuple):
 
     id: str
     relation: str
+
+
+class Signature(NamedTuple):
+    """Who vouches for a manifest: an Ed25519 public key (64 hex digits), and its signature (128)."""
+
+    key: str
+    value: str
+
+
+Check = Callable[[Signature | None, bytes, str], object]
+"""Raises unless it accepts a signature of a message; the third argument names the file for errors."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +93,24 @@ class Manifest:
     """Every payload file, by path. ``_ckptstore/parts.json`` is not among them."""
     parts: File
     """``_ckptstore/parts.json`` itself."""
+    signature: Signature | None = None
 
     @property
     def size(self) -> int:
         """Payload bytes."""
         return sum(file.size for file in self.files)
 
+    def signed(self, sign: Callable[[bytes], Signature]) -> Manifest:
+        """The same, vouched for by whoever `sign` signs for."""
+        return replace(self, signature=sign(_SIGNED_AS + self._body()))
+
     def dump(self) -> bytes:
         """The bytes to commit."""
+        told = self._body() + _signature_field(self.signature)
+        return told + _DIGEST_FIELD + digest(told).encode("ascii") + b'"}\n'
+
+    def _body(self) -> bytes:
+        """All of it up to the signature and the digest."""
         body = {
             "schema_version": SCHEMA_VERSION,
             "state": "committed",
@@ -109,12 +134,18 @@ class Manifest:
         text = strictjson.dumps(body)
         if (short := MIN_MANIFEST_BYTES - (len(text) - 1 + _TAIL)) > 0:
             text = strictjson.dumps({**body, "padding": " " * short})
-        signed = text[:-1].encode("ascii")
-        return signed + _DIGEST_FIELD + digest(signed).encode("ascii") + b'"}\n'
+        return text[:-1].encode("ascii")
 
 
-def load(data: bytes, source: str) -> Manifest:
-    """Parse a committed manifest, checking its digest first.
+def _signature_field(signature: Signature | None) -> bytes:
+    if signature is None:
+        return b""
+    fields = {"algorithm": SIGNATURE_ALGORITHM, **signature._asdict()}
+    return b',"signature":' + strictjson.dumps(fields).encode("ascii")
+
+
+def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
+    """Parse a committed manifest, checking its digest first, and its signature by `check` if given.
 
     Raises CheckpointCorrupt naming `source` for anything but a whole, committed manifest, and
     UnreadableFormat for one of a newer schema.
@@ -132,9 +163,14 @@ def load(data: bytes, source: str) -> Manifest:
             source, f"digests are {algorithm[:40]!r}, not {ALGORITHM}", "Upgrade ckptstore"
         )
     said = fields.take("digest", str)
-    signed, tail = data[:-_TAIL], data[-_TAIL:]
-    if tail != _DIGEST_FIELD + said.encode("utf-8") + b'"}\n' or digest(signed) != said:
+    told, tail = data[:-_TAIL], data[-_TAIL:]
+    if tail != _DIGEST_FIELD + said.encode("utf-8") + b'"}\n' or digest(told) != said:
         raise CheckpointCorrupt(source, "the manifest's own digest does not match")
+    signature = _signature(fields.take("signature", dict) if "signature" in raw else None, source)
+    if not told.endswith(field := _signature_field(signature)):
+        raise CheckpointCorrupt(source, "the signature isn't where it belongs")
+    if check is not None:
+        check(signature, _SIGNED_AS + told[: len(told) - len(field)], source)
     fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
     fields.take("state", str, lambda value: value == "committed")
     fields.take("padding", str)
@@ -154,12 +190,30 @@ def load(data: bytes, source: str) -> Manifest:
         policies=fields.take_strings("policies"),
         files=tuple(_file(entry, source) for entry in fields.take("files", list)),
         parts=_file(fields.take("parts", dict), source),
+        signature=signature,
     )
     fields.finish()
     paths = [file.path for file in manifest.files]
     if paths != sorted(set(paths)):
         raise CheckpointCorrupt(source, "the files are not in order, or one is named twice")
     return manifest
+
+
+def _signature(raw: dict[str, Any] | None, source: str) -> Signature | None:
+    if raw is None:
+        return None
+    fields = strictjson.Fields(raw, source)
+    algorithm = fields.take("algorithm", str)
+    if algorithm != SIGNATURE_ALGORITHM:
+        raise UnreadableFormat(
+            source, f"it is signed by {algorithm[:40]!r}, not {SIGNATURE_ALGORITHM}", "Upgrade ckptstore"
+        )
+    signature = Signature(
+        fields.take("key", str, lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None),
+        fields.take("value", str, lambda value: re.fullmatch("[0-9a-f]{128}", value) is not None),
+    )
+    fields.finish()
+    return signature
 
 
 def _parent(raw: dict[str, Any] | None, source: str) -> Parent | None:

@@ -43,10 +43,12 @@ class VerifyReport:
         return not self.problems
 
 
-def fetch_manifest(backend: Backend, prefix: str, label: str) -> Manifest | None:
+def fetch_manifest(
+    backend: Backend, prefix: str, label: str, check: manifests.Check | None = None
+) -> Manifest | None:
     """The manifest of the directory `prefix`; None if it has none or was deleted or never finished.
 
-    Raises CheckpointCorrupt for one that is damaged.
+    Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
     """
     key = _key(prefix, names.MANIFEST)
     source = f"{label}/{names.MANIFEST}"
@@ -61,7 +63,7 @@ def fetch_manifest(backend: Backend, prefix: str, label: str) -> Manifest | None
                 return None
         except (ValueError, AttributeError, RecursionError):
             pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
-    return manifests.load(data, source)
+    return manifests.load(data, source, check)
 
 
 def _batches(file_parts: Sequence[Part]) -> Iterator[list[Part]]:

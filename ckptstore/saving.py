@@ -7,7 +7,7 @@ import os
 import platform
 import stat
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,7 +19,7 @@ from ckptstore.commit.base import Attempt, Catalog, Check, IfExists, allow
 from ckptstore.digest import digest
 from ckptstore.errors import InvalidRequest
 from ckptstore.failures import translated
-from ckptstore.manifest import File, Manifest, Parent
+from ckptstore.manifest import File, Manifest, Parent, Signature
 from ckptstore.parts import PART_BYTES, FileParts
 from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Base, Contents, Item, Write
 from ckptstore.reusing import Reuse
@@ -41,6 +41,8 @@ class Request:
     parent: Parent | None
     checkpoint_version: str = CHECKPOINT_VERSION
     format: str = FORMAT
+    sign: Callable[[bytes], Signature] | None = None
+    """Signs the manifest's text, if given."""
 
 
 class Save:
@@ -113,6 +115,8 @@ class Save:
             files=tuple(sorted(File(file.path, file.size, file.digest) for file in files)),
             parts=File(names.PARTS, len(table), digest(table)),
         )
+        if request.sign is not None:
+            manifest = manifest.signed(request.sign)
         return self.commit_as(manifest, table)
 
     def commit_as(self, manifest: Manifest, table: bytes) -> tuple[names.CheckpointName, Manifest]:

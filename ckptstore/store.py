@@ -27,12 +27,14 @@ from ckptstore.errors import (
 from ckptstore.failures import translated
 from ckptstore.identity import Identity
 from ckptstore.manifest import Manifest, Parent
+from ckptstore.manifest import load as load_manifest
 from ckptstore.names import CheckpointName
 from ckptstore.parts import FileParts
 from ckptstore.plan import Item
 from ckptstore.reading import VerifyReport
 from ckptstore.retention import Keep
 from ckptstore.saving import Request, Save, model_items
+from ckptstore.signing import Signer, Trust
 from ckptstore.staging import Staged
 from ckptstore.survey import Survey
 from ckptstore.writing import Progress
@@ -56,6 +58,9 @@ class CheckpointStore:
         concurrency: files moved at once; None takes what suits the place.
         single_writer: accept a place without create-only writes; then only one process may save.
         create: make the store on first use if it isn't there. With False, a missing store is an error.
+        signing_key: an Ed25519 private key in PEM, with which every new checkpoint is signed.
+        trusted_keys: Ed25519 public keys in PEM. Then a checkpoint counts only if one of them has signed
+            it: any other is passed over as damaged ones are, or raises CheckpointUntrusted.
 
     Raises StoreNotFound, StoreDenied, StoreUnavailable or StoreUnsuitable on first use.
     """
@@ -70,6 +75,8 @@ class CheckpointStore:
         concurrency: int | None = None,
         single_writer: bool = False,
         create: bool = True,
+        signing_key: bytes | str | None = None,
+        trusted_keys: Iterable[bytes | str] | None = None,
     ) -> None:
         self._backend = (
             open_backend(url, storage_options, timeout=timeout, retries=retries, concurrency=concurrency)
@@ -79,7 +86,11 @@ class CheckpointStore:
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency
         self._identity = Identity(self._catalog, create)
-        self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded)
+        self._signer = Signer(signing_key) if signing_key is not None else None
+        self._trust = Trust(trusted_keys) if trusted_keys is not None else None
+        if self._signer and self._trust and self._signer.public not in self._trust.keys:
+            raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
+        self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded, self._trust)
         self._background: background.Background[Checkpoint] = background.Background()
         self._last: Checkpoint | None = None  # the one that the run goes on from
         self._resumed_from: str | None = None  # id of the one this process has loaded last
@@ -248,6 +259,7 @@ class CheckpointStore:
             labels=labels,
             if_exists=if_exists,
             parent=Parent(self._last.id, "resume") if self._last else None,
+            sign=self._signer,
         )
 
     def _save(self, request: Request, items: Sequence[Item], progress: Progress | None) -> Checkpoint:
@@ -496,7 +508,7 @@ class CheckpointStore:
     def verify(self, *, progress: Progress | None = None) -> list[VerifyReport]:
         """Read and check every byte of every checkpoint; a report for each, the damaged ones included."""
         found = self._survey.committed()
-        reports = [VerifyReport(skip.name, 0, 0, (skip.reason,)) for skip in found.skipped]
+        reports = [VerifyReport(f"{self.url}/{skip.name}", 0, 0, (skip.reason,)) for skip in found.skipped]
         reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
         return sorted(reports, key=lambda report: report.name)
 
@@ -531,9 +543,12 @@ class CheckpointStore:
     def add(self, checkpoint: Checkpoint, *, progress: Progress | None = None) -> Checkpoint:
         """Commit a verified copy of a checkpoint that lies elsewhere; it keeps its id and manifest.
 
-        Raises CheckpointExists if its step is taken here, UnreadableFormat if no manifest vouches for it.
+        A signature comes along as well. Raises CheckpointExists if its step is taken here,
+        CheckpointUntrusted if this store wouldn't accept it, UnreadableFormat if it has no manifest.
         """
         manifest = checkpoint.manifest
+        if self._trust is not None:
+            load_manifest(manifest.dump(), checkpoint.url, self._trust)
         self._identity.prove()
         with logs.timed("copied", checkpoint.url) as done:
             with Save(self._catalog, manifest.step, "error", self._concurrency) as save:

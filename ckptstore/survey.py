@@ -12,7 +12,7 @@ from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, StoreUnavail
 from ckptstore.failures import translated
 from ckptstore.identity import Identity
 from ckptstore.logs import logger
-from ckptstore.manifest import Manifest
+from ckptstore.manifest import Check, Manifest
 from ckptstore.names import CheckpointName
 from ckptstore.parts import FileParts
 from ckptstore.reading import fetch_manifest
@@ -33,13 +33,19 @@ class Survey:
     """Looks for checkpoints in one store; every look is fresh."""
 
     def __init__(
-        self, catalog: Catalog, identity: Identity, concurrency: int, on_load: Callable[[Checkpoint], None]
+        self,
+        catalog: Catalog,
+        identity: Identity,
+        concurrency: int,
+        on_load: Callable[[Checkpoint], None],
+        trust: Check | None = None,
     ) -> None:
         self._catalog = catalog
         self._backend = catalog.backend
         self._identity = identity
         self._concurrency = concurrency
         self._on_load = on_load
+        self._trust = trust
 
     def names(self) -> list[CheckpointName]:
         """Every directory named like a checkpoint. StoreNotFound if the store itself has vanished.
@@ -61,7 +67,7 @@ class Survey:
     def named(self, name: CheckpointName) -> Checkpoint:
         """The committed checkpoint `name`; CheckpointNotFound if there is none."""
         label = f"{self._backend.url}/{name}"
-        manifest = fetch_manifest(self._backend, str(name), label)
+        manifest = self._fetch(name, label)
         if manifest is None:
             raise CheckpointNotFound(
                 label, "there is no committed checkpoint of that name", "See `ckptstore ls`"
@@ -74,7 +80,7 @@ class Survey:
         def look(listed: list[CheckpointName]) -> tuple[Checkpoint | None, bool]:
             mine = [name for name in listed if name.step == step]
             for name in reversed(mine):
-                manifest = fetch_manifest(self._backend, str(name), f"{self._backend.url}/{name}")
+                manifest = self._fetch(name, f"{self._backend.url}/{name}")
                 if manifest is not None:
                     return self.checkpoint(name, manifest), name != mine[-1]
             return None, bool(mine)
@@ -184,10 +190,13 @@ class Survey:
         _log(skipped, self._backend.url)
         return Found([self.checkpoint(name, manifest) for name, manifest in plan.visible(whole)], skipped)
 
+    def _fetch(self, name: CheckpointName, label: str) -> Manifest | None:
+        return fetch_manifest(self._backend, str(name), label, self._trust)
+
     def _look(self, name: CheckpointName) -> Manifest | str | None:
         """The manifest; None if nothing is committed there (any more); what is wrong if it is damaged."""
         try:
-            return fetch_manifest(self._backend, str(name), str(name))
+            return self._fetch(name, str(name))
         except CheckpointCorrupt as error:
             return error.why
 

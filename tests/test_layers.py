@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "retention": {"errors", "metrics"},
     "parts": {"errors", "names", "digest", "strictjson"},
     "manifest": {"errors", "names", "digest", "strictjson", "metrics"},
+    "signing": {"errors", "manifest"},
     "codec": {"errors"},
     "migrations": {"errors", "codec"},
     "eras": {"errors", "names", "codec", "migrations"},
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "contents": {"errors", "logs", "names", "manifest", "eras", "reading"},
     "checkpoint": {
         "errors", "logs", "names", "parts", "manifest", "eras", "backends", "plan", "failures", "writing",
-        "reading", "contents",
+        "reading", "contents", "signing",
         # `migrate` is a method of it, and imported when it is called.
         "migrating", "store",
     },
@@ -56,8 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "staging": {"errors", "logs", "names", "manifest", "contents", "commit", "saving", "checkpoint"},
     "store": {
         "errors", "logs", "names", "metrics", "parts", "manifest", "backends", "commit", "plan", "failures",
-        "writing", "reading", "saving", "background", "identity", "refs", "retention", "checkpoint", "survey",
-        "staging", "migrating",
+        "writing", "reading", "saving", "signing", "background", "identity", "refs", "retention",
+        "checkpoint", "survey", "staging", "migrating",
     },
     "writers": {"errors", "names", "codec", "plan"},
     "migrating": {"errors", "digest", "manifest", "eras", "writers", "checkpoint", "store"},
@@ -106,6 +107,7 @@ HEAVY = [
     "botocore",
     "click",
     "rich",
+    "cryptography",
 ]
 
 

@@ -129,7 +129,11 @@ def _destination(session: Session, url: str, options: tuple[str, ...]) -> Checkp
 
     A name slipped in by mistake must not turn a home directory into a store.
     """
-    there = Session(session.as_json, storage_options(options, "--to-storage-option") or session.options)
+    there = Session(
+        session.as_json,
+        storage_options(options, "--to-storage-option") or session.options,
+        session.trusted_keys,
+    )
     store = there.store(url)
     try:
         store.id  # noqa: B018  # reading it proves that there is a store

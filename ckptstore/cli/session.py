@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from rich import box
@@ -28,16 +28,21 @@ _UNLIMITED = 100_000  # columns
 class Session:
     """One run of one command."""
 
-    def __init__(self, as_json: bool, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, as_json: bool, options: Mapping[str, Any], trusted_keys: Sequence[bytes] | None = None
+    ) -> None:
         self.as_json = as_json
         self.options = options
+        self.trusted_keys = trusted_keys
         # A name that is cut off can't be copied, one that the terminal itself wraps can.
         self.out = _console(sys.stdout, _UNLIMITED)
         self.err = _console(sys.stderr, None if sys.stderr.isatty() else _UNLIMITED)
 
     def store(self, url: str, *, create: bool = False) -> CheckpointStore:
         """The store at `url`. Not made unless asked for: a typing error must not leave a store behind."""
-        return CheckpointStore(url, storage_options=self.options, create=create)
+        return CheckpointStore(
+            url, storage_options=self.options, create=create, trusted_keys=self.trusted_keys
+        )
 
     def show(self, document: Mapping[str, Any], *lines: RenderableType) -> None:
         """`document` for programs, or `lines` for people."""
@@ -127,10 +132,17 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def call(
-            *, as_json: bool, storage_option: tuple[str, ...], verbose: int, debug: bool, **given: Any
+            *,
+            as_json: bool,
+            storage_option: tuple[str, ...],
+            trusted_key: tuple[BinaryIO, ...],
+            verbose: int,
+            debug: bool,
+            **given: Any,
         ) -> None:
             click.get_current_context().meta[DEBUG] = debug
-            session = Session(as_json, storage_options(storage_option))
+            keys = [file.read() for file in trusted_key]
+            session = Session(as_json, storage_options(storage_option), keys or None)
             _log_to(session.err, verbose)
             function(session, **given)
 
@@ -143,6 +155,13 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
                 metavar="KEY=VALUE",
                 multiple=True,
                 help="Passed to the storage client; dots nest (client_kwargs.endpoint_url=...). Repeatable.",
+            ),
+            click.option(
+                "--trusted-key",
+                metavar="FILE",
+                type=click.File("rb"),
+                multiple=True,
+                help="A public key in PEM: count only checkpoints that it has signed. Repeatable.",
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         ):
