@@ -157,7 +157,6 @@ for _opcode, _handler in {
     0x84: _extension(4),
     0x73: _setitem,
     0x32: _dup,
-    0x43: _payload(1, bytes),  # SHORT_BINBYTES
     0x42: _payload(4, bytes),  # BINBYTES
     0x8E: _payload(8, bytes),  # BINBYTES8
     0x96: _bytearray8,

@@ -109,6 +109,10 @@ class Machine:
                         limit -= 56
                     elif op == 0x4E:  # NONE
                         stack.append(None)
+                    elif op == 0x43:  # SHORT_BINBYTES
+                        end = pos + 1 + data[pos]
+                        stack.append(data[pos + 1 : end])
+                        pos = end
                     elif op == 0x4A:  # BININT
                         stack.append(_unpack_int(data, pos)[0])
                         pos += 4

@@ -29,7 +29,10 @@ def check_depth(value: Any, most: int) -> None:
             raise UnsafeContent("pickle", f"nested more than {most} levels deep")
         below: list[Any] = []
         for holder in level:
-            for part in _parts(holder):
+            parts = _parts(holder)
+            if _HOLDERS.isdisjoint(map(type, parts)):  # nearly always, and several times as fast
+                continue
+            for part in parts:
                 if type(part) in _HOLDERS and id(part) not in seen:
                     seen.add(id(part))
                     below.append(part)
@@ -52,7 +55,7 @@ def _parts(holder: Any) -> Any:
             if more:
                 parts.append(more)
         return parts
-    return holder.flat if holder.dtype.hasobject else ()
+    return list(holder.flat) if holder.dtype.hasobject else ()
 
 
 def _is_str(key: Any) -> bool:

@@ -9,6 +9,9 @@ import numpy as np
 
 from ckptstore.codec.opaque import Opaque
 
+_LEAVES = frozenset((str, int, float, bool, type(None), bytes, complex))
+"""Kinds that hold nothing: most containers hold only these, and are passed over without a call each."""
+
 
 def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
     """`value` with every record replaced by what `convert` makes of it, innermost first.
@@ -20,6 +23,12 @@ def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
     return _Rewriter(convert).visit(value)
 
 
+def _holds_only_leaves(value: Any) -> bool:
+    if isinstance(value, Opaque) or not _LEAVES.issuperset(map(type, value)):  # of a dict: its keys
+        return False
+    return not isinstance(value, dict) or _LEAVES.issuperset(map(type, value.values()))
+
+
 class _Rewriter:
     def __init__(self, convert: Callable[[Opaque], Any]) -> None:
         self.convert = convert
@@ -29,7 +38,7 @@ class _Rewriter:
     def visit(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return self._objects(value) if value.dtype.hasobject and value.dtype.names is None else value
-        if not isinstance(value, (dict, list, tuple, Opaque)) or not value:
+        if not isinstance(value, (dict, list, tuple, Opaque)) or _holds_only_leaves(value):
             return value
         key = id(value)
         if key in self.done:

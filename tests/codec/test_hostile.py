@@ -484,9 +484,11 @@ def test_lengths_do_not_allocate() -> None:
         (Budget(steps=100, per_input_byte=0), list(range(1000))),
         (Budget(bytes=100, per_input_byte=0), np.arange(1000.0)),
         (Budget(depth=3), [[[[]]]]),
+        (Budget(depth=3), [np.array([{"a": [[]]}, None], object)]),
+        (Budget(depth=3), [({("a", ("b", ("c",))): 1},)]),
         (Budget(key_nodes=3), {(1, 2, 3): 4}),
     ],
-    ids=["steps", "bytes", "depth", "key_nodes"],
+    ids=["steps", "bytes", "depth", "depth in objects", "depth in keys", "key_nodes"],
 )
 def test_each_budget_binds_and_the_default_suffices(budget: Budget, value: Any) -> None:
     data = pickle.dumps(value, 4)
