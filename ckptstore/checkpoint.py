@@ -14,7 +14,7 @@ import numpy as np
 
 from ckptstore import contents, logs, names, plan
 from ckptstore.backends import open_backend
-from ckptstore.backends.base import Backend
+from ckptstore.backends.base import Backend, place_of
 from ckptstore.eras import Note, scan
 from ckptstore.eras.sniff import V0_FILE
 from ckptstore.errors import (
@@ -453,7 +453,7 @@ class Checkpoint:
         if not isinstance(self._files, Reader):
             return None
         reader = self._files
-        return plan.Base(reader.backend, reader.prefix, reader.manifest.id, reader.parts)
+        return plan.Base(place_of(reader.backend), reader.prefix, reader.manifest.id, reader.parts)
 
     def _item(self, path: str) -> plan.Item:
         base = self.base()

@@ -22,8 +22,8 @@ T = TypeVar("T")
 class Base(NamedTuple):
     """A committed checkpoint whose files another one may take over."""
 
-    place: object
-    """The backend of its store."""
+    place: str
+    """Where its store lies."""
     prefix: str
     """Its directory there."""
     id: str

@@ -6,7 +6,7 @@ as any other, and the bytes sent are those that changed.
 
 from __future__ import annotations
 
-from ckptstore.backends.base import Backend
+from ckptstore.backends.base import Backend, place_of
 from ckptstore.commit.base import Attempt
 from ckptstore.digest import digest
 from ckptstore.errors import CheckpointGone
@@ -35,10 +35,11 @@ class Reuse:
     def __call__(self, item: Item) -> FileParts | None:
         """The parts of `item`, now a file of the attempt; None if it has to be written."""
         base, source = item.stored or (self._base, item.path)
-        if base is None or base.place is not self._place or source not in base.files:
+        if base is None or base.place != place_of(self._place) or source not in base.files:
             return None
         known = base.files[source]
-        if item.stored is None and not _same(item, known):
+        # One that is stored would have to be fetched first: that is a request as well.
+        if item.stored is None and (known.size < self._attempt.reuse_from or not _same(item, known)):
             return None
         if not self._attempt.reuse(item.path, f"{base.prefix}/{source}", known.size):
             return None

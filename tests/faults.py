@@ -13,12 +13,13 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-Act = Literal["503", "500", "409", "429", "cut before", "cut after", "truncate", "hang"]
+Act = Literal["503", "501", "500", "409", "429", "cut before", "cut after", "truncate", "hang"]
 
 
 _CODES = {
     "503": "SlowDown",
     "500": "InternalError",
+    "501": "NotImplemented",
     "409": "ConditionalRequestConflict",
     "429": "TooManyRequests",
 }
@@ -53,11 +54,8 @@ class FaultProxy:
         index = len(self.seen)
         self.seen.append(seen)
         act = self._plan(index, seen)
-        if act in ("503", "500", "409", "429"):
-            code = {"503": "SlowDown", "500": "InternalError", "409": "ConditionalRequestConflict"}.get(
-                act, act
-            )
-            text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
+        if act in ("503", "501", "500", "409", "429"):
+            text = f"<?xml version='1.0'?><Error><Code>{_CODES[act]}</Code></Error>"
             return web.Response(status=int(act), body=text.encode(), content_type="application/xml")
         if act == "hang":
             await asyncio.sleep(60)

@@ -102,6 +102,12 @@ class Backend(Protocol):
         """
 
 
+def place_of(backend: Backend) -> str:
+    """What the backends of one place have in common, however often it is opened in this process."""
+    place: str = getattr(backend, "place", backend.url)
+    return place
+
+
 class ObjectPlace(Backend, Protocol):
     """What the commit protocol of object stores needs beyond the five verbs."""
 

@@ -213,7 +213,12 @@ class GcsWire:
         deadline = time.monotonic() + seconds
         while True:
             left = max(deadline - time.monotonic(), 0.001)
-            reply = self._call(left, "POST", path, params={**token, **key_of})
+            try:
+                reply = self._call(left, "POST", path, params={**token, **key_of})
+            except Replied as error:
+                if error.status in (405, 501):
+                    raise NotImplementedError("the server copies nothing") from error
+                raise
             if reply["done"]:
                 return
             token = {"rewriteToken": reply["rewriteToken"]}

@@ -20,7 +20,7 @@ from ckptstore.backends.posix import Directory, Disk, identity
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.ground import LOCK, Ground, committed, drop_lock, leads_to, logger
 from ckptstore.errors import CheckpointExists, CheckpointProtected, InvalidRequest, SaveAborted
-from ckptstore.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
+from ckptstore.names import MANIFEST, META, MIN_MANIFEST_BYTES, CheckpointName, relative_path
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
 _PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
@@ -33,6 +33,8 @@ class DirectoryAttempt:
     about as fast as the disk. Only the process that began it can commit or abandon it: a forked child
     has no lock.
     """
+
+    reuse_from = 0
 
     def __init__(
         self,
@@ -86,17 +88,22 @@ class DirectoryAttempt:
     def reuse(self, path: str, key: str, size: int) -> bool:
         """Make the file `key` of another checkpoint a file of this one, by a hard link.
 
-        False where that can't be: no such file, no links here or no more of them, or a file that its
-        owner may still write to, which would change both checkpoints. Then write it anew.
+        False where that can't be: no such file, no links here or no more of them, a file that its
+        owner may still write to, which would change both checkpoints, or one that was written to after
+        the manifest that vouches for it. Then write it anew.
         """
         *parts, source = relative_path(key, self.id).split("/")
         with self._place(path) as (directory, name), contextlib.ExitStack() as stack:
             try:
                 origin = stack.enter_context(self._catalog.backend.open_root())
+                committed = None
                 for part in parts:
                     origin = stack.enter_context(self._disk.open_dir(origin, part))
+                    committed = committed or self._committed_at(origin)
                 status = self._disk.status(origin, source)
                 if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222 or status.st_size != size:
+                    return False
+                if committed is None or status.st_mtime_ns > committed:
                     return False
                 self._disk.link(origin, source, directory, name)
             except FileExistsError:
@@ -105,6 +112,11 @@ class DirectoryAttempt:
                 logger.debug("%s is copied, not linked: %s", key, error)
                 return False
         return True
+
+    def _committed_at(self, checkpoint: Directory) -> int:
+        """When the manifest in there was written, in nanoseconds by the file system's clock."""
+        with self._disk.open_dir(checkpoint, META) as meta:
+            return self._disk.status(meta, MANIFEST.rpartition("/")[2]).st_mtime_ns
 
     @contextlib.contextmanager
     def _place(self, path: str) -> Iterator[tuple[Directory, str]]:

@@ -41,14 +41,17 @@ class Attempt(Protocol):
     directory: str | None
     """The real local directory the files go to, where there is one (local disk), else None."""
 
+    reuse_from: int
+    """Size in bytes below which writing a file costs no more than `reuse`."""
+
     def create(self, path: str) -> Sink:
         """A new file of the checkpoint. Safe from several threads, each with its own path."""
 
     def reuse(self, path: str, key: str, size: int) -> bool:
         """Make the file `key` of the store, of `size` bytes, the file `path` of the checkpoint as well.
 
-        A link on local disk, a copy made by the server on object stores. False where that can't be or
-        wouldn't pay; then write it. The caller sees to it that `key` is what it takes it for.
+        A link on local disk, a copy made by the server on object stores. False where that can't be;
+        then write it. The caller sees to it that `key` is what it takes it for.
         """
 
     def commit(self, manifest: bytes) -> CheckpointName:

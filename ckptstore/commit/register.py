@@ -57,9 +57,6 @@ from ckptstore.names import (
 
 logger = logging.getLogger("ckptstore")
 
-MIN_COPY_BYTES = 2**16
-"""Smaller files are sent again rather than copied by the server."""
-
 HORIZON = 7 * 86400.0
 """Seconds after which a writer is certainly gone. It stops itself after a quarter of them; what only
 guards against it (tombstones, seals, claims, delete intents) may be removed after all of them."""
@@ -264,6 +261,7 @@ class RegisterAttempt:
     """One attempt at one step, in a directory of its own."""
 
     directory: str | None = None
+    reuse_from = 2**16  # one request either way, and a PUT is checked at once
 
     def __init__(
         self,
@@ -294,8 +292,6 @@ class RegisterAttempt:
         return _FencedSink(self, path, self._catalog.backend.write(f"{self.name}/{path}"))
 
     def reuse(self, path: str, key: str, size: int) -> bool:
-        if size < MIN_COPY_BYTES:
-            return False  # one request either way, and a PUT is checked at once
         self.check_fence()
         if path in REGISTERS or path in self._files:
             raise InvalidRequest(path, "it is written once, by nobody else")
