@@ -16,8 +16,15 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import s3
 from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.objects import ObjectBackend
 from ckptstore.backends.posix import Directory, Disk
-from ckptstore.errors import CheckpointCorrupt, CheckpointGone, CheckpointNotFound, InvalidRequest
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointGone,
+    CheckpointNotFound,
+    InvalidRequest,
+    StoreUnavailable,
+)
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 from tests.stores import RLLIB_1_0, assert_same, policies, tree_bytes
@@ -398,3 +405,18 @@ def test_memory_shares_what_is_equal_too() -> None:
     ckpt = store.save(2, {"i": 2}, {**changed(given, "pol1"), "pol2": parent.stored("pol2")})
     assert ckpt.verify().ok
     assert_same(ckpt.load().policies, changed(given, "pol1"))
+
+
+def test_a_copy_that_went_wrong_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(f"memory://{uuid.uuid4().hex}")
+    given = policies()
+    store.save(1, {"i": 1}, given)
+
+    def half(self: ObjectBackend, source: str, key: str, size: int) -> None:
+        with self.write(key) as sink:
+            sink.write(self.read(source, 0, size // 2))
+
+    monkeypatch.setattr(ObjectBackend, "copy", half)
+    with pytest.raises(StoreUnavailable, match="copied by the server"):
+        store.save(2, {"i": 2}, given)
+    assert [found.step for found in store.checkpoints()] == [1]
