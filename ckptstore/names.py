@@ -136,6 +136,9 @@ def check_ref(name: object) -> str:
     return name
 
 
+_NOT_IN_PATHS = re.compile("[\\\\\0\ud800-\udfff]")
+
+
 def relative_path(path: object, source: str) -> str:
     """`path` if it is a plain relative file path that stays below its root; else CheckpointCorrupt.
 
@@ -146,7 +149,7 @@ def relative_path(path: object, source: str) -> str:
         not isinstance(path, str)
         or not path
         or len(path) > 4096
-        or any(char in "\\\0" or "\ud800" <= char <= "\udfff" for char in path)
+        or _NOT_IN_PATHS.search(path)
         or any(part in {"", ".", ".."} for part in path.split("/"))
     ):
         raise CheckpointCorrupt(source, f"the path {str(path)[:200]!r} would leave the checkpoint")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore, Opaque
+from ckptstore.backends.local import LocalBackend
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -29,7 +30,7 @@ from ckptstore.errors import (
     UnreadableFormat,
 )
 from tests.servers import Server
-from tests.stores import assert_same, flipped, policies, tree_bytes
+from tests.stores import assert_same, flipped, policies, tree_bytes, unlinked
 
 Opener = Callable[..., CheckpointStore]
 PLACES = [
@@ -132,6 +133,32 @@ def test_mapped_arrays_are_copy_on_write(store: CheckpointStore) -> None:
     assert_same(mapped, policies(1))
     mapped["pol0"]["weights"]["dense/kernel"][:] = 0
     assert_same(ckpt.load(mmap=True).policies, policies(1))
+
+
+def test_mapped_arrays_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies between them is, and is checked; a file cut short would be a bus error later."""
+    store = CheckpointStore(tmp_path)
+    ckpt = store.save(1, policies=policies(1, rows=4000))
+    read: list[str] = []
+    plain = LocalBackend.read_into
+
+    def read_into(self: LocalBackend, key: str, start: int, target: memoryview) -> None:
+        read.append(key)
+        plain(self, key, start, target)
+
+    monkeypatch.setattr(LocalBackend, "read_into", read_into)
+    assert_same(ckpt.load(mmap=True).policies, policies(1, rows=4000))
+    assert read == ["checkpoint_000001/algorithm_state.pkl"]
+    monkeypatch.undo()
+    path = tmp_path / "checkpoint_000001" / "policies" / "pol0" / "policy_state.pkl"
+    data = bytearray(unlinked(path))
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointCorrupt, match="pol0"):
+        ckpt.load(mmap=True)
+    path.write_bytes(data[:-1])
+    with pytest.raises(CheckpointCorrupt, match="pol0"):
+        ckpt.load(mmap=True)
 
 
 def test_no_state_and_odd_states(store: CheckpointStore) -> None:

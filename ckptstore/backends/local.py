@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -157,6 +158,11 @@ class LocalBackend:
                     f"{self._path(key)} ends at byte {start + done}; {start + len(target)} were asked for"
                 )
             done += count
+
+    def map(self, key: str) -> memoryview:
+        """The bytes of `key`, mapped: read when they are touched, and private to whoever changes them."""
+        with self._file(key) as (fd, size):
+            return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY) if size else b"")
 
     @contextlib.contextmanager
     def _file(self, key: str) -> Iterator[tuple[int, int]]:
