@@ -56,7 +56,7 @@ def _raw() -> Peer:
     def save(directory: str, data: Data) -> None:
         fd = os.open(os.path.join(directory, "raw"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         for _, array in arrays(data):
-            view = memoryview(array).cast("B")
+            view = array.data.cast("B")
             while len(view):
                 view = view[os.write(fd, view) :]
         os.fsync(fd)
