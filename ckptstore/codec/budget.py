@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ckptstore.errors import UnsafeContent
 
-GIB = 1 << 30
+_BASE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -14,17 +14,19 @@ class Budget:
     """Limits for decoding one pickle. The first two grow with the input, so honest files of any size pass.
 
     ``steps``: one for each byte of input walked and about one for each byte of memory that an opcode
-    makes out of nothing (an empty set is one byte in the file and 216 in memory).
+    makes out of nothing (an empty set is one byte in the file and 216 in memory). The densest honest
+    file, a list of empty dicts, takes 33 for each of its bytes.
     ``bytes``: what calls may produce: copies of arrays, sets made of lists, expanded views.
-    ``per_input_byte``: added to both for each byte of input.
+    ``steps_per_input_byte``, ``per_input_byte``: added to ``steps`` and ``bytes`` for each byte of input.
     ``depth``: nesting of the result; beyond it, code that walks the value recursively would fail.
     ``key_nodes``: size of one dict key or set member when written out. A tuple that holds the former one
     twice, sixty times over, is a short file whose hash takes longer than a life.
     """
 
-    steps: int = GIB
-    bytes: int = GIB
-    per_input_byte: int = 16
+    steps: int = _BASE
+    bytes: int = _BASE
+    steps_per_input_byte: int = 40
+    per_input_byte: int = 8
     depth: int = 1000
     key_nodes: int = 10_000
 

@@ -79,7 +79,7 @@ class Machine:
         data, memo, metastack = self.data, self.memo, self.metastack
         stack: list[Any] = []
         pos = 0
-        limit = self.budget.steps + self.budget.per_input_byte * len(data)
+        limit = self.budget.steps + self.budget.steps_per_input_byte * len(data)
         try:
             while pos < limit:
                 op = data[pos]

@@ -12,6 +12,9 @@ from ckptstore.codec.opaque import Opaque
 _LEAVES = frozenset((str, int, float, bool, type(None), bytes, complex))
 """Kinds that hold nothing: most containers hold only these, and are passed over without a call each."""
 
+_LOOK_AGAIN = 32
+"""A container of fewer leaves is looked at again wherever it is mentioned: cheaper than noting it."""
+
 
 def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
     """`value` with every record replaced by what `convert` makes of it, innermost first.
@@ -24,7 +27,7 @@ def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
 
 
 def _holds_only_leaves(value: Any) -> bool:
-    if isinstance(value, Opaque) or not _LEAVES.issuperset(map(type, value)):  # of a dict: its keys
+    if not _LEAVES.issuperset(map(type, value)):  # of a dict: its keys
         return False
     return not isinstance(value, dict) or _LEAVES.issuperset(map(type, value.values()))
 
@@ -38,11 +41,16 @@ class _Rewriter:
     def visit(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return self._objects(value) if value.dtype.hasobject and value.dtype.names is None else value
-        if not isinstance(value, (dict, list, tuple, Opaque)) or _holds_only_leaves(value):
+        if not isinstance(value, (dict, list, tuple, Opaque)):
             return value
         key = id(value)
         if key in self.done:
             return self.done[key]
+        if not isinstance(value, Opaque) and _holds_only_leaves(value):
+            if len(value) >= _LOOK_AGAIN:
+                self.alive.append(value)
+                self.done[key] = value
+            return value
         self.alive.append(value)
         self.done[key] = value
         if isinstance(value, dict):

@@ -28,63 +28,10 @@ from ckptstore.codec.budget import Budget
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.safe import globals_in, loads
 from ckptstore.errors import UnsafeContent
+from tests.codec.opcodes import Raw, blob, built, called, file, name, number, plain, text
 from tests.codec.support import dumped
 
 DATA = Path(__file__).parents[1] / "data" / "rllib_1_0_ppo_multi5" / "checkpoint"
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def name(module: str, attribute: str) -> bytes:
-    return text(module) + text(attribute) + b"\x93"
-
-
-def number(value: int) -> bytes:
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8b" + struct.pack("<i", len(raw)) + raw
-
-
-def blob(value: bytes, opcode: bytes = b"B") -> bytes:
-    return opcode + struct.pack("<I" if opcode == b"B" else "<Q", len(value)) + value
-
-
-def plain(value: Any) -> bytes:
-    """The opcodes of a plain value, without protocol, memo-free enough to be put in anywhere."""
-    if isinstance(value, tuple):
-        return b"(" + b"".join(map(plain, value)) + b"t"
-    if isinstance(value, bytes):
-        return blob(value)
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, bool) or value is None:
-        return {True: b"\x88", False: b"\x89", None: b"N"}[value]
-    if isinstance(value, int):
-        return number(value)
-    if isinstance(value, Raw):
-        return value.data
-    raise TypeError(value)
-
-
-class Raw:
-    """Opcodes that push one value."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-def called(module: str, attribute: str, *args: Any) -> Raw:
-    return Raw(name(module, attribute) + plain(args) + b"R")
-
-
-def built(value: Raw, state: Any) -> Raw:
-    return Raw(value.data + plain(state) + b"b")
-
-
-def file(value: Any) -> bytes:
-    return b"\x80\x04" + plain(value) + b"."
 
 
 NDARRAY = Raw(name("numpy", "ndarray"))
@@ -212,6 +159,40 @@ def test_attacks_have_no_effect(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not marker.exists()
+
+
+def _hostile(*arguments: str, code: str = "") -> str:
+    """Output of the generator, in a process of its own: audit hooks can't be taken back."""
+    done = subprocess.run(
+        [sys.executable, *(["-c", code] if code else ["-m", "tests.codec.hostile"]), *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_way_to_call_every_name_has_no_effect() -> None:
+    assert "side effects 0" in _hostile("calls")
+
+
+def test_the_hook_would_see_an_effect() -> None:
+    code = """
+        import pickle
+        from tests.codec import hostile
+        case = next(case for case in hostile.calls() if "builtins.compile" in case.label)
+        report = hostile.run([case], decode=pickle.loads)
+        assert "compile" in report["events"][0] and "holds a code" in report["wrong"][0], report
+    """
+    _hostile(code=textwrap.dedent(code))
+
+
+@pytest.mark.slow
+def test_hostile_files_by_the_thousand_and_honest_ones() -> None:
+    print(_hostile(str(DATA.parents[1])))
 
 
 def test_an_attack_is_visible_in_what_is_decoded() -> None:
@@ -481,7 +462,7 @@ def test_lengths_do_not_allocate() -> None:
 @pytest.mark.parametrize(
     ("budget", "value"),
     [
-        (Budget(steps=100, per_input_byte=0), list(range(1000))),
+        (Budget(steps=100, steps_per_input_byte=0), list(range(1000))),
         (Budget(bytes=100, per_input_byte=0), np.arange(1000.0)),
         (Budget(depth=3), [[[[]]]]),
         (Budget(depth=3), [np.array([{"a": [[]]}, None], object)]),
