@@ -1,0 +1,24 @@
+"""Save, restore and resume RLlib's algorithms on any store, across Ray releases.
+
+    from ckptstore.integrations import rllib
+
+    ckpt = rllib.save(algo, "s3://bucket/runs/ppo")
+    algo = rllib.from_checkpoint("s3://bucket/runs/ppo")  # the newest in the store, whatever Ray wrote it
+
+Ray itself is imported when a call needs it. See ``docs/rllib.md``.
+"""
+
+from ckptstore.integrations.rllib.policies import policy_from_checkpoint
+from ckptstore.integrations.rllib.report import RestoreReport, report
+from ckptstore.integrations.rllib.restore import from_checkpoint, restore
+from ckptstore.integrations.rllib.saving import export_policy, save
+
+__all__ = [
+    "RestoreReport",
+    "export_policy",
+    "from_checkpoint",
+    "policy_from_checkpoint",
+    "report",
+    "restore",
+    "save",
+]

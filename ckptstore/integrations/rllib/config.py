@@ -1,0 +1,316 @@
+"""What became of RLlib's config attributes, release by release, and how an old config is read today.
+
+The old config is plain data. Nothing of it is unpickled, and no name in it is imported unless it is one of
+Ray's own classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ckptstore.codec.opaque import Opaque
+
+DEPRECATED = -1
+"""What RLlib writes where an attribute is only kept to say that it is gone."""
+
+
+class Renamed(NamedTuple):
+    """An attribute with another name since `release`, the first Ray that has the new one."""
+
+    old: str
+    new: str
+    release: str
+
+
+class Removed(NamedTuple):
+    """An attribute that `release` has no more, what it was or what to do, and whether leaving it out matters.
+
+    Without a release it is no setting at all but what a run made of itself.
+    """
+
+    name: str
+    release: str
+    why: str
+    matters: bool = False
+
+
+RENAMED = (
+    # Keys of the config dict of Ray 2.1 and older, and of policies up to today.
+    Renamed("callbacks", "callbacks_class", "2.2"),
+    Renamed("create_env_on_driver", "create_env_on_local_worker", "2.2"),
+    Renamed("custom_eval_function", "custom_evaluation_function", "2.2"),
+    Renamed("framework", "framework_str", "2.2"),
+    Renamed("input", "input_", "2.2"),
+    Renamed("lambda", "lambda_", "2.2"),
+    Renamed("num_cpus_for_driver", "num_cpus_for_main_process", "2.2"),
+    Renamed("num_workers", "num_env_runners", "2.2"),
+    # The first names of the learners.
+    Renamed("num_trainer_workers", "num_learners", "2.4"),
+    Renamed("num_cpus_per_trainer_worker", "num_cpus_per_learner", "2.4"),
+    Renamed("num_gpus_per_trainer_worker", "num_gpus_per_learner", "2.4"),
+    Renamed("is_atari", "_is_atari", "2.6"),
+    # Rollout workers became env runners, learner workers learners.
+    Renamed("num_rollout_workers", "num_env_runners", "2.20"),
+    Renamed("num_envs_per_worker", "num_envs_per_env_runner", "2.20"),
+    Renamed("evaluation_num_workers", "evaluation_num_env_runners", "2.20"),
+    Renamed("validate_workers_after_construction", "validate_env_runners_after_construction", "2.20"),
+    Renamed("ignore_worker_failures", "ignore_env_runner_failures", "2.20"),
+    Renamed("recreate_failed_workers", "restart_failed_env_runners", "2.20"),
+    Renamed("max_num_worker_restarts", "max_num_env_runner_restarts", "2.20"),
+    Renamed("delay_between_worker_restarts_s", "delay_between_env_runner_restarts_s", "2.20"),
+    Renamed(
+        "num_consecutive_worker_failures_tolerance", "num_consecutive_env_runner_failures_tolerance", "2.20"
+    ),
+    Renamed("worker_health_probe_timeout_s", "env_runner_health_probe_timeout_s", "2.20"),
+    Renamed("worker_restore_timeout_s", "env_runner_restore_timeout_s", "2.20"),
+    Renamed("num_cpus_for_local_worker", "num_cpus_for_main_process", "2.23"),
+    Renamed("num_cpus_per_worker", "num_cpus_per_env_runner", "2.23"),
+    Renamed("num_gpus_per_worker", "num_gpus_per_env_runner", "2.23"),
+    Renamed("custom_resources_per_worker", "custom_resources_per_env_runner", "2.23"),
+    Renamed("num_learner_workers", "num_learners", "2.23"),
+    Renamed("num_cpus_per_learner_worker", "num_cpus_per_learner", "2.23"),
+    Renamed("num_gpus_per_learner_worker", "num_gpus_per_learner", "2.23"),
+    Renamed("max_requests_in_flight_per_sampler_worker", "max_requests_in_flight_per_env_runner", "2.38"),
+    Renamed("num_sgd_iter", "num_epochs", "2.38"),
+    Renamed("sgd_minibatch_size", "minibatch_size", "2.38"),
+    Renamed("mini_batch_size_per_learner", "minibatch_size", "2.38"),
+    Renamed("shuffle_sequences", "shuffle_batch_per_epoch", "2.38"),
+    Renamed("_model_config_dict", "_model_config", "2.38"),
+    Renamed("recreate_failed_env_runners", "restart_failed_env_runners", "2.39"),
+    Renamed("train_batch_size_per_learner", "_train_batch_size_per_learner", "2.41"),
+    Renamed("_AlgorithmConfig__prior_exploration_config", "_prior_exploration_config", "2.41"),
+)
+
+REMOVED = (
+    Removed("no_done_at_end", "2.3", "episodes end as the environment says", True),
+    Removed("horizon", "2.3", "wrap the environment in gymnasium's TimeLimit", True),
+    Removed("soft_horizon", "2.3", "wrap the environment in gymnasium's TimeLimit", True),
+    Removed("_rl_trainer_hps", "2.4", "derived from the other attributes"),
+    Removed("_learner_hps", "2.8", "derived from the other attributes"),
+    Removed("rl_trainer_class", "2.4", "the default learner is used", True),
+    Removed("rl_module_class", "2.4", "the class is the module's own", True),
+    Removed("learner_class", "2.5", "the default learner is used", True),
+    Removed("_enable_rl_trainer_api", "2.4", "the API stack follows from the checkpoint"),
+    Removed("_enable_rl_module_api", "2.9", "the API stack follows from the checkpoint"),
+    Removed("_enable_learner_api", "2.9", "the API stack follows from the checkpoint"),
+    Removed("_validate_exploration_conf_and_rl_modules", "2.5", "a switch of that release's validation"),
+    Removed("_disable_execution_plan_api", "2.9", "execution plans are gone"),
+    Removed("sample_async", "2.9", "sampling in a thread is gone"),
+    Removed("rl_module_spec", "2.9", "built from what each module tells about itself"),
+    Removed("_rl_module_spec", "", "built from what each module tells about itself"),
+    Removed("auto_wrap_old_gym_envs", "2.12", "gym environments need a wrapper of your own"),
+    Removed("enable_async_evaluation", "2.9", "use evaluation_parallel_to_training", True),
+    Removed("_enable_new_api_stack", "2.21", "the API stack follows from the checkpoint"),
+    Removed("enable_rl_module_and_learner", "", "the API stack follows from the checkpoint"),
+    Removed("enable_env_runner_and_connector_v2", "", "the API stack follows from the checkpoint"),
+    Removed("always_attach_evaluation_results", "2.32", "results are always attached"),
+    Removed("enable_connectors", "2.39", "the old stack always has them"),
+    Removed("_evaluation_parallel_to_training_wo_thread", "2.40", "an experiment of those releases"),
+    Removed("_run_training_always_in_thread", "2.40", "an experiment of those releases"),
+    Removed("env_task_fn", "2.40", "set the task from a callback", True),
+    Removed("logger_config", "2.54", "give Tune a logger callback", True),
+    Removed("logger_creator", "2.54", "give Tune a logger callback", True),
+    # Not settings but what a run made of itself.
+    Removed("class", "", "the installed Ray's own"),
+    Removed("algo_class", "", "the installed Ray's own"),
+    Removed("_is_frozen", "", "set when the algorithm is built"),
+    Removed("_per_module_overrides", "", "a cache"),
+    Removed("env_runner_cls", "", "follows from the API stack and the environment"),
+    Removed("worker_index", "", "set for each env runner"),
+    Removed("stats_cls_lookup", "", "the installed Ray's own"),
+    Removed("sample_collector", "", "the installed Ray's own"),
+    Removed("in_evaluation", "", "set for each env runner"),
+)
+
+CLASSES = {
+    "ray.rllib.algorithms.callbacks.DefaultCallbacks": "ray.rllib.callbacks.callbacks.RLlibCallback",  # 2.41
+    "ray.rllib.core.learner.learner.TorchCompileWhatToCompile": (
+        "ray.rllib.algorithms.algorithm_config.TorchCompileWhatToCompile"  # 2.10
+    ),
+}
+"""Classes of Ray's that attributes hold, by the name they had, and where they are now."""
+
+VALUES: Mapping[tuple[str, Any], Any] = {
+    ("gym_env_vectorize_mode", "SYNC"): "sync",  # 2.53
+    ("gym_env_vectorize_mode", "ASYNC"): "async",  # 2.53
+    ("gym_env_vectorize_mode", "VECTOR_ENTRY_POINT"): "vector_entry_point",  # 2.53
+}
+
+_OLD_STACK_ONLY = {
+    "exploration_config",
+    "_prior_exploration_config",
+    "observation_filter",
+    "simple_optimizer",
+}
+_BY_THE_CALLER = {
+    "policies",
+    "policy_mapping_fn",
+    "policies_to_train",
+    "multiagent",
+    "env",
+    "evaluation_config",
+}
+_REMOVED = {item.name: item for item in REMOVED}
+_NOT_SERIALIZABLE = "__not_serializable__"
+
+
+@dataclass
+class Translation:
+    """An old config in the words of the installed Ray."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Attribute to the reason, for those that said something."""
+
+
+def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Translation:
+    """The attributes of `config`, whatever release wrote it, that the config object `target` knows.
+
+    The environment, the policies and their mapping are left to the caller, who has to ask for them where
+    they were code. `target` is not changed.
+    """
+    known = vars(target)
+    result = Translation()
+    for name, value in _renamed(config, known, result):
+        if name in _BY_THE_CALLER or (new_stack and name in _OLD_STACK_ONLY):
+            continue
+        if name in _REMOVED or name not in known:
+            _drop(name, value, result)
+            continue
+        if isinstance(value, int) and not isinstance(value, bool) and value == DEPRECATED:
+            continue
+        if name == "model":
+            value, unknown = _model(value, known.get("model") or {})
+            result.dropped.update({f"model.{key}": "this Ray has no such setting" for key in unknown})
+        found = plain(_value(name, value, known[name]))
+        if found is UNKNOWN:
+            result.dropped[name] = f"it is code ({_about(value)})"
+        else:
+            result.values[name] = found
+    return result
+
+
+def _renamed(
+    config: Mapping[str, Any], known: Mapping[str, Any], result: Translation
+) -> Iterator[tuple[str, Any]]:
+    """Attributes by today's names; where old and new name both stand, the one that says something wins."""
+    found: dict[str, Any] = {str(name): value for name, value in config.items()}
+    for old, new, release in RENAMED:
+        if old not in found or old == new:
+            continue
+        value = found.pop(old)
+        if value is None or (isinstance(value, int) and value == DEPRECATED and value is not False):
+            found.setdefault(new, value)
+            continue
+        result.renamed.append(f"{old} -> {new} ({release})")
+        found[new] = value
+    yield from found.items()
+
+
+def _drop(name: str, value: Any, result: Translation) -> None:
+    if value is None or value is False or value in ((), DEPRECATED, _NOT_SERIALIZABLE) or value == {}:
+        return
+    removed = _REMOVED.get(name)
+    if removed and not removed.matters:
+        return
+    why = f"gone in Ray {removed.release}: {removed.why}" if removed else "this Ray has no such attribute"
+    result.dropped[name] = why
+
+
+def _model(value: Any, defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    given = value if isinstance(value, Mapping) else {}
+    unknown = [
+        key for key, item in given.items() if key not in defaults and item not in (None, False, DEPRECATED)
+    ]
+    return {**defaults, **{key: item for key, item in given.items() if key in defaults}}, unknown
+
+
+def _value(name: str, value: Any, default: Any) -> Any:
+    if isinstance(value, str) and (name, value) in VALUES:
+        return VALUES[name, value]
+    if isinstance(value, Opaque) and value.name.endswith(".DefaultModelConfig"):
+        return dict(value.state or {})
+    if name == "replay_buffer_config" and isinstance(value, Mapping):
+        kind = value.get("type")
+        short = kind.name.rpartition(".")[2] if isinstance(kind, Opaque) and kind.args is None else kind
+        return {**value, "type": short}
+    if value == _NOT_SERIALIZABLE:
+        return default
+    return value
+
+
+UNKNOWN = object()
+
+
+def plain(value: Any) -> Any:
+    """`value` with Ray's own classes in the place of records of them; `UNKNOWN` if it holds other code."""
+    if isinstance(value, Opaque):
+        return _ray_object(value)
+    if isinstance(value, str) and value in CLASSES:
+        return _found(CLASSES[value])
+    if isinstance(value, dict):
+        inner = {key: plain(item) for key, item in value.items()}
+        return UNKNOWN if any(item is UNKNOWN for item in inner.values()) else inner
+    if isinstance(value, (list, tuple)):
+        items = [plain(item) for item in value]
+        return UNKNOWN if any(item is UNKNOWN for item in items) else type(value)(items)
+    return value
+
+
+def _ray_object(record: Opaque) -> Any:
+    """The class of Ray's that `record` mentions, or the member of an enumeration; else `UNKNOWN`."""
+    name = CLASSES.get(record.name, record.name)
+    if not name.startswith("ray.rllib."):
+        return UNKNOWN
+    found = _found(name)
+    if record.args is None and isinstance(found, type):
+        return found
+    from enum import EnumMeta
+
+    if isinstance(found, EnumMeta) and record.args is not None and len(record.args) == 1:
+        return found(record.args[0])
+    return UNKNOWN
+
+
+def _found(name: str) -> Any:
+    """What the installed Ray has under the dotted `name`, or `UNKNOWN`."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute, UNKNOWN)
+    except ImportError:
+        return UNKNOWN
+
+
+def is_code(value: Any) -> bool:
+    """Whether `value` stands for a function or class that the caller has to give.
+
+    Ray's own are known by name, and so is its default mapping.
+    """
+    if isinstance(value, Opaque):
+        return not (value.args is None and value.name.startswith("ray.rllib.") and "<" not in value.name)
+    return isinstance(value, str) and (value == _NOT_SERIALIZABLE or "<locals>" in value)
+
+
+def _about(value: Any) -> str:
+    names: list[str] = []
+    pending: list[Any] = [value]
+    while pending and not names:
+        item = pending.pop()
+        if isinstance(item, Opaque):
+            names.append(item.name)
+        elif isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            pending.extend(item)
+    return names[0] if names else type(value).__name__
+
+
+def scalar(value: Any) -> Any:
+    """A Python number for a numpy one: RLlib's validation asks for `int` and `float`."""
+    return value.item() if isinstance(value, np.generic) else value

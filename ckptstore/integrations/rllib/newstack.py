@@ -1,0 +1,193 @@
+"""Sets an algorithm of RLlib's new API stack to the state in a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ckptstore.integrations.rllib import config as configs
+from ckptstore.integrations.rllib.oldstack import fits
+from ckptstore.integrations.rllib.report import RestoreReport
+
+# Buffers that hold a constant and that only some releases have.
+_CONSTANTS = ("log_std_clip_param_const",)
+
+MODEL_RENAMED = {
+    "post_fcnet_hiddens": "head_fcnet_hiddens",  # 2.38
+    "post_fcnet_activation": "head_fcnet_activation",  # 2.38
+    "fcnet_weights_initializer": "fcnet_kernel_initializer",  # 2.38
+    "fcnet_weights_initializer_config": "fcnet_kernel_initializer_kwargs",  # 2.38
+    "fcnet_bias_initializer_config": "fcnet_bias_initializer_kwargs",  # 2.38
+}
+"""Keys of a module's model config that RLlib's default networks know by another name today."""
+
+
+def module_ids(algo: Any) -> list[str]:
+    """The ids of the modules that `algo` trains or runs."""
+    return sorted(algo.learner_group.get_weights())
+
+
+def specify_modules(target: Any, policies: Mapping[str, Any], told: RestoreReport) -> None:
+    """Give the config `target` the model config that each module was built with."""
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+    defaults = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
+    specs = {}
+    for policy_id, policy in policies.items():
+        stored = policy["config"]
+        stored = stored.get("model", stored) if isinstance(stored, Mapping) else {}
+        if isinstance(policy["extra"].get("model_config"), Mapping):
+            stored = policy["extra"]["model_config"]
+        found = {MODEL_RENAMED.get(key, key): configs.plain(value) for key, value in stored.items()}
+        specs[policy_id] = RLModuleSpec(
+            model_config={**defaults, **{key: value for key, value in found.items() if key in defaults}}
+        )
+    single = specs.get("default_policy") if len(specs) == 1 else None
+    target.rl_module(rl_module_spec=single or MultiRLModuleSpec(rl_module_specs=specs))
+    told.carried.append("model_config")
+
+
+def load(
+    algo: Any,
+    state: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    learner: Mapping[str, Any],
+    told: RestoreReport,
+) -> None:
+    """Set modules, optimizers, counters, iteration, connectors and KL coefficients everywhere."""
+    ours = algo.learner_group.get_weights()
+    weights = {}
+    for policy_id, policy in policies.items():
+        what = f"{told.source} policy {policy_id!r}"
+        fits(ours[policy_id], policy["weights"], what, optional=_CONSTANTS)
+        weights[policy_id] = {**ours[policy_id], **policy["weights"]}
+    optimizers = {
+        f"{policy_id}_{name}": {"module_id": policy_id, "state": _optimizer(item)}
+        for policy_id, policy in policies.items()
+        for name, item in policy["optimizer"].items()
+    }
+    # Whoever has seen this number or a higher one would keep the weights it has.
+    sequence = max(_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
+    document: dict[str, Any] = {"weights_seq_no": sequence, "rl_module": weights, "optimizer": optimizers}
+    same = told.written_by == _installed()
+    if same and learner.get("metrics_logger"):
+        document["metrics_logger"] = learner["metrics_logger"]
+    algo.learner_group.set_state({"learner": document})
+    told.carried += ["weights", "optimizer"]
+    _env_runners(algo, state, told)
+    if same and state["metrics"]:
+        algo.metrics.set_state(state["metrics"])
+        told.carried.append("metrics")
+    else:
+        _lifetime(algo, state["counters"])
+        if state["metrics"]:
+            told.dropped["metrics"] = (
+                "windows of recent values start anew across releases; lifetime sums are kept"
+            )
+    told.carried.append("counters")
+    if state["iteration"] is not None:
+        algo._iteration = state["iteration"]
+        told.carried.append("iteration")
+    _kl(algo, state, policies, told)
+    for group in (algo.env_runner_group, algo.eval_env_runner_group):
+        if group is not None:
+            group.sync_weights(from_worker_or_learner_group=algo.learner_group, inference_only=True)
+
+
+def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
+    inner = item.get("state", item) if "param_groups" not in item else item
+    return {
+        "state": {
+            parameter: {
+                name: np.asarray(value, "f4") if name == "step" else value for name, value in values.items()
+            }
+            for parameter, values in inner["state"].items()
+        },
+        "param_groups": [
+            {key: tuple(value) if key == "betas" else configs.scalar(value) for key, value in group.items()}
+            for group in inner["param_groups"]
+        ],
+    }
+
+
+def _installed() -> str:
+    import ray
+
+    return str(ray.__version__)
+
+
+def _sequence(algo: Any) -> int:
+    found = algo.learner_group.get_state(components="learner/x")
+    return int((found.get("learner") or {}).get("weights_seq_no") or 0)
+
+
+def _env_runners(algo: Any, state: Mapping[str, Any], told: RestoreReport) -> None:
+    document: dict[str, Any] = {}
+    steps = state["env_runner"].get("num_env_steps_sampled_lifetime")
+    if steps is None:
+        steps = state["counters"].get(
+            "num_env_steps_sampled_lifetime", state["counters"].get("num_env_steps_sampled")
+        )
+    if steps is not None:
+        document["num_env_steps_sampled_lifetime"] = int(steps)
+    for path, piece in state["connectors"].items():
+        if not piece:
+            continue
+        names = path.split("/")
+        if len(names) != 2:
+            told.dropped[f"connectors/{path}"] = "a connector inside another one"
+            continue
+        document.setdefault(names[0], {})[names[1]] = piece
+    if algo.env_runner is not None:
+        algo.env_runner.set_state(document)
+    if any(isinstance(value, dict) for value in document.values()):
+        told.carried.append("connectors")
+
+
+def _lifetime(algo: Any, counters: Mapping[str, Any]) -> None:
+    """The lifetime sums of the metrics, under their paths, in the form that the installed Ray restores."""
+    classes = hasattr(algo.metrics, "stats_cls_lookup")  # since 2.53
+    stats = {}
+    for path, value in counters.items():
+        if "/" not in path or not isinstance(value, (int, float, np.number)):
+            continue
+        stats[path.replace("/", "--")] = {
+            **(
+                {"stats_cls_identifier": "lifetime_sum", "is_root": True, "is_leaf": False} if classes else {}
+            ),
+            **(
+                {"latest_merged": 0.0, "lifetime_sum": float(value), "track_throughputs": False}
+                if classes
+                else {}
+            ),
+            **({} if classes else {"values": [value], "reduce": "sum", "window": None, "ema_coeff": None}),
+            **({} if classes else {"clear_on_reduce": False}),
+        }
+    algo.metrics.set_state({"stats": stats})
+
+
+def _kl(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> None:
+    """The adaptive KL coefficients. RLlib keeps them in the learner and saves them as a metric only."""
+    found = {}
+    stats = (state["metrics"] or {}).get("stats") or {}
+    for policy_id in policies:
+        metric = stats.get(f"learners--{policy_id}--curr_kl_coeff") or {}
+        values = metric.get("values") or metric.get("latest_merged")
+        if values is not None and np.size(values):
+            found[policy_id] = float(np.ravel(list(np.ravel(values)))[-1])
+    if not found:
+        if getattr(algo.config, "use_kl_loss", False):
+            told.dropped["kl_coeff"] = "RLlib saved none, so it starts as the config says"
+        return
+    told.carried.append("kl_coeff")
+
+    def put(learner: Any) -> None:
+        for policy_id, value in found.items():
+            learner.curr_kl_coeffs_per_module[policy_id].data.fill_(value)
+
+    algo.learner_group.foreach_learner(put)

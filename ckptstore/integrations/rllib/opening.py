@@ -1,0 +1,31 @@
+"""What a checkpoint is given as: an object, a store, or the URL of either."""
+
+from __future__ import annotations
+
+import os
+
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.errors import CheckpointNotFound, UnreadableFormat
+from ckptstore.store import CheckpointStore
+
+Source = Checkpoint | CheckpointStore | str | os.PathLike[str]
+
+
+def opened(source: Source) -> Checkpoint:
+    """The checkpoint that `source` is, names, or as a store holds last.
+
+    Raises CheckpointNotFound for a store that holds none, and what `Checkpoint.open` raises.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if not isinstance(source, CheckpointStore):
+        try:
+            return Checkpoint.open(source)
+        except UnreadableFormat:
+            source = CheckpointStore(source, create=False)
+            if not source.id:
+                raise
+    newest = source.latest()
+    if newest is None:
+        raise CheckpointNotFound(source.url, "the store holds no checkpoint yet")
+    return newest

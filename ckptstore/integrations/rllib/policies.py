@@ -1,0 +1,78 @@
+"""Single policies and modules, without an algorithm or an environment around them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import UnreadableFormat
+from ckptstore.integrations.rllib import config as configs
+from ckptstore.integrations.rllib import oldstack
+from ckptstore.integrations.rllib.opening import Source, opened
+from ckptstore.integrations.rllib.report import RestoreReport
+from ckptstore.integrations.rllib.restore import _wanted, algorithm_class
+
+
+def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | None = None) -> Any:
+    """The policy in a policy's checkpoint, or a dict of those in an algorithm's, ready to act.
+
+    From the old API stack RLlib's ``Policy``, from the new one its ``RLModule``. Only the policies in
+    `policy_ids` are fetched. No environment is made. Raises CheckpointNotFound for unknown ids and
+    UnreadableFormat for what the installed Ray can't build.
+    """
+    checkpoint = opened(ckpt_or_url)
+    source = checkpoint.rllib()
+    wanted = _wanted(checkpoint.url, source, policy_ids)
+    new = source.kind in ("RLModule", "MultiRLModule", "LearnerGroup", "Learner") or source.version in (
+        "1.2",
+        "2.0",
+        "2.1",
+    )
+    told = RestoreReport(checkpoint.url, source.ray_version, "new" if new else "old", tuple(wanted))
+    found = {}
+    for policy_id in wanted:
+        stored = source.policy(policy_id, False, False)
+        found[policy_id] = _module(stored, source, told) if new else _policy(policy_id, stored, told)
+    return found[wanted[0]] if source.kind in ("Policy", "RLModule") else found
+
+
+def _policy(policy_id: str, stored: Mapping[str, Any], told: RestoreReport) -> Any:
+    from ray.rllib.algorithms.registry import get_policy_class
+
+    state = {"algorithm_class": None, "config": stored["config"]}
+    what = f"{told.source} policy {policy_id!r}"
+    target = algorithm_class(state, {policy_id: stored}, what).get_default_config()
+    target.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    for name, value in configs.translate(stored["config"], target, False).values.items():
+        setattr(target, name, value)
+    target.env = None
+    name = str(stored["policy_class"]).rpartition(".")[2]
+    made = get_policy_class(name)
+    if made is None:
+        raise UnreadableFormat(what, f"this Ray has no {name!r}", "Pass a config to from_checkpoint instead")
+    policy = made(space(stored["observation_space"]), space(stored["action_space"]), target.to_dict())
+    document = oldstack.policy_state(stored, told)
+    oldstack.fits(policy.get_weights(), document["weights"], what)
+    policy.set_state(document)
+    return policy
+
+
+def _module(stored: Mapping[str, Any], source: Any, told: RestoreReport) -> Any:
+    raise UnreadableFormat(told.source, "modules of the new API stack can't be opened yet")
+
+
+def space(described: Mapping[str, Any] | None) -> Any:
+    """The gymnasium space that a description in the model stands for."""
+    import gymnasium.spaces as made
+
+    if described is None:
+        return None
+    kind = described["space"]
+    if kind == "box":
+        low, high = (np.asarray(described[side], described["dtype"]) for side in ("low", "high"))
+        return made.Box(low, high, tuple(described["shape"]), np.dtype(described["dtype"]))
+    if kind == "discrete":
+        return made.Discrete(int(described["n"]), start=int(described.get("start", 0)))
+    raise UnreadableFormat("space", f"spaces of the kind {kind!r} can't be made", "Build the policy yourself")

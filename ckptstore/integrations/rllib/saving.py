@@ -1,0 +1,60 @@
+"""Saves algorithms and policies into a store, in RLlib's own format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.store import CheckpointStore
+
+
+def save(
+    algo: Any,
+    store: CheckpointStore | str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    labels: Iterable[str] = (),
+    if_exists: Literal["error", "replace"] = "replace",
+) -> Checkpoint:
+    """Commit what RLlib itself saves of `algo` to a store; durable when this returns.
+
+    The step is the training iteration, unless `step` says otherwise. RLlib writes into the checkpoint's own
+    directory: on local disk nothing is copied, for a bucket the files go up in parallel. A step that is
+    there already is replaced, since Ray repeats a step whose checkpoint had landed. Raises as
+    `CheckpointStore.stage` does.
+    """
+    place = store if isinstance(store, CheckpointStore) else CheckpointStore(store)
+    number = algo.iteration if step is None else step
+    staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
+    with staged as path:
+        algo.save_checkpoint(os.fspath(path))
+    assert staged.checkpoint is not None
+    return staged.checkpoint
+
+
+def export_policy(
+    policy: Any,
+    url: CheckpointStore | str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    labels: Iterable[str] = (),
+    if_exists: Literal["error", "replace"] = "replace",
+) -> Checkpoint:
+    """Commit one policy, or one module of the new API stack, by itself to the store at `url`.
+
+    The step is the policy's global timestep, unless `step` says otherwise; 0 for a module, which has none.
+    """
+    place = url if isinstance(url, CheckpointStore) else CheckpointStore(url)
+    number = int(getattr(policy, "global_timestep", 0)) if step is None else step
+    staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
+    with staged as path:
+        if hasattr(policy, "export_checkpoint"):
+            policy.export_checkpoint(os.fspath(path))
+        else:
+            policy.save_to_path(os.fspath(path))
+    assert staged.checkpoint is not None
+    return staged.checkpoint
