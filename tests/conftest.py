@@ -15,7 +15,10 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_",
     del os.environ[_name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
+from ckptstore.backends import remote  # noqa: E402
 from tests.servers import STARTERS, Server  # noqa: E402
+
+remote.FAST = False  # as without ckptstore[fast]; the tests of `fast` say so
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,12 @@ def start_server() -> Iterator[Callable[[str], Server]]:
             return running[name]
 
         yield start
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores opened in this test use obstore."""
+    monkeypatch.setattr(remote, "FAST", True)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
+FAST = True
+"""Whether obstore carries file contents where it is installed; tests try both."""
+
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import importlib.util
 import io
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import aiohttp
 import botocore.exceptions
 import s3fs
 
+from ckptstore.backends import remote
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
 from ckptstore.backends.remote import run, secrets_in, split_url, without_secrets
@@ -118,6 +120,11 @@ class S3Opener:
         self._state = state
 
     def __call__(self) -> S3Wire:
+        if remote.FAST and importlib.util.find_spec("obstore") is not None:
+            from ckptstore.backends import fast
+
+            if fast.suits(self._state[1]):
+                return fast.FastS3Wire(*self._state)
         return S3Wire(*self._state)
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.fast import FastS3Wire
 from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.objects import ObjectBackend
 from ckptstore.testing import BackendTests, SideDoor
 from tests.servers import Server
 
@@ -67,6 +69,27 @@ class TestServers(BackendTests):
     @pytest.fixture
     def side_door(self, server: Server, backend: Backend) -> SideDoor:
         return lambda key: server.peek(f"{backend.url}/{key}")
+
+
+@pytest.mark.usefixtures("fast")
+class TestFast(TestServers):
+    """With obstore carrying the contents, which GCS doesn't have."""
+
+    @pytest.fixture(params=["moto", "seaweedfs"])
+    def server(self, request: pytest.FixtureRequest, start_server: Callable[[str], Server]) -> Server:
+        return start_server(request.param)
+
+    def test_it_is_used(self, backend: Backend) -> None:
+        assert isinstance(backend, ObjectBackend)
+        assert isinstance(backend.wire, FastS3Wire)
+        data = os.urandom(2**19)
+        with backend.write("file") as sink:
+            sink.write(data)
+        target = bytearray(len(data))
+        backend.read_into("file", 0, memoryview(target))
+        assert target == data
+        assert backend.wire._refusals == 0
+        assert "obstore" in backend.describe()["client"]
 
 
 @pytest.mark.skipif("CKPTSTORE_TEST_URL" not in os.environ, reason="CKPTSTORE_TEST_URL names no bucket")

@@ -36,3 +36,15 @@ class TestServers(CatalogTests):
         backend = open_backend(server.new_url(), server.options)
         yield open_catalog(backend)
         backend.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("fast")
+class TestFast(TestServers):
+    @pytest.fixture(params=["moto", "seaweedfs"])
+    def catalog(
+        self, request: pytest.FixtureRequest, start_server: Callable[[str], Server]
+    ) -> Iterator[Catalog]:
+        server = start_server(request.param)
+        backend = open_backend(server.new_url(), server.options)
+        yield open_catalog(backend)
+        backend.close()  # type: ignore[attr-defined]

@@ -1,0 +1,182 @@
+"""obstore carries the bytes, and nothing else is different: not an error, not a retry, not a promise."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import obstore
+import pytest
+
+from ckptstore import CheckpointStore
+from ckptstore.backends import fast as module
+from ckptstore.backends import open_backend
+from ckptstore.backends.base import PlaceMissing
+from ckptstore.backends.fast import FastS3Wire
+from ckptstore.backends.objects import ObjectBackend
+from ckptstore.backends.s3 import S3Wire
+from tests.faults import FaultProxy, fault_proxy
+from tests.servers import Server
+from tests.stores import assert_same, policies
+
+pytestmark = pytest.mark.usefixtures("fast")
+DATA = os.urandom(2**19)
+
+
+@pytest.fixture
+def proxy(moto: Server) -> Iterator[FaultProxy]:
+    with fault_proxy(moto.endpoint) as found:
+        yield found
+
+
+@pytest.fixture
+def backend(moto: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
+    found = open_backend(moto.new_url(), {**moto.options, "endpoint_url": proxy.endpoint}, timeout=6)
+    assert isinstance(found, ObjectBackend)
+    assert isinstance(found.wire, FastS3Wire)
+    yield found
+    found.close()
+
+
+def send(backend: ObjectBackend, key: str = "file") -> None:
+    with backend.write(key) as sink:
+        sink.write(DATA)
+
+
+def fetch(backend: ObjectBackend, key: str = "file") -> bytes:
+    target = bytearray(len(DATA))
+    backend.read_into(key, 0, memoryview(target))
+    return bytes(target)
+
+
+@pytest.mark.parametrize("act", ["503", "500", "429", "cut before", "cut after", "truncate"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_faults_are_outlived(
+    backend: ObjectBackend, proxy: FaultProxy, moto: Server, act: Any, times: int
+) -> None:
+    send(backend, "before")
+    left = times
+
+    def plan(index: int, seen: Any) -> Any:
+        nonlocal left
+        left -= 1
+        return act if left >= 0 else None
+
+    proxy.reset(plan)
+    send(backend)
+    assert left < 0 or act == "truncate"
+    assert moto.peek(f"{backend.url}/file") == DATA
+    left = times
+    assert fetch(backend) == DATA
+    assert left < 0
+
+
+def test_what_hangs_ends_typed(moto: Server, proxy: FaultProxy) -> None:
+    backend = open_backend(moto.new_url(), {**moto.options, "endpoint_url": proxy.endpoint}, timeout=1)
+    assert isinstance(backend, ObjectBackend)
+    proxy.reset(lambda index, seen: "hang")
+    with pytest.raises(TimeoutError), backend.write("other") as sink:
+        sink.write(b"a few bytes")
+    with pytest.raises(TimeoutError):
+        fetch(backend)
+
+
+def test_absent_and_short(backend: ObjectBackend) -> None:
+    with pytest.raises(FileNotFoundError):
+        fetch(backend)
+    with backend.write("short") as sink:
+        sink.write(DATA[:-1])
+    with pytest.raises(EOFError):
+        fetch(backend, "short")
+
+
+def test_wrong_secrets_and_places(seaweedfs: Server, moto: Server) -> None:
+    url = seaweedfs.new_url()
+    secret = "wJalrXUtnFEMI/K7MDENG"
+    denied = open_backend(url, {**seaweedfs.options, "secret": secret}, timeout=5)
+    assert isinstance(denied, ObjectBackend)
+    with pytest.raises(PermissionError) as caught:
+        send(denied)
+    assert secret not in str(caught.value)
+    assert secret.encode() not in pickle.dumps(denied)
+    nowhere = open_backend("s3://no-such-bucket-here/run", moto.options, timeout=5)
+    assert isinstance(nowhere, ObjectBackend)
+    with pytest.raises(PlaceMissing):
+        send(nowhere)
+
+
+def test_credentials_of_the_environment(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.options["key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.options["secret"])
+    found = open_backend(moto.new_url(), {"endpoint_url": moto.endpoint}, timeout=5)
+    assert isinstance(found, ObjectBackend)
+    send(found)
+    assert fetch(found) == DATA
+    assert isinstance(found.wire, FastS3Wire)
+    assert found.wire._refusals == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms"}},
+        {"requester_pays": True},
+        {"config_kwargs": {"proxies": {}}},
+        {"client_kwargs": {"verify": False}},
+    ],
+)
+def test_what_obstore_was_not_taught_goes_through_s3fs(moto: Server, more: dict[str, Any]) -> None:
+    found = open_backend(moto.new_url(), {**moto.options, **more})
+    assert isinstance(found, ObjectBackend)
+    assert isinstance(found.wire, S3Wire)
+    assert not isinstance(found.wire, FastS3Wire)
+
+
+def test_what_keeps_refusing_is_not_asked_for_ever(
+    backend: ObjectBackend, moto: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    async def refuse(*arguments: Any, **settings: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        raise obstore.exceptions.GenericError("moved permanently")
+
+    monkeypatch.setattr(obstore, "put_async", refuse)
+    for index in range(module._MOST_REFUSALS + 3):
+        send(backend, f"file{index}")
+        assert moto.peek(f"{backend.url}/file{index}") == DATA
+    assert calls == module._MOST_REFUSALS
+
+
+def _in_child(backend: ObjectBackend, queue: Any) -> None:
+    queue.put((type(backend.wire).__name__, fetch(backend) == DATA))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_without(backend: ObjectBackend) -> None:
+    """The threads of obstore's runtime stay behind in the parent: a child that used it would hang."""
+    send(backend)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(backend, queue))
+    child.start()
+    assert queue.get(timeout=60) == ("S3Wire", True)
+    child.join()
+
+
+def test_a_store(moto: Server, proxy: FaultProxy) -> None:
+    """Every payload byte and no request more than without it."""
+    store = CheckpointStore(moto.new_url(), storage_options={**moto.options, "endpoint_url": proxy.endpoint})
+    store.save(0, {"i": 0}, policies(1))
+    proxy.reset()
+    given = policies(6, seed=5, rows=300)
+    ckpt = store.save(1, {"i": 1}, given)
+    assert len(proxy.seen) <= 2 * 6 + 10
+    proxy.reset()
+    assert_same(ckpt.load().policies, given)
+    assert len(proxy.seen) <= 6 + 3
+    assert ckpt.verify().ok
