@@ -28,7 +28,7 @@ lint: $(READY)  ## style and types
 
 compat: $(READY) $(SCRATCH)/ray/.ready  ## files of today opened by other Pythons, numpys and RLlib, which it downloads
 	$(RUN)python -m tests.codec.other_pythons
-	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/compat
+	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/migrations/test_other_pythons.py tests/compat
 
 torture: $(READY)  ## crashes, power cuts, races and random operations, at length
 	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py

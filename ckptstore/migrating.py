@@ -159,10 +159,11 @@ def _number(checkpoint: Checkpoint, step: int | None, model: dict[str, Any], tol
 
 def _changed(change: Step, model: dict[str, Any], told: list[str]) -> dict[str, Any]:
     name = getattr(change, "__name__", type(change).__name__)
+    fields = tuple(model)
     changed = change(model)
-    if not isinstance(changed, dict) or changed.keys() != model.keys():
+    if not isinstance(changed, dict) or changed.keys() != set(fields):
         raise InvalidRequest(
-            f"step {name}", "it returned something else than it got", f"Return a dict of {', '.join(model)}"
+            f"step {name}", "it returned something else than it got", f"Return a dict of {', '.join(fields)}"
         )
     for policy_id, policy in changed["policies"].items():
         if not isinstance(policy, dict) or not isinstance(policy.get("weights"), dict):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import examining, judging, keeping, looking, moving
+from ckptstore.cli import examining, judging, keeping, looking, migrating, moving
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (
@@ -119,7 +119,7 @@ def root() -> None:
     """
 
 
-for _module in (looking, judging, moving, keeping, examining):
+for _module in (looking, judging, moving, migrating, keeping, examining):
     for _command in _module.COMMANDS:
         root.add_command(_command)
 

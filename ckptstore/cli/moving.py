@@ -73,7 +73,7 @@ def cp(
     short. A checkpoint that RLlib wrote becomes a committed one, its files byte for byte as they were.
     """
     found = find(session, source)
-    target = _destination(session, destination, to_storage_option)
+    target = destination_store(session, destination, to_storage_option)
     if step is not None and (found.checkpoint is None or found.checkpoint.committed):
         raise InvalidRequest("--step", "a committed checkpoint keeps its step", "Leave it out")
     total = sum(sum(describe.files(item).values()) for item in _chosen(found))
@@ -124,7 +124,7 @@ def _imported(
     return staged.checkpoint
 
 
-def _destination(session: Session, url: str, options: tuple[str, ...]) -> CheckpointStore:
+def destination_store(session: Session, url: str, options: tuple[str, ...]) -> CheckpointStore:
     """The store at `url`, made if nothing at all lies there.
 
     A name slipped in by mistake must not turn a home directory into a store.

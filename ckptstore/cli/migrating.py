@@ -1,0 +1,83 @@
+"""The command that writes old checkpoints forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import RenderableType
+
+from ckptstore import Checkpoint, CheckpointStore
+from ckptstore.cli.moving import destination_store
+from ckptstore.cli.session import Session, command
+from ckptstore.cli.targets import find_checkpoint
+from ckptstore.migrating import Migration, Version
+
+_FATES = ("carried", "renamed", "dropped", "opaque")
+
+
+@command("migrate")
+@click.argument("source", metavar="CHECKPOINT")
+@click.argument("to_store", metavar="STORE")
+@click.option("--to", "version", type=click.Choice(["1.1"]), default="1.1", help="RLlib's version to write.")
+@click.option("--step", type=int, metavar="N", help="Commit it as this step, not its own.")
+@click.option("--dry-run", is_flag=True, help="Only report what would become of every field.")
+@click.option(
+    "--to-storage-option",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="For the destination, instead of --storage-option. Repeatable.",
+)
+def migrate(
+    session: Session,
+    source: str,
+    to_store: str,
+    version: Version,
+    step: int | None,
+    dry_run: bool,
+    to_storage_option: tuple[str, ...],
+) -> None:
+    """Write an old checkpoint forward, as a new committed one that today's tools open.
+
+    The source stays as it is. The destination is made if it isn't there. 1.1 makes plain pickles: a bare
+    pickle.load opens them without Ray, and RLlib since 2.1 knows them.
+    """
+    checkpoint = find_checkpoint(session, source).checkpoint
+    assert checkpoint is not None
+    store = None if dry_run else destination_store(session, to_store, to_storage_option)
+    done = migrate_one(checkpoint, store, to=version, step=step)
+    session.show(document(done), *_lines(session, done))
+
+
+def migrate_one(
+    checkpoint: Checkpoint, store: CheckpointStore | None, *, to: Version, step: int | None = None
+) -> Migration:
+    """Migrate `checkpoint` into `store`; without one only report what would be done."""
+    if store is None:
+        return checkpoint.migrate("", to=to, step=step, dry_run=True)
+    return checkpoint.migrate(store, to=to, step=step)
+
+
+def document(done: Migration) -> dict[str, Any]:
+    """What became of one checkpoint, as JSON has it."""
+    return {**done.as_dict(), "dry_run": done.checkpoint is None}
+
+
+def _lines(session: Session, done: Migration) -> Iterator[RenderableType]:
+    reports = {"(algorithm)": done.algorithm, **done.policies}
+    rows = [
+        [name, *(str(len(getattr(report, fate))) for fate in _FATES)]
+        for name, report in reports.items()
+        if any(report)
+    ]
+    yield session.table(["", *_FATES], rows, _FATES)
+    for name, report in reports.items():
+        for line in report.dropped:
+            yield f"{name}: dropped {line}"
+    yield from done.notes
+    written = "nothing written" if done.checkpoint is None else done.checkpoint.url
+    yield f"{done.source} -> {written}, version {done.to}"
+
+
+COMMANDS = (migrate,)
