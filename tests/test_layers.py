@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "signing": {"errors", "manifest"},
     "codec": {"errors"},
     "migrations": {"errors", "codec"},
+    "networks": {"errors", "codec"},
     "eras": {"errors", "names", "codec", "migrations"},
     "backends": {"errors", "names"},
     "failures": {"errors", "backends"},
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "writing", "reading", "saving", "signing", "background", "identity", "refs", "retention",
         "checkpoint", "survey", "staging", "migrating",
     },
-    "writers": {"errors", "names", "codec", "plan"},
+    "writers": {"errors", "names", "codec", "networks", "plan"},
     "migrating": {"errors", "digest", "manifest", "eras", "writers", "checkpoint", "store"},
     "doctor": {"errors", "names", "backends", "failures"},
     "testing": {"*"},
@@ -82,6 +83,7 @@ PURE = [
     "writers",
     "codec",
     "migrations",
+    "networks",
 ]
 FORBIDDEN_IN_PURE = {
     "os",

@@ -1,0 +1,48 @@
+"""From the networks of RLlib's old API stack to the modules of the new one, weight by weight. Pure.
+
+RLlib's default networks compute the same on both stacks; they differ in how weights are called and in a few
+that the old stack made and never used. A network is converted if every one of its weights is accounted for,
+and refused by name otherwise: a guess would be a policy that acts, and acts wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptstore.errors import UnreadableFormat
+from ckptstore.networks import dqn, new_stack, ppo, sac, tensorflow
+from ckptstore.networks.moving import Module, refuse
+
+_CONVERTERS = {"PPO": ppo.convert, "DQN": dqn.convert, "SAC": sac.convert}
+_FRAMEWORKS = ("Torch", "TF1", "TF2", "TF")
+
+__all__ = ["Module", "new_stack_module"]
+
+
+def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module:
+    """The default RLModule that computes what `policy`, in the model of ``docs/model.md``, computes.
+
+    Weights that are a module's already are carried. `place` begins errors. UnreadableFormat, naming what
+    isn't understood, if any weight, layer or setting isn't one of RLlib's own.
+    """
+    if not isinstance(policy.get("weights"), Mapping) or not policy["weights"]:
+        raise UnreadableFormat(place, "it has no weights", "Migrate a whole checkpoint")
+    if new_stack.is_one(policy):
+        return new_stack.convert(policy, place)
+    algorithm, framework = _named(policy, place)
+    if framework != "Torch":
+        policy = tensorflow.as_torch(policy, place)
+    return _CONVERTERS[algorithm](policy, place)
+
+
+def _named(policy: Mapping[str, Any], place: str) -> tuple[str, str]:
+    """Algorithm and framework, as the class's name has them."""
+    name = str(policy.get("policy_class")).rpartition(".")[2].removesuffix("_traced")
+    for algorithm in _CONVERTERS:
+        for framework in _FRAMEWORKS:
+            if name == f"{algorithm}{framework}Policy":
+                return algorithm, framework
+    raise refuse(
+        place, f"the policy class {policy.get('policy_class')!s:.120} is none of {', '.join(_CONVERTERS)}'s"
+    )

@@ -1,0 +1,152 @@
+"""Moves weights from names to names, and keeps count of what is left. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ckptstore.errors import UnreadableFormat
+
+Array = Any
+CLIP = "log_std_clip_param_const"
+CLIP_DEFAULT = 20.0
+
+
+class Module(NamedTuple):
+    """A default RLModule of the new API stack: how to construct it, and its weights."""
+
+    class_name: str
+    catalog_class: str | None
+    observation_space: Any
+    """As the model describes spaces."""
+    action_space: Any
+    model_config: dict[str, Any]
+    inference_only: bool
+    weights: dict[str, Array]
+    """In the order of the module's own state dict."""
+    optimizer: dict[str, Any]
+    """By the name that the Learner gives it: the state of a torch optimizer in arrays."""
+    renamed: tuple[str, ...]
+    """Lines "old -> new"."""
+    dropped: tuple[str, ...]
+    """Lines "name: why"."""
+
+
+def refuse(place: str, why: str) -> UnreadableFormat:
+    """For a network that isn't recognised."""
+    return UnreadableFormat(
+        place,
+        f"{why}, so RLlib's new API stack has no module that is known to compute the same",
+        "Migrate it to 1.1, or convert it in a step of your own",
+    )
+
+
+class Mover:
+    """The weights of an old network, taken one layer at a time."""
+
+    def __init__(self, weights: Mapping[str, Array], place: str) -> None:
+        self.place = place
+        self.order = list(weights)
+        self.left = dict(weights)
+        self.made: dict[str, Array] = {}
+        self.sources: dict[str, str] = {}
+        self.changes: dict[str, Callable[[Array], Array]] = {}
+        self.dropped: list[str] = []
+
+    def has(self, layer: str) -> bool:
+        """Whether `layer` has a weight that wasn't taken yet."""
+        return f"{layer}.weight" in self.left
+
+    def layer(self, old: str, new: str, change: Callable[[Array], Array] | None = None) -> tuple[int, ...]:
+        """Move weight and bias of one layer; returns the shape of the weight as it is then."""
+        self.one(f"{old}.weight", f"{new}.weight", change)
+        self.one(f"{old}.bias", f"{new}.bias")
+        return tuple(self.made[f"{new}.weight"].shape)
+
+    def one(self, old: str, new: str, change: Callable[[Array], Array] | None = None) -> None:
+        """Move one array."""
+        if old not in self.left:
+            raise refuse(self.place, f"there is no weight {old!r}")
+        value = np.asarray(self.left.pop(old))
+        self.made[new] = change(value) if change else value
+        self.sources[new] = old
+        if change:
+            self.changes[new] = change
+
+    def clip(self, head: str) -> None:
+        """The constant that every head of the new stack keeps among its weights."""
+        self.made[f"{head}.{CLIP}"] = np.array([CLIP_DEFAULT], np.float32)
+
+    def copies(self, prefixes: Mapping[str, str]) -> None:
+        """Target networks, which the old stack never stored, equal to what they follow."""
+        for old, new in prefixes.items():
+            for name, value in [item for item in self.made.items() if item[0].startswith(f"{old}.")]:
+                self.made[new + name[len(old) :]] = value
+
+    def unused(self, prefix: str, why: str) -> None:
+        """Leave out what the old stack made and never used."""
+        for name in [name for name in self.left if name.startswith(prefix)]:
+            del self.left[name]
+            self.dropped.append(f"weights/{name}: {why}")
+
+    def stack(self, old: str, new: str, step: int = 2) -> list[int]:
+        """Move all layers ``old.0``, ``old.1`` ... of a multi-layer perceptron; returns their sizes.
+
+        `step` is 2 where an activation stands after each.
+        """
+        sizes: list[int] = []
+        while self.has(f"{old}.{len(sizes)}._model.0"):
+            shape = self.layer(f"{old}.{len(sizes)}._model.0", f"{new}.{step * len(sizes)}")
+            sizes.append(shape[0])
+        return sizes
+
+    def done(self) -> None:
+        """Refuse if anything is left."""
+        if self.left:
+            names = ", ".join(repr(name) for name in list(self.left)[:3])
+            raise refuse(
+                self.place, f"the weights {names} ({len(self.left)} in all) belong to no known layer"
+            )
+
+    def renamed(self) -> tuple[str, ...]:
+        """Lines of a report."""
+        return tuple(f"weights/{old} -> weights/{new}" for new, old in self.sources.items())
+
+    def moments(self, optimizer: Any, old: list[str], new: list[str]) -> dict[str, Any] | None:
+        """The state of a torch optimizer over `old` as one over `new`; None if it isn't such a state."""
+        if not isinstance(optimizer, Mapping) or not isinstance(optimizer.get("state"), Mapping):
+            return None
+        groups = optimizer.get("param_groups")
+        if not isinstance(groups, (list, tuple)) or len(groups) != 1 or not isinstance(groups[0], Mapping):
+            return None
+        if list(groups[0].get("params") or ()) != list(range(len(old))):
+            return None
+        state = {}
+        for index, name in enumerate(new):
+            source = self.sources[name]
+            found = optimizer["state"].get(old.index(source)) if source in old else None
+            if not isinstance(found, Mapping):
+                return None
+            state[index] = {key: self._moved(name, value) for key, value in found.items()}
+        return {"state": state, "param_groups": [{**groups[0], "params": list(range(len(new)))}]}
+
+    def _moved(self, name: str, value: Any) -> Any:
+        change = self.changes.get(name)
+        return change(value) if change and isinstance(value, np.ndarray) and value.ndim else value
+
+
+def parameters(weights: Mapping[str, Array], *prefixes: str) -> list[str]:
+    """Names of what is trained below `prefixes` (all, without one), in the module's order."""
+    chosen = [name for name in weights if not prefixes or name.startswith(prefixes)]
+    return [name for name in chosen if not name.endswith(f".{CLIP}") and "target_" not in name]
+
+
+def chained(made: Mapping[str, Array], first: int, layers: list[str], place: str) -> None:
+    """Refuse layers that don't fit one behind the other, the first on `first` inputs."""
+    for layer in layers:
+        shape = made[f"{layer}.weight"].shape
+        if len(shape) != 2 or shape[1] != first or made[f"{layer}.bias"].shape != shape[:1]:
+            raise refuse(place, f"the layer {layer!r} has the shape {shape} where {first} inputs come in")
+        first = shape[0]

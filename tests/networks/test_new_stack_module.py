@@ -1,0 +1,305 @@
+"""Networks of the old API stack as modules of the new one: what they compute, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptstore import Checkpoint
+from ckptstore.errors import UnreadableFormat
+from ckptstore.networks import Module, new_stack_module
+from tests.eras.corpus import cases, roots
+from tests.networks.forward import outputs
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def probed() -> list[tuple[str, Path, str, list[float], list[float]]]:
+    """Every policy whose logits the live algorithm left beside it: name, directory, id, input, output."""
+    found = []
+    for case in cases(DATA):
+        expected = json.loads((case / "expected.json").read_text())
+        for root in roots(case):
+            for policy_id, truth in expected.get("probe_logits", {}).items():
+                # The truth of DQN on the new stack is an action, SAC had no fitting input.
+                if isinstance(truth, list) and "2.60.0_dqn" not in case.name:
+                    name = f"{case.name}/{root.name}/{policy_id}"
+                    found.append((name, root, policy_id, expected["probe_obs"], truth))
+    return found
+
+
+PROBED = probed()
+
+
+@pytest.mark.parametrize(
+    ("root", "policy_id", "obs", "truth"), [item[1:] for item in PROBED], ids=[item[0] for item in PROBED]
+)
+def test_logits_are_those_of_the_live_algorithm(
+    root: Path, policy_id: str, obs: list[float], truth: list[float]
+) -> None:
+    policy = Checkpoint.open(root).policies[policy_id]
+    if "PPOTF2" in policy["policy_class"]:
+        with pytest.raises(UnreadableFormat, match="eager TensorFlow"):
+            new_stack_module(policy)
+        return
+    module = new_stack_module(policy)
+    assert np.abs(outputs(module, np.array([obs]))[0][0] - truth).max() < 1e-5
+
+
+RNG = np.random.default_rng(7)
+
+
+def dense(out: int, inputs: int, name: str) -> dict[str, Any]:
+    return {
+        f"{name}.weight": RNG.normal(size=(out, inputs)).astype("f4"),
+        f"{name}.bias": RNG.normal(size=out).astype("f4"),
+    }
+
+
+def ppo(shared: bool = False, **model: Any) -> dict[str, Any]:
+    """A PPO policy on 4 numbers, with 2 actions and hidden layers of 8 and 6."""
+    weights = dense(2, 6, "_logits._model.0")
+    weights |= dense(8, 4, "_hidden_layers.0._model.0") | dense(6, 8, "_hidden_layers.1._model.0")
+    if not shared:
+        weights |= dense(8, 4, "_value_branch_separate.0._model.0")
+        weights |= dense(6, 8, "_value_branch_separate.1._model.0")
+    weights |= dense(1, 6, "_value_branch._model.0")
+    moments = {
+        index: {"step": 3.0, "exp_avg": value + 1, "exp_avg_sq": value**2}
+        for index, value in enumerate(weights.values())
+    }
+    group = {"lr": 1e-3, "params": list(range(len(weights)))}
+    settings = {
+        "fcnet_hiddens": [8, 6],
+        "fcnet_activation": "tanh",
+        "vf_share_layers": shared,
+        **model,
+    }
+    return {
+        "policy_class": "PPOTorchPolicy",
+        "weights": weights,
+        "optimizer": {"0": {"state": moments, "param_groups": [group]}},
+        "observation_space": {"space": "box", "shape": (4,), "dtype": "float32", "low": -1.0, "high": 1.0},
+        "action_space": {"space": "discrete", "n": 2, "start": 0},
+        "config": {"model": settings},
+    }
+
+
+def reference(policy: dict[str, Any], obs: Any) -> tuple[Any, Any]:
+    """What `ppo` computes, spelled out layer by layer."""
+    w = policy["weights"]
+
+    def run(x: Any, *names: str) -> Any:
+        for name in names:
+            x = np.tanh(x @ w[f"{name}._model.0.weight"].T + w[f"{name}._model.0.bias"])
+        return x
+
+    def head(x: Any, name: str) -> Any:
+        return x @ w[f"{name}._model.0.weight"].T + w[f"{name}._model.0.bias"]
+
+    trunk = run(obs, "_hidden_layers.0", "_hidden_layers.1")
+    separate = "_value_branch_separate.0._model.0.weight" in w
+    other = run(obs, "_value_branch_separate.0", "_value_branch_separate.1") if separate else trunk
+    return head(trunk, "_logits"), head(other, "_value_branch")[..., 0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_policy_and_value_on_random_observations(shared: bool) -> None:
+    policy = ppo(shared)
+    obs = RNG.normal(size=(100, 4))
+    for got, expected in zip(outputs(new_stack_module(policy), obs), reference(policy, obs), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_optimizer_follows_its_parameters(shared: bool) -> None:
+    policy = ppo(shared)
+    module = new_stack_module(policy)
+    names = [name for name in module.weights if "const" not in name]
+    state = module.optimizer["default_optimizer"]
+    assert state["param_groups"] == [{"lr": 1e-3, "params": list(range(len(names)))}]
+    for index, name in enumerate(names):
+        np.testing.assert_array_equal(state["state"][index]["exp_avg"], module.weights[name] + 1)
+        np.testing.assert_array_equal(state["state"][index]["exp_avg_sq"], module.weights[name] ** 2)
+        assert state["state"][index]["step"] == 3.0
+    # One that isn't over exactly these parameters is left out, not guessed at.
+    policy["optimizer"]["0"]["param_groups"][0]["params"].pop()
+    assert new_stack_module(policy).optimizer == {}
+
+
+def test_free_log_std() -> None:
+    policy = ppo(free_log_std=True)
+    policy["action_space"] = {"space": "box", "shape": (2,), "dtype": "float32", "low": -1.0, "high": 1.0}
+    std = np.array([0.5, -0.25], "f4")
+    policy["weights"] = {"_append_free_log_std.log_std": std, **policy["weights"]}
+    module = new_stack_module(policy)
+    got = outputs(module, np.zeros((3, 4)))[0]
+    assert got.shape == (3, 4)
+    np.testing.assert_array_equal(got[:, 2:], np.broadcast_to(std, (3, 2)))
+    assert module.model_config["free_log_std"] is True
+
+
+def test_images() -> None:
+    """Convolutions go where the module has them, and one pixel's convolution becomes a dense head."""
+    weights = {}
+    for index, (out, inputs, size, at) in enumerate([(4, 3, 5, 1), (6, 4, 5, 0)]):
+        weights[f"_convs.{index}._model.{at}.weight"] = RNG.normal(size=(out, inputs, size, size))
+        weights[f"_convs.{index}._model.{at}.bias"] = RNG.normal(size=out)
+    weights |= {
+        "_logits._model.0.weight": RNG.normal(size=(2, 6, 1, 1)),
+        "_logits._model.0.bias": np.zeros(2),
+    }
+    weights |= dense(1, 6, "_value_branch._model.0")
+    policy = ppo(True, conv_filters=[[4, [5, 5], 2], [6, [5, 5], 2]], conv_activation="relu")
+    policy |= {"weights": weights, "optimizer": {}}
+    policy["observation_space"] = {"space": "box", "shape": (10, 10, 3), "dtype": "float32"}
+    module = new_stack_module(policy)
+    assert module.model_config["conv_filters"] == [[4, [5, 5], 2, "same"], [6, [5, 5], 2, "valid"]]
+    base = "encoder.encoder.net.0.cnn"
+    np.testing.assert_array_equal(module.weights[f"{base}.1.weight"], weights["_convs.0._model.1.weight"])
+    np.testing.assert_array_equal(module.weights[f"{base}.3.weight"], weights["_convs.1._model.0.weight"])
+    assert module.weights["pi.net.mlp.0.weight"].shape == (2, 6)
+    shallow = copy.deepcopy(policy)
+    shallow["config"]["model"]["conv_filters"] = [[4, [5, 5], 2], [7, [5, 5], 2]]
+    with pytest.raises(UnreadableFormat, match=r"_convs\.1 has the shape"):
+        new_stack_module(shallow)
+
+
+def _without(policy: dict[str, Any], name: str) -> None:
+    del policy["weights"][name]
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "class": (lambda p: p.update(policy_class="IMPALATorchPolicy"), "IMPALATorchPolicy"),
+    "own class": (lambda p: p.update(policy_class="my.PPOTorchPolicyX"), "my.PPOTorchPolicyX"),
+    "own model": (lambda p: p["config"]["model"].update(custom_model="mine"), "custom_model='mine'"),
+    "attention": (lambda p: p["config"]["model"].update(use_attention=True), "use_attention"),
+    "distribution": (lambda p: p["config"]["model"].update(custom_action_dist="mine"), "custom_action_dist"),
+    "activation": (lambda p: p["config"]["model"].update(fcnet_activation="gelu"), "'gelu'"),
+    "previous action": (
+        lambda p: p["config"]["model"].update(use_lstm=True, lstm_use_prev_action=True),
+        "lstm_use_prev_action",
+    ),
+    "one weight more": (lambda p: p["weights"].update({"_extra.weight": np.ones(1)}), "_extra.weight"),
+    "one weight less": (lambda p: _without(p, "_logits._model.0.bias"), "_logits._model.0.bias"),
+    "a layer less": (lambda p: _without(p, "_hidden_layers.1._model.0.weight"), "layers of other sizes"),
+    "another shape": (
+        lambda p: p["weights"].update({"_hidden_layers.1._model.0.weight": np.ones((6, 7), "f4")}),
+        "has the shape",
+    ),
+    "more actions": (lambda p: p["action_space"].update(n=3), "doesn't give 3 numbers"),
+    "tuple actions": (lambda p: p.update(action_space={"space": "tuple", "spaces": []}), "tuple"),
+    "no space": (lambda p: p.update(observation_space=None), "space that isn't in the checkpoint"),
+    "table": (lambda p: p["observation_space"].update(shape=(2, 2)), r"\(2, 2\)"),
+    "sharing": (lambda p: p["config"]["model"].update(vf_share_layers=True), "vf_share_layers"),
+    "no config": (lambda p: p.update(config={}), "config tells nothing"),
+    "no weights": (lambda p: p.update(weights={}), "no weights"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_known_is_refused_by_name(name: str) -> None:
+    policy = ppo()
+    change, said = REFUSED[name]
+    change(policy)
+    with pytest.raises(UnreadableFormat, match=said) as caught:
+        new_stack_module(policy, "policies/mine")
+    assert caught.value.what == "policies/mine"
+
+
+def dqn(dueling: bool = True, **settings: Any) -> dict[str, Any]:
+    policy = ppo(True)
+    policy["policy_class"] = "DQNTorchPolicy"
+    policy["config"] |= {"dueling": dueling, "hiddens": [5], "num_atoms": 1, "noisy": False, **settings}
+    weights = {name: value for name, value in policy["weights"].items() if not name.startswith("_logits")}
+    weights |= dense(5, 6, "advantage_module.dueling_A_0._model.0") | dense(
+        2, 5, "advantage_module.A._model.0"
+    )
+    if dueling:
+        weights |= dense(5, 6, "value_module.dueling_V_0._model.0") | dense(1, 5, "value_module.V._model.0")
+    return {**policy, "weights": weights, "optimizer": {}}
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_dqn(dueling: bool) -> None:
+    policy = dqn(dueling)
+    module = new_stack_module(policy)
+    w, obs = policy["weights"], RNG.normal(size=(100, 4))
+    trunk = obs
+    for index in range(2):
+        trunk = np.tanh(
+            trunk @ w[f"_hidden_layers.{index}._model.0.weight"].T
+            + w[f"_hidden_layers.{index}._model.0.bias"]
+        )
+
+    def stream(name: str, letter: str) -> Any:
+        first, last = f"{name}.dueling_{letter}_0._model.0", f"{name}.{letter}._model.0"
+        inner = np.maximum(trunk @ w[f"{first}.weight"].T + w[f"{first}.bias"], 0)
+        return inner @ w[f"{last}.weight"].T + w[f"{last}.bias"]
+
+    expected = stream("advantage_module", "A")
+    if dueling:
+        expected = expected - expected.mean(axis=1, keepdims=True) + stream("value_module", "V")
+    np.testing.assert_allclose(outputs(module, obs)[0], expected, atol=1e-5)
+    for name, value in module.weights.items():
+        if name.startswith("_target_"):
+            np.testing.assert_array_equal(value, module.weights[name.removeprefix("_target_")])
+    assert any("_value_branch" in line for line in module.dropped)
+    assert ("_target_vf.net.mlp.0.weight" in module.weights) == dueling
+
+
+@pytest.mark.parametrize(("name", "value"), [("noisy", True), ("num_atoms", 51)])
+def test_kinds_of_dqn_that_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(UnreadableFormat, match=name):
+        new_stack_module(dqn(**{name: value}))
+
+
+def sac(discrete: bool) -> dict[str, Any]:
+    policy = ppo()
+    outs = 2 if discrete else 4
+    weights: dict[str, Any] = {"log_alpha": np.zeros(1), "target_entropy": np.zeros(1)}
+    for net, inputs, out in (
+        ("action_model", 4, outs),
+        ("q_net", 4 if discrete else 6, 2 if discrete else 1),
+    ):
+        weights |= dense(out, 8, f"{net}._logits._model.0") | dense(
+            8, inputs, f"{net}._hidden_layers.0._model.0"
+        )
+        weights |= dense(1, 8, f"{net}._value_branch._model.0")
+    if not discrete:
+        policy["action_space"] = {"space": "box", "shape": (2,), "dtype": "float32"}
+    model = {"fcnet_hiddens": [8], "fcnet_activation": "relu"}
+    policy["config"] = {"policy_model_config": model, "q_model_config": dict(model)}
+    return {**policy, "policy_class": "SACTorchPolicy", "weights": weights, "optimizer": {}}
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_sac(discrete: bool) -> None:
+    policy = sac(discrete)
+    module = new_stack_module(policy)
+    w, obs = policy["weights"], RNG.normal(size=(100, 4))
+    first, last = "action_model._hidden_layers.0._model.0", "action_model._logits._model.0"
+    inner = np.maximum(obs @ w[f"{first}.weight"].T + w[f"{first}.bias"], 0)
+    expected = inner @ w[f"{last}.weight"].T + w[f"{last}.bias"]
+    np.testing.assert_allclose(outputs(module, obs)[0], expected, atol=1e-5)
+    assert module.inference_only is not discrete
+    assert ("target_qf_encoder.net.mlp.0.weight" in module.weights) == discrete
+    assert any("q_net._logits" in line for line in module.dropped) is not discrete
+
+
+def test_modules_are_carried_with_todays_names() -> None:
+    policy = Checkpoint.open(DATA / "v1_2/ray_2.5.1_learner/checkpoint").policies["default_policy"]
+    module = new_stack_module(policy)
+    assert isinstance(module, Module)
+    assert module.class_name.endswith(".DefaultPPOTorchRLModule")
+    for name, value in policy["weights"].items():
+        np.testing.assert_array_equal(module.weights[name], value)
+    added = module.weights.keys() - policy["weights"].keys()
+    assert added == {"pi.log_std_clip_param_const", "vf.log_std_clip_param_const"}
+    with pytest.raises(UnreadableFormat, match="MyModule"):
+        new_stack_module({**policy, "policy_class": "mine.MyModuleRLModule"})
