@@ -41,11 +41,13 @@ fuzz: $(SCRATCH)/fuzz/.ready  ## coverage-guided fuzzing of every decoder for an
 	    || { tail -40 $(SCRATCH)/fuzz/$$target.log; exit 1; }; \
 	  echo "$$target: $$(grep -ao 'executed_units: .*' $(SCRATCH)/fuzz/$$target.log) $$(grep -ao 'cov: .* corp: [0-9]*' $(SCRATCH)/fuzz/$$target.log | tail -1)"; done
 
-bench: $(READY)  ## figures of this machine
-	$(RUN)python -m benchmarks.local
+bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safetensors, Orbax, boto3, ..., which it downloads
+	$(SCRATCH)/bench/bin/python -m benchmarks.local
+	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
 
-bench-smoke: $(READY)  ## the same, small: does it still run?
+bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
+	$(RUN)python -m benchmarks.buckets --smoke
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(SCRATCH) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
@@ -58,6 +60,11 @@ $(SCRATCH)/ray/.ready:
 $(SCRATCH)/fuzz/.ready:
 	$(PYTHON) -m venv $(SCRATCH)/fuzz
 	$(SCRATCH)/fuzz/bin/python -m pip install --quiet atheris pytest --editable .
+	@touch $@
+
+$(SCRATCH)/bench/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SCRATCH)/bench
+	$(SCRATCH)/bench/bin/python -m pip install --quiet "torch>=2.4" safetensors orbax-checkpoint torchrl pyarrow --editable '.[dev]'
 	@touch $@
 
 # Quiet unless it fails.

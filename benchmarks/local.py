@@ -1,72 +1,204 @@
-"""Local disk: a durable save beside raw writes and plain pickles, its memory, and what a partial read costs.
+"""Local disk: what it costs to save and to load, beside other ways to do it, in one run.
 
-    python -m benchmarks.local [--policies 100] [--mib 10] [--rounds 5] [--smoke]
+    python -m benchmarks.local [--policies 100] [--mib 10] [--rounds 5] [--smoke] [--only save,changed,...]
 
-Contestants take turns in one run. Every one is durable when its clock stops; ckptstore's save includes
-its digests, the others have none.
+Contestants take turns and every round is one of each. Every save is durable when its clock stops, and every
+load has touched every page. ckptstore's figures include its digests; the others have none.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.harness import MIB, in_turn, policies, scratch, table, timed, versions
-from ckptstore import CheckpointStore
+from benchmarks.peers import Data, Peer, peers, touch
+from ckptstore import Checkpoint, CheckpointStore
+
+OURS = "**ckptstore**"
 
 
-def raw_write(root: str, data: dict[str, dict[str, Any]]) -> float:
-    """One file, every array written to it, one fsync: the least that durable can cost."""
-    path = os.path.join(root, "raw")
+class Bench:
+    """One set of policies in one scratch directory."""
 
-    def run() -> None:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        for policy in data.values():
-            for array in policy["weights"].values():
-                view = memoryview(array).cast("B")
-                while len(view):
-                    view = view[os.write(fd, view) :]
-        os.fsync(fd)
-        os.close(fd)
+    def __init__(self, root: str, count: int, mib: float, rounds: int) -> None:
+        self.root = root
+        self.data: Data = policies(count, mib)
+        self.rounds = rounds
+        self.size = sum(array.nbytes for policy in self.data.values() for array in policy["weights"].values())
+        self.shape = f"{count} policies x {mib:g} MiB, median of {rounds}"
+        self.two = list(self.data)[count // 2 : count // 2 + 2]
+        self._names = iter(range(10**9))
 
-    seconds = timed(run)
-    os.unlink(path)
-    return seconds
+    def directory(self) -> str:
+        """A new name."""
+        return os.path.join(self.root, f"d{next(self._names)}")
 
+    def change_two(self) -> None:
+        """Another value in each of two policies."""
+        for policy_id in self.two:
+            for array in self.data[policy_id]["weights"].values():
+                array[-1] += 1
 
-def pickles(root: str, data: dict[str, dict[str, Any]]) -> float:
-    """A pickle per policy, each synced: what a careful trainer writes by hand."""
-    directory = os.path.join(root, "pickles")
-    os.mkdir(directory)
+    # ---- Saving
 
-    def run() -> None:
-        for name, policy in data.items():
-            with open(os.path.join(directory, name), "wb") as file:
-                pickle.dump(policy, file, protocol=5)
-                file.flush()
-                os.fsync(file.fileno())
+    def save_peer(self, peer: Peer) -> float:
+        """Seconds to save all, durably, in a new directory."""
+        directory = self.directory()
+        os.mkdir(directory)
+        seconds = timed(lambda: peer.save(directory, self.data))
+        shutil.rmtree(directory)
+        return seconds
 
-    seconds = timed(run)
-    shutil.rmtree(directory)
-    return seconds
+    def save_ours(self) -> float:
+        """The same, in a new store."""
+        directory = self.directory()
+        store = CheckpointStore(directory)
+        seconds = timed(lambda: store.save(1, {"iteration": 1}, self.data))
+        shutil.rmtree(directory)
+        return seconds
 
+    def saves(self) -> None:
+        """Everything saved, and two of all changed."""
+        store = CheckpointStore(self.directory())
+        parent = store.save(0, {"iteration": 0}, self.data)
+        step = iter(range(1, 10**9))
 
-def ours(root: str, data: dict[str, dict[str, Any]]) -> float:
-    """`CheckpointStore.save`, from the call to its return."""
-    path = os.path.join(root, "store")
-    store = CheckpointStore(path)
-    seconds = timed(lambda: store.save(1, {"iteration": 1}, data))
-    shutil.rmtree(path)
-    return seconds
+        def changed(handed: bool) -> float:
+            nonlocal parent
+            self.change_two()
+            lazy = {policy_id: parent.stored(policy_id) for policy_id in self.data} if handed else {}
+            given = {**self.data, **lazy, **{policy_id: self.data[policy_id] for policy_id in self.two}}
+            number = next(step)
+            seconds = timed(lambda: store.save(number, {"iteration": 1}, given))
+            parent = store.get(number)
+            store.prune(keep=1)
+            return seconds
+
+        contestants: dict[str, Callable[[], float]] = {OURS: self.save_ours}
+        contestants[f"{OURS}, 2 of {len(self.data)} changed"] = lambda: changed(False)
+        contestants[f"{OURS}, 2 of {len(self.data)} changed, the others handed over"] = lambda: changed(True)
+        contestants.update(
+            {name: (lambda peer=peer: self.save_peer(peer)) for name, peer in peers().items()}  # type: ignore[misc]
+        )
+        print(table(f"Durable save, {self.shape}", in_turn(contestants, self.rounds), self.size))
+
+    def asynchronous(self) -> None:
+        """How long the trainer waits."""
+        target = {name: np.ones_like(array) for name, array in self._flat()}
+        store = CheckpointStore(self.directory())
+        step = iter(range(10**9))
+        for _ in range(2):
+            store.save_async(next(step), {}, self.data).result()
+
+        def copy() -> None:
+            for name, array in self._flat():
+                np.copyto(target[name], array)
+
+        def blocked() -> float:
+            for policy in self.data.values():
+                policy["weights"]["kernel"][-1] += 1  # all of them changed
+            seconds = timed(lambda: store.save_async(next(step), {}, self.data))
+            store.wait()
+            store.prune(keep=1)
+            return seconds
+
+        took = in_turn(
+            {"one memcpy into memory already touched": lambda: timed(copy), OURS: blocked}, self.rounds
+        )
+        print(table(f"save_async returns, {self.shape}", took, self.size))
+
+    def _flat(self) -> list[tuple[str, np.ndarray]]:
+        return [
+            (f"{policy_id}/{name}", array)
+            for policy_id, policy in self.data.items()
+            for name, array in policy["weights"].items()
+        ]
+
+    # ---- Loading
+
+    def loads(self) -> None:
+        """Everything into memory, from the page cache."""
+        contestants: dict[str, Callable[[], float]] = {}
+        for name, peer in peers().items():
+            directory = self.directory()
+            os.mkdir(directory)
+            peer.save(directory, self.data)
+            contestants[name] = lambda peer=peer, directory=directory: timed(
+                lambda: touch(peer.load(directory))
+            )  # type: ignore[misc]
+        ckpt = self.saved()
+        ours = {
+            f"{OURS}, verified": lambda: timed(lambda: touch(ckpt.load().policies)),
+            f"{OURS}, mmap=True": lambda: timed(lambda: touch(ckpt.load(mmap=True).policies)),
+        }
+        print(table(f"Load, warm, {self.shape}", in_turn({**ours, **contestants}, self.rounds), self.size))
+
+    def saved(self) -> Checkpoint:
+        """A checkpoint of all."""
+        directory = self.directory()
+        CheckpointStore(directory).save(1, {"iteration": 1}, self.data)
+        return CheckpointStore(directory, create=False).get(1)
+
+    def partial(self) -> None:
+        """Two policies of all, and opening alone."""
+        ckpt = self.saved()
+        root = ckpt.url.removeprefix("file://")
+        paths = [f"{root}/policies/{policy_id}/policy_state.pkl" for policy_id in self.two]
+
+        def raw() -> None:
+            for path in paths:
+                target = np.empty(os.path.getsize(path), np.uint8)
+                with open(path, "rb", buffering=0) as file:
+                    assert file.readinto(target.data) == len(target)
+                touch(target)
+
+        def opened() -> Checkpoint:
+            found = CheckpointStore(os.path.dirname(root), create=False).latest()
+            assert found is not None
+            return found
+
+        took = in_turn(
+            {
+                "the same bytes, raw": lambda: timed(raw),
+                f"{OURS}, verified": lambda: timed(lambda: touch(ckpt.load(policy_ids=self.two).policies)),
+                f"{OURS}, verified, opened anew": lambda: timed(
+                    lambda: touch(opened().load(policy_ids=self.two).policies)
+                ),
+                f"{OURS}, opened only": lambda: timed(lambda: opened().policy_ids),
+            },
+            self.rounds,
+        )
+        title = f"2 of {len(self.data)} policies, warm, {self.shape}"
+        print(table(title, took, self.size * 2 // len(self.data)))
+        read, there = partial_read(root)
+        print(f"A fresh process reads {read} of {there} bytes for it ({read / there:.2%}).\n")
+
+    # ---- Memory
+
+    def memory(self) -> None:
+        """Most bytes held above the state."""
+        store = CheckpointStore(self.directory())
+        store.save(0, {"iteration": 0}, {"warm": {"weights": np.zeros(MIB)}})
+        ckpt = self.saved()
+        part = self.size * 2 // len(self.data)
+        rows = [
+            ("save", peak(lambda: store.save(1, {}, self.data)), self.size),
+            ("save_async, to its end", peak(lambda: store.save_async(2, {}, self.data).result()), self.size),
+            (f"load of 2 of {len(self.data)}", peak(lambda: ckpt.load(policy_ids=self.two)), part),
+        ]
+        print("### Peak memory above what was there\n\n| what | MiB | of the data it moves |\n|---|---|---|")
+        for name, most, size in rows:
+            print(f"| {name} | {most / MIB:.0f} | {most / size:.2f} |")
+        print()
 
 
 def resident() -> int:
@@ -78,10 +210,8 @@ def resident() -> int:
     raise RuntimeError("the kernel tells no RssAnon")
 
 
-def memory(root: str, data: dict[str, dict[str, Any]]) -> int:
-    """Most bytes held above the state during a save, sampled every millisecond."""
-    store = CheckpointStore(os.path.join(root, "store"))
-    store.save(0, {"iteration": 0}, {"warm": {"weights": np.zeros(MIB)}})
+def peak(run: Callable[[], object]) -> int:
+    """Most bytes held above those before during `run`, sampled every millisecond."""
     before = most = resident()
     stop = threading.Event()
 
@@ -92,9 +222,10 @@ def memory(root: str, data: dict[str, dict[str, Any]]) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    store.save(1, {"iteration": 1}, data)
+    kept = run()
     stop.set()
     watcher.join()
+    del kept
     return most - before
 
 
@@ -112,12 +243,11 @@ print(read_bytes() - before)
 """
 
 
-def partial_read(root: str, data: dict[str, dict[str, Any]]) -> tuple[int, int]:
+def partial_read(checkpoint: str) -> tuple[int, int]:
     """Bytes that a fresh process reads to load 2 policies, and the bytes there are."""
-    path = os.path.join(root, "partial")
-    size = CheckpointStore(path).save(1, {"iteration": 1}, data).manifest.size
-    done = subprocess.run([sys.executable, "-c", READER, path], capture_output=True, text=True, check=True)
-    shutil.rmtree(path)
+    size = Checkpoint.open(checkpoint).manifest.size
+    command = [sys.executable, "-c", READER, os.path.dirname(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout), size
 
 
@@ -128,29 +258,26 @@ def main() -> None:
     parser.add_argument("--mib", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
+    parser.add_argument("--only", default="save,async,load,part,memory")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.rounds = 20, 0.5, 1
-    data = policies(arguments.policies, arguments.mib)
-    size = sum(array.nbytes for policy in data.values() for array in policy["weights"].values())
     started = time.monotonic()
-    print(f"{versions('ckptstore', 'numpy', 'blake3')}\n")
+    known = sorted({package for peer in peers().values() for package in peer.packages})
+    print(f"{versions('ckptstore', 'numpy', 'blake3', *known)}\n")
     with scratch() as root:
-        took = in_turn(
-            {
-                "raw write + fsync": lambda: raw_write(root, data),
-                "pickle per policy + fsync": lambda: pickles(root, data),
-                "ckptstore": lambda: ours(root, data),
-            },
-            arguments.rounds,
-        )
-        shape = f"{arguments.policies} policies x {arguments.mib:g} MiB"
-        print(table(f"Durable save, {shape}, median of {arguments.rounds}", took, size))
-        print(f"Memory above the state during a save: {memory(root, data) / MIB:.1f} MiB\n")
-        read, there = partial_read(root, data)
-        print(
-            f"Loading 2 of {arguments.policies} policies reads {read} of {there} bytes ({read / there:.2%})\n"
-        )
+        bench = Bench(root, arguments.policies, arguments.mib, arguments.rounds)
+        sections = {
+            "save": bench.saves,
+            "async": bench.asynchronous,
+            "load": bench.loads,
+            "part": bench.partial,
+            "memory": bench.memory,
+        }
+        for name in arguments.only.split(","):
+            sections[name]()
+            for leftover in os.listdir(root):
+                shutil.rmtree(os.path.join(root, leftover))
     print(f"{time.monotonic() - started:.0f} s in all")
 
 

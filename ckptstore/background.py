@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from ckptstore.logs import logger
 from ckptstore.plan import Item, Write
@@ -35,13 +38,22 @@ class Background(Generic[T]):
     def __init__(self) -> None:
         self._future: SaveFuture[T] | None = None
         self._lock = threading.Lock()
+        self._memory = _Memory()
 
-    def submit(self, job: Callable[[], T]) -> SaveFuture[T]:
-        """Start `job`, after the one in flight has ended. Raises that one's unseen failure first."""
+    def submit(self, items: Sequence[Item], job: Callable[[list[Item]], T]) -> SaveFuture[T]:
+        """Start `job` on a snapshot of `items`, after the one in flight has ended.
+
+        Whoever owns the arrays may go on writing them when this returns. Raises the unseen failure of
+        the job before, first.
+        """
         with self._lock:
             self._drain()
+            # Here, and not before: the memory is the last one's, which has only now done with it.
+            frozen = self._memory.snapshot(items)
             future: SaveFuture[T] = SaveFuture()
-            thread = threading.Thread(target=_run, args=(future, job), name="ckptstore-save", daemon=True)
+            thread = threading.Thread(
+                target=_run, args=(future, partial(job, frozen)), name="ckptstore-save", daemon=True
+            )
             _drain_at_exit(self)
             self._future = future
             thread.start()
@@ -51,6 +63,11 @@ class Background(Generic[T]):
         """Return when nothing is in flight. Raises the failure nobody looked at, once."""
         with self._lock:
             self._drain()
+
+    def close(self) -> None:
+        """The same, and give the memory of snapshots back."""
+        self.wait()
+        self._memory = _Memory()
 
     def _drain(self) -> None:
         future, self._future = self._future, None
@@ -94,24 +111,57 @@ def _drain_all() -> None:
             logger.exception("a save in the background failed while the program ended")
 
 
-def snapshot(items: Sequence[Item]) -> list[Item]:
-    """`items` serialised into memory of their own: whoever owns the arrays may go on writing them."""
-    return [_frozen(item) for item in items]
+class _Memory:
+    """Holds one snapshot, and keeps its pages for the next: fresh ones take longer than the copying."""
 
+    SLAB_BYTES = 64 * 2**20
 
-def _frozen(item: Item) -> Item:
-    if item.stored is not None:
-        return item  # committed files don't change
-    chunks: list[bytes | memoryview] = []
+    def __init__(self) -> None:
+        self._slabs: list[memoryview] = []
+        self._slab = 0
+        self._used = 0
 
-    def keep(data: bytes | memoryview) -> None:
-        chunks.append(memoryview(bytearray(data)) if isinstance(data, memoryview) else bytes(data))
+    def snapshot(self, items: Sequence[Item]) -> list[Item]:
+        """`items` serialised into this memory; the snapshot before is gone."""
+        self._slab = self._used = 0
+        frozen = [self._frozen(item) for item in items]
+        del self._slabs[self._slab + 1 :]  # what is not needed now is not kept for a day that it is
+        return frozen
 
-    arrays = item.emit(keep)
+    def _frozen(self, item: Item) -> Item:
+        if item.stored is not None:
+            return item  # committed files don't change
+        chunks: list[bytes | memoryview] = []
 
-    def emit(write: Write) -> Sequence[tuple[int, int]]:
-        for chunk in chunks:
-            write(chunk)
-        return arrays
+        def keep(data: bytes | memoryview) -> None:
+            chunks.append(self._copy(data) if isinstance(data, memoryview) else bytes(data))
 
-    return Item(item.path, emit)
+        arrays = item.emit(keep)
+
+        def emit(write: Write) -> Sequence[tuple[int, int]]:
+            for chunk in chunks:
+                write(chunk)
+            return arrays
+
+        return Item(item.path, emit)
+
+    def _copy(self, data: memoryview) -> memoryview:
+        flat = data.cast("B")
+        target = self._room(len(flat))
+        if target:
+            np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(flat, np.uint8))
+        return target
+
+    def _room(self, size: int) -> memoryview:
+        """Some of the memory that nothing else in this snapshot has."""
+        while True:
+            if self._slab == len(self._slabs):
+                self._slabs.append(np.empty(max(size, self.SLAB_BYTES), np.uint8).data)
+            slab = self._slabs[self._slab]
+            if self._used + size <= len(slab):
+                start, self._used = self._used, self._used + size
+                return slab[start : start + size]
+            if not self._used:
+                self._slabs[self._slab] = np.empty(max(size, self.SLAB_BYTES), np.uint8).data
+            else:
+                self._slab, self._used = self._slab + 1, 0

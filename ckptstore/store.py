@@ -152,6 +152,7 @@ class CheckpointStore:
     ) -> Future[Checkpoint]:
         """Like `save`, but returns once everything is snapshotted: the caller may go on changing it.
 
+        The memory of the snapshot, as large as what is saved, is kept for the next one until `close`.
         One save is in flight at a time: a second call waits for the first. A failure is the future's
         exception; if nobody looked at it, the next `save`, `save_async`, `wait` or `close` raises it.
         The interpreter doesn't exit under a save in flight.
@@ -159,17 +160,15 @@ class CheckpointStore:
         contents = plan.Contents(state, policies, components, policy)
         request = self._request(contents.kind, contents.policy_ids, step, metrics, labels, if_exists)
         items = contents.items(request.step) + model_items(contents, models or {})
-        self._background.wait()
-        frozen = background.snapshot(items)
-        return self._background.submit(lambda: self._save(request, frozen, None))
+        return self._background.submit(items, lambda frozen: self._save(request, frozen, None))
 
     def wait(self) -> None:
         """Return when no save is in flight any more."""
         self._background.wait()
 
     def close(self) -> None:
-        """Same as `wait`; a store holds nothing else open."""
-        self._background.wait()
+        """Same as `wait`, and gives back the memory that snapshots use; the store can go on being used."""
+        self._background.close()
 
     def __enter__(self) -> CheckpointStore:
         return self
