@@ -268,11 +268,15 @@ class Checkpoint:
             self._state = self._load_state()
         return self._state
 
-    def weights(self, policy_id: str | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    def weights(
+        self, policy_id: str | None = None, names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """The weights of one policy: parameter name to array. The id may be left out if there is one policy.
 
-        Nested dicts and lists are flattened with ``/``. Raises CheckpointNotFound for an unknown id and
-        UnreadableFormat if the policy holds no weights, or some that aren't arrays.
+        Nested dicts and lists are flattened with ``/``. With `names`, those alone, in that order: of a
+        checkpoint that ckptstore saved, the other large arrays are not fetched. Raises CheckpointNotFound
+        for an unknown id or name and UnreadableFormat if the policy holds no weights, or some that aren't
+        arrays.
         """
         if policy_id is None:
             if len(self.policy_ids) != 1:
@@ -280,9 +284,12 @@ class Checkpoint:
             policy_id = self.policy_ids[0]
         self._check_known([policy_id])
         self._loading()
-        flat: dict[str, np.ndarray[Any, Any]] = {}
-        _flatten(self._contents.weights(policy_id), "", flat, f"{self.name} policy {policy_id!r}")
-        return flat
+        what = f"{self.name} policy {policy_id!r}"
+        if names is None:
+            return _flat(self._contents.weights(policy_id), what)
+        outline, fill = self._contents.outline(policy_id)
+        wanted = _chosen(_flat(outline, what), names, what)
+        return wanted if fill(wanted.values()) else _chosen(self.weights(policy_id), list(wanted), what)
 
     def load(
         self, policy_ids: Iterable[str] | None = None, *, trusted: bool = False, mmap: bool = False
@@ -591,6 +598,24 @@ def _write_file(path: str, chunks: Iterable[bytes]) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
             for chunk in chunks:
                 file.write(chunk)
+
+
+def _flat(weights: object, what: str) -> dict[str, np.ndarray[Any, Any]]:
+    flat: dict[str, np.ndarray[Any, Any]] = {}
+    _flatten(weights, "", flat, what)
+    return flat
+
+
+def _chosen(
+    flat: Mapping[str, np.ndarray[Any, Any]], names: Iterable[str], what: str
+) -> dict[str, np.ndarray[Any, Any]]:
+    if isinstance(names, str):
+        raise InvalidRequest("names", f"{names!r} is a str", "Pass a list of names")
+    try:
+        return {name: flat[name] for name in names}
+    except KeyError as error:
+        known = ", ".join(map(repr, list(flat)[:20])) + (", ..." if len(flat) > 20 else "")
+        raise CheckpointNotFound(what, f"it holds no weight {error.args[0]!r}", f"It holds {known}") from None
 
 
 def _flatten(value: object, path: str, flat: dict[str, np.ndarray[Any, Any]], what: str) -> None:

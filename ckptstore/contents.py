@@ -13,7 +13,7 @@ from ckptstore import eras, names
 from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.logs import logger
 from ckptstore.manifest import Manifest
-from ckptstore.reading import Files, Reader
+from ckptstore.reading import Files, Fill, Reader
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -56,6 +56,9 @@ class Contents(Protocol):
     def weights(self, policy_id: str) -> Any:
         """One policy's weights, however nested."""
 
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """The same with the data of large arrays missing, and what fetches them; see `Reader.outline`."""
+
     def paths_of(self, policy_id: str) -> list[str]:
         """The files that `policy` would read."""
 
@@ -95,8 +98,12 @@ class Saved:
 
     def weights(self, policy_id: str) -> Any:
         """The policy's "weights" where it is a dict that has them, else all of it."""
-        state = self.policy(policy_id, False, False)
-        return state.get("weights", state) if isinstance(state, Mapping) else state
+        return _weights(self.policy(policy_id, False, False))
+
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """See `Contents`."""
+        state, fill = self._reader.outline(self.paths_of(policy_id)[0])
+        return _weights(state), fill
 
     def paths_of(self, policy_id: str) -> list[str]:
         """See `Contents`."""
@@ -109,6 +116,10 @@ class Saved:
     @property
     def _alone(self) -> bool:
         return self.kind == "Policy"
+
+
+def _weights(state: Any) -> Any:
+    return state.get("weights", state) if isinstance(state, Mapping) else state
 
 
 class Foreign:
@@ -175,6 +186,10 @@ class Foreign:
         with self._reading():
             return self._foreign.weights(policy_id)
 
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """See `Contents`: with nothing missing."""
+        return self.weights(policy_id), lambda arrays: True
+
     def paths_of(self, policy_id: str) -> list[str]:
         """The file with its weights; what else belongs to it is known once that is read."""
         with self._reading():
@@ -236,6 +251,10 @@ class Unknown:
     def weights(self, policy_id: str) -> Any:
         """UnreadableFormat."""
         return self.state(False, False)
+
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """UnreadableFormat."""
+        return self.weights(policy_id), lambda arrays: True
 
     def paths_of(self, policy_id: str) -> list[str]:
         """None."""

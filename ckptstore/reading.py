@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,9 @@ from ckptstore.parts import PART_BYTES, FileParts, Part
 from ckptstore.writing import Progress, run_all
 
 _BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
+_WORTH_LEAVING_OUT = 2**20  # bytes of an array: fewer are fetched along with what lies around them
 _T = TypeVar("_T")
+Fill = Callable[[Iterable[np.ndarray[Any, Any]]], bool]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def _batches(file_parts: Sequence[Part]) -> Iterator[list[Part]]:
     batch: list[Part] = []
     size = 0
     for part in file_parts:
-        if batch and size + part.length > _BATCH_BYTES:
+        apart = batch and part.offset != batch[-1].offset + batch[-1].length
+        if batch and (apart or size + part.length > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(part)
@@ -191,6 +194,11 @@ class Reader:
         """The verified bytes of the file `path`, in private memory."""
         file = self._file(path)
         view = np.empty(file.size, np.uint8).data  # unlike a bytearray, not filled with zeros first
+        self._fetch_into(view, path, file.parts)
+        return view
+
+    def _fetch_into(self, view: memoryview, path: str, wanted: Sequence[Part]) -> None:
+        """Read those parts of the file to their places in `view`, verified; neighbours with one request."""
 
         def one(batch: Sequence[Part]) -> None:
             start, stop = batch[0].offset, batch[-1].offset + batch[-1].length
@@ -200,8 +208,44 @@ class Reader:
             for part in batch:
                 self._check(path, part, view[part.offset : part.offset + part.length])
 
-        run_all(one, list(_batches(file.parts)), self.concurrency)
-        return view
+        run_all(one, list(_batches(wanted)), self.concurrency)
+
+    def outline(self, path: str) -> tuple[object, Fill]:
+        """The object in the pickle `path` with the data of large arrays missing, and what fetches them.
+
+        That takes some of its arrays and returns whether they hold their data now. If not, none of the
+        arrays is worth anything: `decode` is the way then.
+        """
+        file = self._file(path)
+        spans = {span.offset: span for span in file.arrays}
+        # Small arrays between come along: another request costs more than they do.
+        large = {span.offset for span in file.arrays if span.length > _WORTH_LEAVING_OUT}
+        view = np.empty(file.size, np.uint8).data  # pages that are never touched take no memory
+        missing: list[Part] = []
+        now: list[Part] = []
+        skip_until = 0
+        for part in file.parts:
+            if part.offset in large:
+                skip_until = part.offset + spans[part.offset].length
+            (missing if part.offset < skip_until else now).append(part)
+        self._fetch_into(view, path, now)
+        value = self._decode_view(file, view, trusted=False)
+        start = np.frombuffer(view, np.uint8).ctypes.data if file.size else 0
+
+        def fill(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
+            wanted: set[int] = set()
+            for array in arrays:
+                offset = array.ctypes.data - start
+                if offset in spans and array.nbytes == spans[offset].length:
+                    wanted.add(offset)
+                elif array.nbytes and array.nbytes >= min(span.length for span in file.arrays):
+                    return False  # it may be a copy of what wasn't there yet
+            reach = {offset: offset + spans[offset].length for offset in wanted & large}
+            chosen = [part for part in missing if any(a <= part.offset < b for a, b in reach.items())]
+            self._fetch_into(view, path, chosen)
+            return True
+
+        return value, fill
 
     def read(self, path: str) -> bytes:
         """The verified bytes of the file `path`."""
@@ -221,10 +265,16 @@ class Reader:
         read (nor checked) until touched.
         """
         file = self._file(path)
+        if not file.arrays or not mmap:
+            return self._decode_view(file, self.fetch(path), trusted)
+        view = self._map(path)
+        self._check_gaps(file, view)
+        return self._decode_view(file, view, trusted)
+
+    def _decode_view(self, file: FileParts, view: memoryview, trusted: bool) -> object:
+        path = file.path
         if not file.arrays:
-            data = self.fetch(path)
-            return self._decode(path, bytes(data), (), trusted)
-        view = self._map(path) if mmap else self.fetch(path)
+            return self._decode(path, bytes(view), (), trusted)
         gaps: list[memoryview] = []
         buffers: list[memoryview] = []
         end = 0
@@ -233,8 +283,6 @@ class Reader:
             end = offset + length
             buffers.append(view[offset:end])
         gaps.append(view[end:])
-        if mmap:
-            self._check_gaps(file, view)
         try:
             pickled = skeleton(gaps, file.arrays)
         except CheckpointCorrupt as error:

@@ -1,0 +1,147 @@
+"""Some arrays of a policy: they alone are fetched, and they alone have to be whole."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptstore import Checkpoint, CheckpointStore
+from ckptstore.backends.local import LocalBackend
+from ckptstore.codec import safe
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
+from ckptstore.parts import PART_BYTES
+from tests.servers import Server
+from tests.stores import RLLIB_1_0, unlinked
+
+random = np.random.default_rng(0)
+WEIGHTS: dict[str, Any] = {
+    "a": random.standard_normal((1000, 600)).astype(np.float32),
+    "nested": {"b": random.random(300_000), "small": np.arange(5), "c": [random.random(200_000)]},
+    "huge": random.standard_normal(PART_BYTES // 4 + 100_000).astype(np.float32),
+    "between": random.random(10_000),
+    "z": random.random(250_000),
+}
+FLAT = {
+    "a": WEIGHTS["a"],
+    "nested/b": WEIGHTS["nested"]["b"],
+    "nested/small": WEIGHTS["nested"]["small"],
+    "nested/c/0": WEIGHTS["nested"]["c"][0],
+    "huge": WEIGHTS["huge"],
+    "between": WEIGHTS["between"],
+    "z": WEIGHTS["z"],
+}
+
+
+class Counting(LocalBackend):
+    bytes = 0
+
+    def read_into(self, key: str, start: int, target: memoryview) -> None:
+        self.bytes += len(target)
+        super().read_into(key, start, target)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store")
+    rest = {"optimizer": random.random(400_000), "count": 3}
+    CheckpointStore(path).save(1, {"i": 1}, {"p": {"weights": WEIGHTS, **rest}, "q": {"weights": {}}})
+    return path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["a"], ["z", "a"], ["nested/small"], ["nested/b", "nested/c/0"], ["huge"], ["between"], list(FLAT)],
+)
+def test_those_alone_are_read(root: Path, names: list[str]) -> None:
+    backend = Counting(root)
+    ckpt = CheckpointStore(backend).get(1)
+    found = ckpt.weights("p", names=names)
+    assert list(found) == names
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, FLAT[name])
+        assert array.dtype == FLAT[name].dtype
+        array[...] = 0  # the caller's own
+    assert backend.bytes < sum(FLAT[name].nbytes for name in names) + 200_000
+    np.testing.assert_array_equal(ckpt.weights("p")["a"], FLAT["a"])
+
+
+def test_they_alone_are_verified(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path).save(1, {}, {"p": {"weights": WEIGHTS}})
+    path = tmp_path / "checkpoint_000001" / "policies" / "p" / "policy_state.pkl"
+    data = bytearray(unlinked(path))
+    data[data.index(FLAT["huge"].tobytes()[:64]) + PART_BYTES + 100_000] ^= 1
+    path.write_bytes(data)
+    ckpt = CheckpointStore(tmp_path).get(1)
+    assert set(ckpt.weights("p", names=["a", "z"])) == {"a", "z"}
+    with pytest.raises(CheckpointCorrupt, match="policy_state"):
+        ckpt.weights("p", names=["a", "huge"])
+    data[20] ^= 1  # between the arrays
+    path.write_bytes(data)
+    with pytest.raises(CheckpointCorrupt, match="policy_state"):
+        ckpt.weights("p", names=["a"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda flat: flat > 0,
+        lambda flat: flat.astype(">f8"),
+        lambda flat: np.asfortranarray(flat.reshape(-1, 8)),
+        lambda flat: flat.view("M8[s]"),
+        lambda flat: flat.view([("x", "i4"), ("y", "f4")]),
+        lambda flat: flat.astype(np.float16),
+        lambda flat: flat.astype("S9"),
+        lambda flat: np.array([str(value) for value in flat[:50_000]]),
+        lambda flat: flat[::2],
+    ],
+    ids=["bool", "endian", "fortran", "time", "record", "half", "bytes", "text", "strided"],
+)
+def test_of_any_kind(tmp_path: Path, make: Callable[[Any], Any]) -> None:
+    array = make(np.random.default_rng(1).standard_normal(2_000_000))
+    weights = {"one": array, "same": array, "other": np.ones(500_000)}
+    ckpt = CheckpointStore(tmp_path).save(1, {}, {"p": {"weights": weights}})
+    whole = ckpt.weights("p")
+    found = ckpt.weights("p", names=["same", "one"])
+    np.testing.assert_array_equal(found["one"], whole["one"])
+    np.testing.assert_array_equal(found["same"], array)
+    assert found["one"].dtype == array.dtype
+
+
+def test_what_is_not_there(root: Path) -> None:
+    ckpt = CheckpointStore(root).get(1)
+    with pytest.raises(CheckpointNotFound, match=r"'nested/x'.*'nested/b'"):
+        ckpt.weights("p", names=["a", "nested/x"])
+    with pytest.raises(InvalidRequest):
+        ckpt.weights("p", names="a")
+    assert ckpt.weights("q", names=[]) == {}
+
+
+def test_what_rllib_wrote() -> None:
+    ckpt = Checkpoint.open(RLLIB_1_0 / "checkpoint")
+    policy_id = ckpt.policy_ids[0]
+    whole = ckpt.weights(policy_id)
+    name = list(whole)[-1]
+    found = ckpt.weights(policy_id, names=[name])
+    assert list(found) == [name]
+    np.testing.assert_array_equal(found[name], whole[name])
+
+
+def test_from_a_bucket(moto: Server) -> None:
+    store = CheckpointStore(moto.new_url(), storage_options=moto.options)
+    found = store.save(1, {}, {"p": {"weights": WEIGHTS}}).weights("p", names=["huge", "a"])
+    np.testing.assert_array_equal(found["huge"], WEIGHTS["huge"])
+    np.testing.assert_array_equal(found["a"], WEIGHTS["a"])
+
+
+def test_a_decoder_that_copies_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it copied was not there yet."""
+    plain = safe.loads
+    monkeypatch.setattr(safe, "loads", lambda *arguments: copy.deepcopy(plain(*arguments)))
+    found = CheckpointStore(root).get(1).weights("p", names=["a", "nested/small"])
+    np.testing.assert_array_equal(found["a"], FLAT["a"])
+    np.testing.assert_array_equal(found["nested/small"], FLAT["nested/small"])
