@@ -305,7 +305,7 @@ class Checkpoint:
         with logs.timed("loaded", self.url) as done:
             state = self._load_state(trusted=trusted, mmap=mmap)
             loaded = run_all(
-                lambda policy_id: self._load_policy(policy_id, trusted=trusted, mmap=mmap), wanted, 4
+                lambda policy_id: self._load_policy(policy_id, trusted=trusted, mmap=mmap), wanted, 8
             )
             done(self._sizes(wanted))
         return AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))

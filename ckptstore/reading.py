@@ -238,7 +238,7 @@ class Reader:
                 offset = array.ctypes.data - start
                 if offset in spans and array.nbytes == spans[offset].length:
                     wanted.add(offset)
-                elif array.nbytes and array.nbytes >= min(span.length for span in file.arrays):
+                elif spans and array.nbytes >= min(span.length for span in file.arrays):
                     return False  # it may be a copy of what wasn't there yet
             reach = {offset: offset + spans[offset].length for offset in wanted & large}
             chosen = [part for part in missing if any(a <= part.offset < b for a, b in reach.items())]

@@ -112,6 +112,11 @@ def test_of_any_kind(tmp_path: Path, make: Callable[[Any], Any]) -> None:
     assert found["one"].dtype == array.dtype
 
 
+def test_of_a_policy_with_small_ones_only(tmp_path: Path) -> None:
+    ckpt = CheckpointStore(tmp_path).save(1, {}, {"p": {"weights": {"x": np.arange(3), "y": np.ones(2)}}})
+    assert list(ckpt.weights("p", names=["y"])["y"]) == [1, 1]
+
+
 def test_what_is_not_there(root: Path) -> None:
     ckpt = CheckpointStore(root).get(1)
     with pytest.raises(CheckpointNotFound, match=r"'nested/x'.*'nested/b'"):
