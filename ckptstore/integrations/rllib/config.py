@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, EnumMeta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -234,6 +235,10 @@ def _model(value: Any, defaults: Mapping[str, Any]) -> tuple[dict[str, Any], lis
 def _value(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, str) and (name, value) in VALUES:
         return VALUES[name, value]
+    if isinstance(value, str) and isinstance(default, type):  # MessagePack has classes by name
+        return Opaque(value)
+    if isinstance(value, str) and isinstance(default, Enum) and not isinstance(value, Enum):
+        return type(default)(value.rpartition(".")[2].lower())
     if isinstance(value, Opaque) and value.name.endswith(".DefaultModelConfig"):
         return dict(value.state or {})
     if name == "replay_buffer_config" and isinstance(value, Mapping):
@@ -271,8 +276,6 @@ def _ray_object(record: Opaque) -> Any:
     found = _found(name)
     if record.args is None and isinstance(found, type):
         return found
-    from enum import EnumMeta
-
     if isinstance(found, EnumMeta) and record.args is not None and len(record.args) == 1:
         return found(record.args[0])
     return UNKNOWN

@@ -13,7 +13,13 @@ from ckptstore.integrations.rllib.oldstack import fits
 from ckptstore.integrations.rllib.report import RestoreReport
 
 # Buffers that hold a constant and that only some releases have.
-_CONSTANTS = ("log_std_clip_param_const",)
+CONSTANTS = ("log_std_clip_param_const",)
+
+# The learner API of Ray up to 2.37 kept the old stack's counters.
+_COUNTERS = {
+    "num_env_steps_sampled": "env_runners/num_env_steps_sampled_lifetime",
+    "num_env_steps_trained": "learners/__all_modules__/num_env_steps_trained_lifetime",
+}
 
 MODEL_RENAMED = {
     "post_fcnet_hiddens": "head_fcnet_hiddens",  # 2.38
@@ -32,24 +38,31 @@ def module_ids(algo: Any) -> list[str]:
 
 def specify_modules(target: Any, policies: Mapping[str, Any], told: RestoreReport) -> None:
     """Give the config `target` the model config that each module was built with."""
-    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-    defaults = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
-    specs = {}
-    for policy_id, policy in policies.items():
-        stored = policy["config"]
-        stored = stored.get("model", stored) if isinstance(stored, Mapping) else {}
-        if isinstance(policy["extra"].get("model_config"), Mapping):
-            stored = policy["extra"]["model_config"]
-        found = {MODEL_RENAMED.get(key, key): configs.plain(value) for key, value in stored.items()}
-        specs[policy_id] = RLModuleSpec(
-            model_config={**defaults, **{key: value for key, value in found.items() if key in defaults}}
-        )
+    specs = {
+        policy_id: RLModuleSpec(model_config=model_config(target, policy))
+        for policy_id, policy in policies.items()
+    }
     single = specs.get("default_policy") if len(specs) == 1 else None
     target.rl_module(rl_module_spec=single or MultiRLModuleSpec(rl_module_specs=specs))
     told.carried.append("model_config")
+
+
+def model_config(target: Any, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What `policy`, a module in the model of ``docs/model.md``, was built with, in today's words."""
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+    result = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
+    stored = policy["config"]
+    if isinstance(stored.get("model"), Mapping):  # up to 1.2 a policy has the algorithm's whole config
+        stored = stored["model"]
+    for key, value in stored.items():
+        name = MODEL_RENAMED.get(key, key)
+        if name in result:
+            result[name] = configs.plain(value)
+    return result
 
 
 def load(
@@ -64,13 +77,9 @@ def load(
     weights = {}
     for policy_id, policy in policies.items():
         what = f"{told.source} policy {policy_id!r}"
-        fits(ours[policy_id], policy["weights"], what, optional=_CONSTANTS)
+        fits(ours[policy_id], policy["weights"], what, optional=CONSTANTS)
         weights[policy_id] = {**ours[policy_id], **policy["weights"]}
-    optimizers = {
-        f"{policy_id}_{name}": {"module_id": policy_id, "state": _optimizer(item)}
-        for policy_id, policy in policies.items()
-        for name, item in policy["optimizer"].items()
-    }
+    optimizers = _optimizers(algo, policies, told)
     # Whoever has seen this number or a higher one would keep the weights it has.
     sequence = max(_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
     document: dict[str, Any] = {"weights_seq_no": sequence, "rl_module": weights, "optimizer": optimizers}
@@ -78,13 +87,13 @@ def load(
     if same and learner.get("metrics_logger"):
         document["metrics_logger"] = learner["metrics_logger"]
     algo.learner_group.set_state({"learner": document})
-    told.carried += ["weights", "optimizer"]
+    told.carried.append("weights")
     _env_runners(algo, state, told)
     if same and state["metrics"]:
         algo.metrics.set_state(state["metrics"])
         told.carried.append("metrics")
     else:
-        _lifetime(algo, state["counters"])
+        _lifetime(algo, state["counters"], told)
         if state["metrics"]:
             told.dropped["metrics"] = (
                 "windows of recent values start anew across releases; lifetime sums are kept"
@@ -96,7 +105,37 @@ def load(
     _kl(algo, state, policies, told)
     for group in (algo.env_runner_group, algo.eval_env_runner_group):
         if group is not None:
-            group.sync_weights(from_worker_or_learner_group=algo.learner_group, inference_only=True)
+            # With the critic, which an env runner may have although it doesn't need it.
+            group.sync_weights(from_worker_or_learner_group=algo.learner_group, inference_only=False)
+
+
+def _optimizers(algo: Any, policies: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
+    """What the learner sets its optimizers to. RLlib passes over names that it doesn't know."""
+    result = {}
+    live = algo.learner_group.get_state(components="learner/optimizer")["learner"]["optimizer"]
+    for policy_id, policy in policies.items():
+        prefix = f"{policy_id}_"
+        ours = {name[len(prefix) :] for name, item in live.items() if item["module_id"] == policy_id}
+        stored = dict(policy["optimizer"])
+        if len(ours) == len(stored) == 1:
+            stored = dict(zip(ours, stored.values(), strict=True))  # Ray 2.5 called it as its module
+        for name in sorted(ours ^ stored.keys()):
+            why = (
+                "it was saved, but this Ray has none"
+                if name in stored
+                else "none was saved, so it starts anew"
+            )
+            told.dropped[f"optimizer/{policy_id}/{name}"] = why
+        result.update(
+            {
+                f"{prefix}{name}": {"module_id": policy_id, "state": _optimizer(item)}
+                for name, item in stored.items()
+                if name in ours
+            }
+        )
+    if result:
+        told.carried.append("optimizer")
+    return result
 
 
 def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,8 +188,12 @@ def _env_runners(algo: Any, state: Mapping[str, Any], told: RestoreReport) -> No
         told.carried.append("connectors")
 
 
-def _lifetime(algo: Any, counters: Mapping[str, Any]) -> None:
+def _lifetime(algo: Any, counters: Mapping[str, Any], told: RestoreReport) -> None:
     """The lifetime sums of the metrics, under their paths, in the form that the installed Ray restores."""
+    counters = {_COUNTERS.get(name, name): value for name, value in counters.items()}
+    for name in counters:
+        if name.startswith("num_agent_steps") and "/" not in name:
+            told.dropped[f"counters/{name}"] = "the new stack counts each agent by itself"
     classes = hasattr(algo.metrics, "stats_cls_lookup")  # since 2.53
     stats = {}
     for path, value in counters.items():

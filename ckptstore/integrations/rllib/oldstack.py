@@ -29,7 +29,7 @@ def load(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], told:
     if state["iteration"] is not None:
         document["training_iteration"] = state["iteration"]
     else:
-        told.dropped["iteration"] = f"Ray {told.written_by} kept none that is still here"
+        told.dropped["iteration"] = f"Ray {told.written_by} kept it beside the state, where it is no more"
     buffers = state["replay_buffers"]
     if buffers and algo.local_replay_buffer is not None:
         document["local_replay_buffer"] = _buffers(buffers, policies)

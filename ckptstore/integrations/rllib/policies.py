@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
-from ckptstore.integrations.rllib import oldstack
+from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.opening import Source, opened
 from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.integrations.rllib.restore import _wanted, algorithm_class
@@ -34,7 +34,7 @@ def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | No
     found = {}
     for policy_id in wanted:
         stored = source.policy(policy_id, False, False)
-        found[policy_id] = _module(stored, source, told) if new else _policy(policy_id, stored, told)
+        found[policy_id] = _module(policy_id, stored, told) if new else _policy(policy_id, stored, told)
     return found[wanted[0]] if source.kind in ("Policy", "RLModule") else found
 
 
@@ -59,8 +59,22 @@ def _policy(policy_id: str, stored: Mapping[str, Any], told: RestoreReport) -> A
     return policy
 
 
-def _module(stored: Mapping[str, Any], source: Any, told: RestoreReport) -> Any:
-    raise UnreadableFormat(told.source, "modules of the new API stack can't be opened yet")
+def _module(policy_id: str, stored: Mapping[str, Any], told: RestoreReport) -> Any:
+    what = f"{told.source} policy {policy_id!r}"
+    target = algorithm_class({}, {policy_id: stored}, what).get_default_config()
+    target.api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
+    spec = target.get_default_rl_module_spec()
+    spec.observation_space = space(stored["observation_space"])
+    spec.action_space = space(stored["action_space"])
+    spec.model_config = newstack.model_config(target, stored)
+    spec.inference_only = bool(stored["extra"].get("inference_only"))
+    module = spec.build()
+    if hasattr(module, "make_target_networks") and not spec.inference_only:
+        module.make_target_networks()  # which a learner would do
+    ours = module.get_state()
+    oldstack.fits(ours, stored["weights"], what, optional=newstack.CONSTANTS)
+    module.set_state({**ours, **stored["weights"]})
+    return module
 
 
 def space(described: Mapping[str, Any] | None) -> Any:

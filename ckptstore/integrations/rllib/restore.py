@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
+from ckptstore.checkpoint import Checkpoint
 from ckptstore.contents import Contents
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.opening import Source, opened
 from ckptstore.integrations.rllib.report import RestoreReport, keep
+from ckptstore.names import CheckpointName
 
 ApiStack = Literal["old", "new"]
 
@@ -47,7 +49,7 @@ def from_checkpoint(
     if source.kind != "Algorithm":
         raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Use policy_from_checkpoint")
     wanted = _wanted(checkpoint.url, source, policy_ids)
-    state: dict[str, Any] = source.state(False, False)
+    state = _state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
     written = "new" if source.version in ("1.2", "2.0", "2.1") else "old"
     stack = api_stack or written
@@ -94,7 +96,7 @@ def restore(algo: Any, ckpt: Source) -> RestoreReport:
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
         told.dropped[f"policies/{policy_id}"] = "this algorithm has no such policy"
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
-    _set(algo, source, source.state(False, False), policies, written, told)
+    _set(algo, source, _state(checkpoint, source), policies, written, told)
     keep(algo, told)
     return told
 
@@ -146,6 +148,15 @@ def _set(
     told.notes += [str(note) for note in source.notes()]
 
 
+def _state(checkpoint: Checkpoint, source: Contents) -> dict[str, Any]:
+    """The algorithm's state. Where it doesn't tell the iteration, the name of the directory may."""
+    state = dict(source.state(False, False))
+    name = CheckpointName.parse(checkpoint.name)
+    if state["iteration"] is None and name is not None:
+        state["iteration"] = name.step
+    return state
+
+
 def _wanted(url: str, source: Contents, policy_ids: Collection[str] | None) -> list[str]:
     known = source.policy_ids
     if policy_ids is None:
@@ -182,8 +193,9 @@ def algorithm_class(state: Mapping[str, Any], policies: Mapping[str, Any], url: 
     from ray.rllib.algorithms.registry import ALGORITHMS, ALGORITHMS_CLASS_TO_NAME
 
     name = (state.get("algorithm_class") or "").rpartition(".")[2]
-    if not name:  # up to Ray 2.0; the policies tell
+    if not name:  # up to Ray 2.0, or a policy by itself: its class tells
         names = {str(policy["policy_class"]).rpartition(".")[2] for policy in policies.values()}
+        names = {item.removeprefix("Default") for item in names}
         name = next((known for known in ALGORITHMS if any(item.startswith(known) for item in names)), "")
     if name not in ALGORITHMS_CLASS_TO_NAME:
         raise UnreadableFormat(

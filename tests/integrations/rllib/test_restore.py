@@ -1,0 +1,278 @@
+"""RLlib's algorithms on the installed Ray, from checkpoints of every era and from our own saves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptstore import Checkpoint, CheckpointStore
+from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
+from ckptstore.integrations import rllib
+from tests.integrations.rllib import corpus, training
+
+pytestmark = pytest.mark.usefixtures("needs_ray")
+
+DATA = Path(__file__).parents[2] / "data"
+GOLDEN = corpus.algorithms(DATA)
+MULTI5 = DATA / "rllib_1_0_ppo_multi5" / "checkpoint"
+# Ray 2.6x feeds SAC's critics through encoders of their own for observation and action.
+OTHER_NETWORK = {"ray_2.44.1_sac"}
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.relative_to(DATA).as_posix())
+def test_live_algorithms_equal_the_truth_and_train_on(case: Path) -> None:
+    verdict = corpus.judge(case, corpus.by_ckptstore)
+    if case.name in OTHER_NETWORK:
+        assert verdict.word == "refused"
+        assert "another network" in verdict.lines[0]
+    else:
+        assert verdict == ("equal", [])
+
+
+def test_every_era_with_algorithms_on_torch_is_tried() -> None:
+    versions = {Checkpoint.open(case / "checkpoint").version for case in GOLDEN}
+    assert versions == {"1.0", "1.1", "1.2", "2.0", "2.1"}
+
+
+def two_of_five(**more: Any) -> Any:
+    return rllib.from_checkpoint(
+        MULTI5,
+        config={"env": corpus.multi_cartpole(2), "env_config": {"num_agents": 2}},
+        policy_ids={"pol0", "pol1"},
+        policy_mapping_fn=lambda agent_id, episode, worker, **kwargs: f"pol{agent_id % 2}",
+        **more,
+    )
+
+
+def test_two_of_five_policies_go_on_with_a_new_mapping() -> None:
+    algo = two_of_five(policies_to_train=["pol0"])
+    try:
+        before = weights(algo, "old", "pol0"), weights(algo, "old", "pol1")
+        for policy_id, found in zip(("pol0", "pol1"), before, strict=True):
+            equal(Checkpoint.open(MULTI5).weights(policy_id), found)
+        assert algo.get_policy("pol2") is None
+        algo.train()
+        after = weights(algo, "old", "pol0"), weights(algo, "old", "pol1")
+        assert any(not np.array_equal(after[0][name], before[0][name]) for name in after[0])
+        equal(before[1], after[1])
+    finally:
+        algo.stop()
+
+
+def test_policies_to_train_of_the_checkpoint_hold_for_those_that_are_left() -> None:
+    algo = two_of_five()
+    try:
+        assert algo.config.policies_to_train == ["pol0", "pol1"]
+    finally:
+        algo.stop()
+
+
+def test_an_unknown_policy_is_an_error_that_lists_the_known() -> None:
+    for call in (rllib.from_checkpoint, rllib.policy_from_checkpoint):
+        with pytest.raises(CheckpointNotFound, match=r"'nope'.*pol0, pol1, pol2, pol3, pol4"):
+            call(MULTI5, policy_ids=["pol0", "nope"])
+
+
+def test_code_in_a_checkpoint_is_asked_for_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="policy_mapping_fn="):
+        rllib.from_checkpoint(MULTI5)
+    with pytest.raises(InvalidRequest, match=r'config=\{"env": \.\.\.\}'):
+        rllib.from_checkpoint(MULTI5, policy_mapping_fn=lambda *args, **kwargs: "pol0")
+
+
+def test_only_the_policies_asked_for_are_read(tmp_path: Path) -> None:
+    copy = tmp_path / "checkpoint_000002"
+    shutil.copytree(MULTI5, copy)
+    for policy_id in ("pol2", "pol3", "pol4"):
+        (copy / "policies" / policy_id / "policy_state.pkl").write_bytes(b"damaged")
+    found = rllib.policy_from_checkpoint(copy, policy_ids={"pol0", "pol1"})
+    assert sorted(found) == ["pol0", "pol1"]
+
+
+@pytest.mark.parametrize("stack", ["old", "new"])
+def test_what_is_saved_comes_back_and_plain_ray_opens_it_too(stack: str, tmp_path: Path) -> None:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+    store = CheckpointStore(tmp_path / "store")
+    algo = training.ppo(stack).build_algo()
+    algo.train()
+    ckpt = rllib.save(algo, store, metrics={"score": 1.0})
+    assert (ckpt.step, ckpt.kind, ckpt.metrics["score"]) == (1, "Algorithm", 1.0)
+    assert ckpt.version == {"old": "1.1", "new": "2.1"}[stack]
+    assert rllib.save(algo, store).id != ckpt.id  # the same step again, as Ray does
+    ours = rllib.from_checkpoint(tmp_path / "store")
+    with store.get(1).as_directory() as path:
+        theirs = Algorithm.from_checkpoint(str(path))
+    for other in (ours, theirs):
+        assert other.iteration == 1
+        equal(weights(algo, stack), weights(other, stack))
+    assert rllib.report(ours).dropped == {}
+    for item in (algo, ours, theirs):
+        item.train()
+        item.stop()
+
+
+def weights(algo: Any, stack: str, policy_id: str = "default_policy") -> dict[str, Any]:
+    if stack == "old":
+        found = algo.get_policy(policy_id).get_weights()
+    else:
+        found = algo.learner_group.get_weights()[policy_id]
+    return {name: np.array(value) for name, value in found.items()}  # RLlib's are views of the live ones
+
+
+def equal(one: dict[str, Any], other: dict[str, Any], within: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, rtol=0, atol=within, err_msg=name)
+
+
+@pytest.mark.parametrize("stack", ["old", "new"])
+def test_restoring_takes_an_algorithm_back_that_has_trained_further(stack: str, tmp_path: Path) -> None:
+    algo = training.ppo(stack).build_algo()
+    algo.train()
+    ckpt = rllib.save(algo, tmp_path / "store")
+    then = weights(algo, stack)
+    runner = algo.env_runner
+    algo.train()
+    algo.train()
+    told = rllib.restore(algo, ckpt)
+    assert algo.iteration == 1
+    assert told.dropped == {}
+    assert rllib.report(algo) is told
+    equal(then, weights(algo, stack))
+    if stack == "new":
+        # The env runner too, which passes over weights that it thinks it has.
+        live = {name: value.detach().numpy() for name, value in runner.module.state_dict().items()}
+        equal({name: then[name] for name in live}, live)
+    algo.train()
+    assert algo.iteration == 2
+    algo.stop()
+
+
+@pytest.mark.parametrize("stack", ["old", "new"])
+def test_a_new_process_goes_on_exactly_where_the_old_one_was(stack: str, tmp_path: Path) -> None:
+    algo = training.ppo(stack).build_algo()
+    algo.train()
+    ckpt = rllib.save(algo, tmp_path / "store")
+    uninterrupted = training.update(algo, stack)
+    algo.stop()
+    result = tmp_path / "result.npz"
+    command = [sys.executable, "-W", "ignore", "-m", "tests.integrations.rllib.training"]
+    done = subprocess.run(
+        [*command, ckpt.url, stack, str(result)],
+        cwd=DATA.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(result) as archive:
+        resumed = dict(archive)
+    equal(uninterrupted, resumed, within=1e-6)
+    before = ckpt.weights()
+    assert any(np.abs(uninterrupted[name] - before[name]).max() > 1e-5 for name in before)
+
+
+def test_policies_by_themselves_act() -> None:
+    policies = rllib.policy_from_checkpoint(MULTI5)
+    assert sorted(policies) == [f"pol{number}" for number in range(5)]
+    truth = json.loads((MULTI5.parent / "expected.json").read_text())
+    action, _, extra = policies["pol3"].compute_single_action(
+        np.array(truth["probe_obs"], "f4"), explore=False
+    )
+    logits = extra["action_dist_inputs"]
+    np.testing.assert_allclose(logits, truth["probe_logits"]["pol3"], rtol=0, atol=corpus.LOGITS)
+    assert action == int(np.argmax(logits))
+
+
+def test_a_policy_is_exported_by_itself_and_comes_back(tmp_path: Path) -> None:
+    policy = rllib.policy_from_checkpoint(MULTI5)["pol1"]
+    ckpt = rllib.export_policy(policy, tmp_path / "store")
+    assert (ckpt.kind, ckpt.step) == ("Policy", policy.global_timestep)
+    again = rllib.policy_from_checkpoint(tmp_path / "store")
+    equal(dict(policy.get_weights()), dict(again.get_weights()))
+    obs = np.zeros(4, "f4")
+    assert (
+        again.compute_single_action(obs, explore=False)[0]
+        == policy.compute_single_action(obs, explore=False)[0]
+    )
+
+
+def test_modules_of_the_new_stack_act(tmp_path: Path) -> None:
+    import torch
+
+    algo = training.ppo("new").build_algo()
+    ckpt = rllib.save(algo, tmp_path / "store")
+    obs = {"obs": torch.zeros(1, 4)}
+    expected = algo.get_module().forward_inference(obs)["action_dist_inputs"]
+    module = rllib.policy_from_checkpoint(ckpt)["default_policy"]
+    np.testing.assert_allclose(
+        module.forward_inference(obs)["action_dist_inputs"].detach(), expected.detach(), atol=1e-6
+    )
+    alone = rllib.export_policy(algo.learner_group._learner.module["default_policy"], tmp_path / "module")
+    assert alone.kind == "RLModule"
+    again = rllib.policy_from_checkpoint(alone)
+    np.testing.assert_allclose(
+        again.forward_inference(obs)["action_dist_inputs"].detach(), expected.detach(), atol=1e-6
+    )
+    algo.stop()
+
+
+def test_what_is_not_carried_is_reported_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "ckptstore"):
+        algo = rllib.from_checkpoint(DATA / "v2_0" / "ray_2.40.0_ppo" / "checkpoint")
+    try:
+        told = rllib.report(algo)
+        assert "metrics" in told.dropped
+        assert told.written_by == "2.40.0"
+        assert any("train_batch_size_per_learner" in line for line in told.renamed)
+        logged = [item for item in caplog.records if "but not: " in item.getMessage()]
+        assert len(logged) == 1
+        assert all(name in logged[0].getMessage() for name in told.dropped)
+    finally:
+        algo.stop()
+
+
+def test_a_network_of_another_shape_is_refused_and_nothing_is_set() -> None:
+    config = training.ppo("old")
+    algo = config.build_algo()
+    before = weights(algo, "old")
+    with pytest.raises(UnreadableFormat, match="another network"):
+        rllib.restore(algo, DATA / "v1_1" / "ray_2.10.0_filter" / "checkpoint")
+    equal(before, weights(algo, "old"))
+    algo.stop()
+
+
+def test_a_config_of_ones_own_is_used_as_it_is(tmp_path: Path) -> None:
+    algo = training.ppo("old").build_algo()
+    ckpt = rllib.save(algo, tmp_path / "store")
+    algo.stop()
+    again = rllib.from_checkpoint(ckpt, config=training.ppo("old", gamma=0.5))
+    assert again.config.gamma == 0.5
+    equal(weights(algo, "old"), weights(again, "old"))
+    again.stop()
+    overridden = rllib.from_checkpoint(ckpt, config={"gamma": 0.25})
+    assert overridden.config.gamma == 0.25
+    overridden.stop()
+    with pytest.raises(InvalidRequest, match="gama"):
+        rllib.from_checkpoint(ckpt, config={"gama": 0.25})
+
+
+@pytest.mark.slow
+def test_the_larger_corpus_beside_rays_own_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = os.environ.get("CKPTSTORE_CORPUS")
+    if not folder:
+        pytest.skip("CKPTSTORE_CORPUS names no folder of further checkpoints")
+    with capsys.disabled():
+        assert corpus.table([folder]) == 0
