@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib.oldstack import fits
 from ckptstore.integrations.rllib.report import RestoreReport
+from ckptstore.networks import new_stack_module
 
 # Buffers that hold a constant and that only some releases have.
 CONSTANTS = ("log_std_clip_param_const",)
@@ -34,6 +36,50 @@ MODEL_RENAMED = {
 def module_ids(algo: Any) -> list[str]:
     """The ids of the modules that `algo` trains or runs."""
     return sorted(algo.learner_group.get_weights())
+
+
+def converted(state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
+    """The policies of an old-stack checkpoint as modules, each in the model of ``docs/model.md``.
+
+    Raises UnreadableFormat for networks that aren't RLlib's own, and for observations that went through a
+    filter: without it a policy would act on what it never saw.
+    """
+    for policy_id, stored in state["filters"].items():
+        if policy_id in policies and "running_stats" in stored:
+            raise UnreadableFormat(
+                told.source,
+                f"the observations of {policy_id!r} went through a {stored['filter']}",
+                "Restore it on the old stack, or with a MeanStdFilter connector of your own",
+            )
+    if state["replay_buffers"]:
+        told.dropped["replay_buffers"] = "those of the new stack hold episodes"
+    result = {}
+    for policy_id, policy in policies.items():
+        module = new_stack_module(policy, f"{told.source} policy {policy_id!r}")
+        told.notes += [f"{policy_id}: not carried: {line}" for line in module.dropped]
+        result[policy_id] = {
+            **policy,
+            "policy_class": module.class_name,
+            "weights": module.weights,
+            "optimizer": module.optimizer,
+            "config": module.model_config,
+            "extra": {"inference_only": module.inference_only},
+        }
+    return result
+
+
+def adapt(target: Any, state: Mapping[str, Any]) -> None:
+    """Settings that the new stack has under its own names."""
+    stored = state["config"]
+    rates = stored.get("optimization") or {}
+    for name, role in (("actor_lr", "actor"), ("critic_lr", "critic"), ("alpha_lr", "entropy")):
+        if hasattr(target, name) and f"{role}_learning_rate" in rates:
+            setattr(target, name, rates[f"{role}_learning_rate"])
+    exploration = stored.get("exploration_config") or {}
+    if hasattr(target, "epsilon") and exploration.get("type") == "EpsilonGreedy":
+        steps = int(exploration.get("epsilon_timesteps", 10000))
+        first, last = exploration.get("initial_epsilon", 1.0), exploration.get("final_epsilon", 0.05)
+        target.epsilon = [(0, first), (steps, last)]
 
 
 def specify_modules(target: Any, policies: Mapping[str, Any], told: RestoreReport) -> None:
@@ -218,10 +264,12 @@ def _kl(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], told: 
     """The adaptive KL coefficients. RLlib keeps them in the learner and saves them as a metric only."""
     found = {}
     stats = (state["metrics"] or {}).get("stats") or {}
-    for policy_id in policies:
+    for policy_id, policy in policies.items():
         metric = stats.get(f"learners--{policy_id}--curr_kl_coeff") or {}
         values = metric.get("values") or metric.get("latest_merged")
-        if values is not None and np.size(values):
+        if policy["kl_coeff"] is not None and told.converted:
+            found[policy_id] = float(policy["kl_coeff"])
+        elif values is not None and np.size(values):
             found[policy_id] = float(np.ravel(list(np.ravel(values)))[-1])
     if not found:
         if getattr(algo.config, "use_kl_loss", False):

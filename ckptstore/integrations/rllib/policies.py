@@ -30,7 +30,7 @@ def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | No
         "2.0",
         "2.1",
     )
-    told = RestoreReport(checkpoint.url, source.ray_version, "new" if new else "old", tuple(wanted))
+    told = RestoreReport(checkpoint.url, source.ray_version, "new" if new else "old", policies=tuple(wanted))
     found = {}
     for policy_id in wanted:
         stored = source.policy(policy_id, False, False)

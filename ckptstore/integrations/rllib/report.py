@@ -20,6 +20,8 @@ class RestoreReport:
     """The Ray that wrote it; empty where nothing tells."""
     api_stack: str
     """ "old" or "new": what the algorithm runs on."""
+    converted: bool = False
+    """Whether it was written on the old API stack and taken over to the new one."""
     policies: tuple[str, ...] = ()
     """The policies that were set."""
     carried: list[str] = field(default_factory=list)

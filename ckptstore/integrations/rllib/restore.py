@@ -53,7 +53,9 @@ def from_checkpoint(
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
     written = "new" if source.version in ("1.2", "2.0", "2.1") else "old"
     stack = api_stack or written
-    told = RestoreReport(checkpoint.url, source.ray_version, stack, tuple(wanted))
+    told = _told(checkpoint, source, stack, written, wanted)
+    if told.converted:
+        policies = newstack.converted(state, policies, told)
     target = _target(state, policies, config, stack == "new", told)
     if not isinstance(config, Mapping) and config is not None:
         built = _with_choice(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
@@ -92,13 +94,23 @@ def restore(algo: Any, ckpt: Source) -> RestoreReport:
     ids = newstack.module_ids(algo) if stack == "new" else oldstack.policy_ids(algo)
     wanted = _wanted(checkpoint.url, source, ids)
     written = "new" if source.version in ("1.2", "2.0", "2.1") else "old"
-    told = RestoreReport(checkpoint.url, source.ray_version, stack, tuple(wanted))
+    told = _told(checkpoint, source, stack, written, wanted)
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
         told.dropped[f"policies/{policy_id}"] = "this algorithm has no such policy"
+    state = _state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
-    _set(algo, source, _state(checkpoint, source), policies, written, told)
+    if told.converted:
+        policies = newstack.converted(state, policies, told)
+    _set(algo, source, state, policies, written, told)
     keep(algo, told)
     return told
+
+
+def _told(
+    checkpoint: Checkpoint, source: Contents, stack: str, written: str, wanted: list[str]
+) -> RestoreReport:
+    converted = stack == "new" and written == "old"
+    return RestoreReport(checkpoint.url, source.ray_version, stack, converted, tuple(wanted))
 
 
 def _built(config: Any) -> Any:
@@ -136,14 +148,14 @@ def _set(
 ) -> None:
     if told.api_stack == written == "old":
         oldstack.load(algo, state, policies, told)
-    elif told.api_stack == written == "new":
+    elif told.api_stack == "new":
         learner = source.component("learner") if "learner" in source.components else {}
         newstack.load(algo, state, policies, learner, told)
     else:
         raise UnreadableFormat(
             told.source,
-            f"it was written on the {written} API stack and the algorithm is on the {told.api_stack} one",
-            "Leave out api_stack, or migrate the checkpoint first",
+            "it was written on the new API stack, and the algorithm is on the old one",
+            "Leave out api_stack, or build the algorithm on the new one",
         )
     told.notes += [str(note) for note in source.notes()]
 
@@ -181,7 +193,10 @@ def _target(
     target.api_stack(enable_rl_module_and_learner=new_stack, enable_env_runner_and_connector_v2=new_stack)
     found = configs.translate(state["config"], target, new_stack)
     for name, value in found.values.items():
-        setattr(target, name, value)
+        if not (told.converted and name == "replay_buffer_config"):
+            setattr(target, name, value)
+    if told.converted:
+        newstack.adapt(target, state)
     told.renamed += found.renamed
     told.dropped.update({f"config/{name}": why for name, why in found.dropped.items()})
     told.carried.append("config")

@@ -269,6 +269,51 @@ def test_a_config_of_ones_own_is_used_as_it_is(tmp_path: Path) -> None:
         rllib.from_checkpoint(ckpt, config={"gama": 0.25})
 
 
+@pytest.mark.parametrize(
+    "name", ["v1_0/ray_2.1.0_tune", "v1_1/ray_2.38.0_trainable_only", "v1_1/ray_2.4.0_dqn_buffer"]
+)
+def test_an_old_checkpoint_goes_on_on_the_new_stack(name: str) -> None:
+    import torch
+
+    ckpt = Checkpoint.open(DATA / name / "checkpoint")
+    several: dict[str, Any] = {}
+    if len(ckpt.policy_ids) > 1:
+        count = len(ckpt.policy_ids)
+        several["config"] = {"env": corpus.multi_cartpole(count), "env_config": {"num_agents": count}}
+        several["policy_mapping_fn"] = corpus.mapping(ckpt.policy_ids)
+    algo = rllib.from_checkpoint(ckpt, api_stack="new", **several)
+    try:
+        report = rllib.report(algo)
+        assert (report.api_stack, report.converted) == ("new", True)
+        assert algo.config.enable_env_runner_and_connector_v2
+        assert algo.iteration == json.loads((DATA / name / "expected.json").read_text())["iteration"]
+        assert "optimizer" in report.carried
+        obs = np.random.default_rng(0).uniform(-1, 1, (64, 4)).astype("f4")
+        for policy_id, policy in rllib.policy_from_checkpoint(ckpt).items():
+            found = algo.get_module(policy_id).forward_inference({"obs": torch.as_tensor(obs)})
+            actions, _, extra = policy.compute_actions(obs, explore=False)
+            if "action_dist_inputs" in found:
+                logits = found["action_dist_inputs"].detach().numpy()
+                np.testing.assert_allclose(logits, extra["action_dist_inputs"], atol=corpus.LOGITS)
+                kl = algo.learner_group._learner.curr_kl_coeffs_per_module[policy_id]
+                assert float(kl) == pytest.approx(ckpt.policies[policy_id]["kl_coeff"])
+            else:
+                np.testing.assert_array_equal(found["actions"], actions)
+        algo.train()
+    finally:
+        algo.stop()
+
+
+def test_what_the_new_stack_computes_otherwise_is_refused() -> None:
+    with pytest.raises(UnreadableFormat, match="another network"):
+        rllib.from_checkpoint(DATA / "v1_1" / "ray_2.60.0_sac" / "checkpoint", api_stack="new")
+
+
+def test_filtered_observations_are_not_taken_to_the_new_stack() -> None:
+    with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
+        rllib.from_checkpoint(DATA / "v1_1" / "ray_2.10.0_filter" / "checkpoint", api_stack="new")
+
+
 @pytest.mark.slow
 def test_the_larger_corpus_beside_rays_own_reader(capsys: pytest.CaptureFixture[str]) -> None:
     folder = os.environ.get("CKPTSTORE_CORPUS")
