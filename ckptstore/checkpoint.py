@@ -117,7 +117,7 @@ class Checkpoint:
         self._contents: contents.Contents
         if manifest is None:
             listing = self.listing()
-            self._files = Unverified(backend, listing)
+            self._files = Unverified(backend, listing, prefix)
             if names.STORE in listing:
                 raise UnreadableFormat(
                     self.url,

@@ -117,9 +117,11 @@ class Files(Protocol):
 class Unverified:
     """The files of a directory that no manifest vouches for, as they are now."""
 
-    def __init__(self, backend: Backend, listing: Mapping[str, int]) -> None:
-        self.label = backend.url
+    def __init__(self, backend: Backend, listing: Mapping[str, int], prefix: str = "") -> None:
+        """`listing` is what the directory `prefix` holds: path in it to size in bytes."""
+        self.label = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
         self._backend = backend
+        self._prefix = prefix
         self._listing = listing
 
     def paths(self) -> Mapping[str, int]:
@@ -128,15 +130,15 @@ class Unverified:
 
     def read(self, path: str) -> bytes:
         """The bytes of the file `path`."""
-        with translated(f"{self._backend.url}/{path}"):
-            return self._backend.read(path)
+        with translated(f"{self.label}/{path}"):
+            return self._backend.read(_key(self._prefix, path))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The same, piece by piece."""
         for start in range(0, self._listing[path], PART_BYTES):
             stop = min(start + PART_BYTES, self._listing[path])
-            with translated(f"{self._backend.url}/{path}"):
-                yield self._backend.read(path, start, stop)
+            with translated(f"{self.label}/{path}"):
+                yield self._backend.read(_key(self._prefix, path), start, stop)
 
 
 class Reader:

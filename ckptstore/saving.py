@@ -98,25 +98,7 @@ class Save:
 
     def commit(self, request: Request, files: Sequence[FileParts]) -> tuple[names.CheckpointName, Manifest]:
         """Write ``parts.json`` and then, as the last thing, the manifest."""
-        table = parts.dump(files)
-        manifest = Manifest(
-            id=self.attempt.id,
-            step=request.step,
-            kind=request.kind,
-            origin=request.origin,
-            checkpoint_version=request.checkpoint_version,
-            format=request.format,
-            created=self._created.isoformat(timespec="milliseconds"),
-            writer=writer_versions(),
-            parent=request.parent,
-            metrics=request.metrics,
-            labels=request.labels,
-            policies=request.policies,
-            files=tuple(sorted(File(file.path, file.size, file.digest) for file in files)),
-            parts=File(names.PARTS, len(table), digest(table)),
-        )
-        if request.sign is not None:
-            manifest = manifest.signed(request.sign)
+        table, manifest = vouched(self.attempt.id, self._created, request, files)
         return self.commit_as(manifest, table)
 
     def commit_as(self, manifest: Manifest, table: bytes) -> tuple[names.CheckpointName, Manifest]:
@@ -127,6 +109,30 @@ class Save:
             data = manifest.dump()
             self._sealed = True
             return self.attempt.commit(data), manifest
+
+
+def vouched(
+    attempt_id: str, created: datetime.datetime, request: Request, files: Sequence[FileParts]
+) -> tuple[bytes, Manifest]:
+    """What makes `files` a checkpoint: its ``parts.json`` and its manifest, signed if that is asked for."""
+    table = parts.dump(files)
+    manifest = Manifest(
+        id=attempt_id,
+        step=request.step,
+        kind=request.kind,
+        origin=request.origin,
+        checkpoint_version=request.checkpoint_version,
+        format=request.format,
+        created=created.isoformat(timespec="milliseconds"),
+        writer=writer_versions(),
+        parent=request.parent,
+        metrics=request.metrics,
+        labels=request.labels,
+        policies=request.policies,
+        files=tuple(sorted(File(file.path, file.size, file.digest) for file in files)),
+        parts=File(names.PARTS, len(table), digest(table)),
+    )
+    return table, manifest.signed(request.sign) if request.sign is not None else manifest
 
 
 def writer_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
-from ckptstore import background, logs, names, plan, refs, retention
+from ckptstore import adopting, background, logs, names, plan, refs, retention
 from ckptstore import metrics as metric_values
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
@@ -232,6 +232,46 @@ class CheckpointStore:
         """Commit to this store what `source`, an old checkpoint anywhere, holds; see `Checkpoint.migrate`."""
         checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
         return checkpoint.migrate(self, to=to, step=step, steps=steps, dry_run=dry_run)
+
+    def adopt(
+        self,
+        which: str | os.PathLike[str],
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        labels: Iterable[str] = (),
+    ) -> Checkpoint:
+        """Make a directory of this store that another program wrote, such as Ray, a checkpoint where it lies.
+
+        Every byte is read, for its digest; none is moved, and nothing is written but a manifest and
+        ``parts.json`` beside the files. From then on it is listed, verified, tagged, pruned and deleted
+        as any other. `which` is its name or its whole path; its step is the one in its name, whatever
+        RLlib counted inside. One that is committed already is returned as it is.
+
+        Raises InvalidRequest for a directory elsewhere, of another name, or with links in it;
+        CheckpointNotFound; CheckpointCorrupt or UnreadableFormat if RLlib wrote it and parts are missing
+        or newer than known; CheckpointExists if its step is taken; SaveAborted if it changes meanwhile.
+        """
+        name = self._lying(os.fspath(which))
+        request = self._request("Directory", (), name.step, metrics, labels, "error")
+        self._identity.prove()
+        adopting.adopt(
+            self._catalog, name, replace(request, origin="adopt", format="", parent=None), self._concurrency
+        )
+        return self._survey.named(name)
+
+    def _lying(self, text: str) -> CheckpointName:
+        """The name of the directory `text`, which lies in this store."""
+        parent, _, last = text.rstrip("/").rpartition("/")
+        name = CheckpointName.parse(last)
+        if name is None:
+            raise InvalidRequest(
+                text,
+                "a store finds only what is called checkpoint_ and the step, with at least six digits",
+                "Rename it, or copy it into a store with `ckptstore cp`",
+            )
+        if parent and parent != self.url and ("://" in parent or open_backend(parent).url != self.url):
+            raise InvalidRequest(text, f"it isn't in the store {self.url}", "Open the directory it lies in")
+        return name
 
     def _request(
         self,

@@ -56,10 +56,14 @@ ALLOWED: dict[str, set[str]] = {
         "reading", "identity", "checkpoint",
     },
     "staging": {"errors", "logs", "names", "manifest", "contents", "commit", "saving", "checkpoint"},
+    "adopting": {
+        "errors", "logs", "names", "digest", "parts", "commit", "contents", "failures", "reading", "saving",
+        "writing",
+    },
     "store": {
         "errors", "logs", "names", "metrics", "parts", "manifest", "backends", "commit", "plan", "failures",
         "writing", "reading", "saving", "signing", "background", "identity", "refs", "retention",
-        "checkpoint", "survey", "staging", "migrating",
+        "checkpoint", "survey", "staging", "adopting", "migrating",
     },
     "writers": {"errors", "names", "codec", "networks", "plan"},
     "migrating": {"errors", "digest", "manifest", "eras", "writers", "checkpoint", "store"},

@@ -18,6 +18,9 @@ IfExists = Literal["error", "replace", "return"]
 Check = Callable[[CheckpointName], None]
 """Raises CheckpointProtected for a checkpoint that must stay."""
 
+Vouch = Callable[[Mapping[str, int]], tuple[bytes, bytes]]
+"""From files (path in the checkpoint to size in bytes) to ``parts.json`` and a manifest for them."""
+
 
 def allow(name: CheckpointName) -> None:
     """A `Check` for which nothing must stay."""
@@ -92,6 +95,16 @@ class Catalog(Protocol):
         With "replace", `check` is asked about each checkpoint that would be superseded, right before
         it is unpublished: one for which it raises CheckpointProtected stays committed below the new
         one. Raises CheckpointExists if the step is visibly committed and `if_exists` is not "replace".
+        """
+
+    def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
+        """Make the directory `name`, which another program has filled, a checkpoint where it lies.
+
+        `vouch` reads the files it is told of. Then ``parts.json`` and the manifest are written, and
+        nothing else. Does nothing where `name` is committed already, by whomever. Raises
+        CheckpointNotFound if nothing is there, CheckpointGone if it was deleted, CheckpointExists if
+        another directory holds the step, InvalidRequest for an unfinished save or what is no plain
+        file, SaveAborted if something changed the files meanwhile.
         """
 
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from ckptstore.backends.flock import Lock, try_lock
 from ckptstore.backends.local import is_temporary, open_below
 from ckptstore.backends.posix import Directory, Disk
+from ckptstore.commit import adoption
 from ckptstore.commit.attempt import DirectoryAttempt
-from ckptstore.commit.base import Check, IfExists, Swept, allow
+from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.ground import (
     LOCK,
     STAGING,
@@ -72,6 +73,10 @@ class DirectoryCatalog(Ground):
         except BaseException:
             staging.close()
             raise
+
+    def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
+        """Give a directory that lies there already its manifest, under the root's lock."""
+        adoption.in_directory(self, name, vouch)
 
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
         """Unpublish `name`, durably, then remove its bytes.

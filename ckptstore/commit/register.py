@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing, Sink
-from ckptstore.commit.base import Check, IfExists, Swept, allow
+from ckptstore.commit import adoption
+from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.probe import check_create_only, check_just_created
 from ckptstore.commit.settle import settle
 from ckptstore.commit.single import SingleWriter
@@ -182,6 +183,12 @@ class RegisterCatalog:
             clock=self.clock,
             sleep=self._sleep,
         )
+
+    def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
+        """See :class:`ckptstore.commit.base.Catalog`."""
+        with told(self.backend.url):
+            self.probe()
+            adoption.in_register(self, name, vouch)
 
     # Deleting
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ckptstore.names import CheckpointName
 from tests.crash.loop import Scenario
-from tests.crash.world import State, catalog, save
+from tests.crash.world import State, catalog, manifest, payload, save
 
 ONE, TWO = CheckpointName(1), CheckpointName(2)
 
@@ -30,7 +31,14 @@ DELETE_SHADOWED = Scenario(
     "delete-shadowed", lambda store: store.delete(CheckpointName(1, 1), lambda: None), _lower_first
 )
 SWEEP = Scenario("sweep", lambda store: store.sweep(None))
-ALL = (SAVE, FIRST, REPLACE, DELETE, DELETE_SHADOWED, SWEEP)
+ADOPT = Scenario("adopt", lambda store: store.adopt(CheckpointName(7), _vouch))
+ALL = (SAVE, FIRST, REPLACE, DELETE, DELETE_SHADOWED, SWEEP, ADOPT)
+
+
+def _vouch(files: Mapping[str, int]) -> tuple[bytes, bytes]:
+    table, held = b"parts", payload(7, "Ray's")
+    assert files == {path: len(data) for path, data in held.items()}
+    return table, manifest({**held, "_ckptstore/parts.json": table})
 
 
 def make_templates(base: str) -> dict[str, str]:
@@ -58,4 +66,11 @@ def make_templates(base: str) -> dict[str, str]:
 
     empty = f"{base}-empty"
     os.mkdir(empty)
-    return {"": base, "sweep": littered, "delete-shadowed": shadowed, "first": empty}
+
+    foreign = f"{base}-foreign"
+    shutil.copytree(base, foreign)
+    for path, data in payload(7, "Ray's").items():
+        file = Path(foreign, str(CheckpointName(7)), path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return {"": base, "sweep": littered, "delete-shadowed": shadowed, "first": empty, "adopt": foreign}

@@ -23,6 +23,7 @@ from ckptstore.errors import CheckpointExists, CheckpointGone, CheckpointNotFoun
 from ckptstore.testing import Crash, CrashingDisk
 from tests.stores import assert_same, tree_bytes
 
+CASE = Path(__file__).parents[1] / "data" / "v1_1" / "ray_2.35.0_policy_msgpack" / "checkpoint"
 State = dict[str, dict[str, bytes]]
 STATE = {"iteration": 1, "x": np.arange(40_000)}
 POLICIES = {"pol0": {"weights": {"w": np.ones((200, 200))}}, "pol1": {"weights": {"w": np.zeros(3)}}}
@@ -73,6 +74,10 @@ def tag(store: CheckpointStore) -> None:
     store.tag("champion", 2)
 
 
+def adopt(store: CheckpointStore) -> None:
+    store.adopt("checkpoint_000003")
+
+
 class Scenario(NamedTuple):
     operate: Callable[[CheckpointStore], None]
     prepare: Callable[[Path], None]
@@ -104,6 +109,11 @@ def leftovers(root: Path) -> None:
         disk.drop()
 
 
+def rllibs(root: Path) -> None:
+    """A directory that Ray wrote, under a name of ours."""
+    shutil.copytree(CASE, root / "checkpoint_000003")
+
+
 SCENARIOS = {
     "save": Scenario(save, nothing, (CheckpointExists,)),
     "stage": Scenario(stage, nothing, (CheckpointExists,)),
@@ -112,6 +122,7 @@ SCENARIOS = {
     "prune": Scenario(prune, three_more),
     "gc": Scenario(gc, leftovers),
     "tag": Scenario(tag, nothing),
+    "adopt": Scenario(adopt, rllibs),
 }
 
 

@@ -21,6 +21,7 @@ from ckptstore.commit.directory import DirectoryCatalog
 from ckptstore.names import MIN_MANIFEST_BYTES, CheckpointName
 
 MANIFEST = "_ckptstore/manifest.json"
+STRAY = "_ckptstore/.ckptstore"
 Tree = dict[str, bytes]
 State = dict[str, Tree]
 
@@ -82,6 +83,8 @@ def state(root: str) -> State:
     found: State = {}
     for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
         files = tree(os.path.join(root, name)) if name.startswith("checkpoint_") else {}
+        # What a publish that died leaves beside a manifest is no file of anybody's; a sweep takes it later.
+        files = {path: data for path, data in files.items() if not path.startswith(f"{STRAY}-")}
         if not files.get(MANIFEST):
             continue
         try:
