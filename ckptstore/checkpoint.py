@@ -35,6 +35,7 @@ from ckptstore.signing import Trust
 from ckptstore.writing import Progress, run_all
 
 if TYPE_CHECKING:
+    from ckptstore.exporting import Exported
     from ckptstore.migrating import Migration, Step
     from ckptstore.store import CheckpointStore
 
@@ -365,6 +366,24 @@ class Checkpoint:
         from ckptstore.migrating import migrate  # which needs this class
 
         return migrate(self, dest, to=to, step=step, steps=steps, dry_run=dry_run)
+
+    def export(
+        self,
+        dest: str | os.PathLike[str],
+        policy_id: str | None = None,
+        *,
+        format: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Exported:
+        """Write the weights of one policy to the new file `dest`, a path or URL, for other tools to read.
+
+        `format` is "npz", "safetensors" (``ckptstore[export]``) or "json"; by default the extension of
+        `dest` tells. The id may be left out if there is one policy. The file appears whole or not at all.
+        Raises InvalidRequest for a file that is there already, or weights that the format can't hold.
+        """
+        from ckptstore.exporting import export  # which needs this class
+
+        return export(self, dest, policy_id, format=format, storage_options=storage_options)
 
     def rllib(self) -> contents.Contents:
         """Its files read as RLlib's, in the model of ``docs/model.md``, whoever wrote them.

@@ -1,4 +1,4 @@
-"""Commands that copy: get (to a plain directory) and cp (to a store)."""
+"""Commands that copy: get (to a plain directory), cp (to a store) and export (to one file)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import Target, find, find_checkpoint
 from ckptstore.cli.text import plural, size, storage_options
 from ckptstore.errors import InvalidRequest, StoreNotFound
+from ckptstore.exporting import FORMATS
 from ckptstore.failures import translated
 from ckptstore.writing import Progress
 
@@ -156,4 +157,32 @@ def _occupied(place: Backend) -> bool:
             return False
 
 
-COMMANDS = (get, cp)
+@command("export")
+@click.argument("target", metavar="CHECKPOINT")
+@click.argument("destination", metavar="FILE")
+@click.option("--policy", "policy_id", metavar="ID", help="Which one; may be left out if there is one only.")
+@click.option(
+    "--format", "kind", type=click.Choice(list(FORMATS)), help="By default what FILE's name ends in."
+)
+def export(session: Session, target: str, destination: str, policy_id: str | None, kind: str | None) -> None:
+    """Write the weights of one policy to a file that other tools read.
+
+    FILE is a path or URL and must be new. npz is for numpy, safetensors for most frameworks, json for
+    anything else.
+    """
+    checkpoint = find_checkpoint(session, target).checkpoint
+    assert checkpoint is not None
+    done = checkpoint.export(destination, policy_id, format=kind, storage_options=session.options)
+    session.show(
+        {
+            "checkpoint": checkpoint.url,
+            "policy": done.policy_id,
+            "format": done.format,
+            "file": done.path,
+            "bytes": done.bytes,
+        },
+        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {size(done.bytes)}",
+    )
+
+
+COMMANDS = (get, cp, export)
