@@ -401,6 +401,15 @@ class Checkpoint:
         """
         return scan.scan(self._files.paths(), self._files.read)
 
+    def read(self, path: str) -> bytes:
+        """The bytes of one of its files, checked where a manifest vouches for them.
+
+        Raises CheckpointNotFound if it has no such file.
+        """
+        if path not in self._files.paths():
+            raise CheckpointNotFound(f"{self.url}/{path}", "the checkpoint has no such file")
+        return self._files.read(path)
+
     def listing(self) -> dict[str, int]:
         """Every file in its directory now, and its size in bytes."""
         with translated(self.url):

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.codec.opaque import Opaque
 from ckptstore.contents import Contents
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
+from ckptstore.integrations.rllib.code import Code
 from ckptstore.integrations.rllib.opening import Source, opened
 from ckptstore.integrations.rllib.report import RestoreReport, keep
 from ckptstore.names import CheckpointName
@@ -61,8 +63,9 @@ def from_checkpoint(
         built = _with_choice(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
     else:
         overrides = dict(config or {})
-        _policies(target, checkpoint.url, state, wanted, policy_mapping_fn, policies_to_train, overrides)
-        _environment(target, checkpoint.url, state, overrides)
+        code = Code(checkpoint, trusted)
+        _policies(target, code, state, wanted, policy_mapping_fn, policies_to_train, overrides)
+        _environment(target, code, state, overrides)
         if stack == "new":
             newstack.specify_modules(target, policies, told)
         for name, value in overrides.items():
@@ -244,7 +247,7 @@ def _with_choice(
 
 def _policies(
     target: Any,
-    url: str,
+    code: Code,
     state: Mapping[str, Any],
     wanted: list[str],
     mapping: Callable[..., str] | None,
@@ -259,39 +262,21 @@ def _policies(
     if wanted == [_DEFAULT_POLICY]:
         return
     if mapping is None and configs.is_code(state["policy_mapping_fn"]):
-        raise InvalidRequest(
-            "policy_mapping_fn",
-            f"{url} holds it as code, which isn't run",
-            "Pass policy_mapping_fn=, or trusted=True on the Python that wrote it",
-        )
-    if trained is None:
-        stored = state["policies_to_train"]
-        if configs.is_code(stored) and isinstance(stored, str):
-            trained = None  # MessagePack never has it
-        elif configs.is_code(stored):
-            raise InvalidRequest(
-                "policies_to_train", f"{url} holds it as code, which isn't run", "Pass policies_to_train="
-            )
-        else:
-            trained = None if stored is None else [name for name in stored if name in wanted]
+        mapping = code.real("policy_mapping_fn", state["policy_mapping_fn"], "Pass policy_mapping_fn=")
+    stored = state["policies_to_train"]
+    if trained is None and isinstance(stored, Opaque):
+        trained = code.real("policies_to_train", stored, "Pass policies_to_train=")
+    elif trained is None and isinstance(stored, (list, tuple, set)):
+        trained = [name for name in stored if name in wanted]
     target.multi_agent(policies={policy_id: PolicySpec() for policy_id in wanted})
     if mapping is not None:
         target.multi_agent(policy_mapping_fn=mapping)
     target.policies_to_train = trained if trained is None or callable(trained) else list(trained)
 
 
-def _environment(target: Any, url: str, state: Mapping[str, Any], overrides: dict[str, Any]) -> None:
+def _environment(target: Any, code: Code, state: Mapping[str, Any], overrides: dict[str, Any]) -> None:
     if "env" in overrides:
         target.env = overrides.pop("env")
         return
     env = state["config"].get("env")
-    if configs.is_code(env):
-        raise InvalidRequest(
-            "env",
-            f"{url} holds its environment as code, which isn't run",
-            'Pass config={"env": ...}, or trusted=True on the Python that wrote it',
-        )
-    found = configs.plain(env)
-    if found is configs.UNKNOWN:
-        raise InvalidRequest("env", f"{url} names {env!r:.80}", 'Pass config={"env": ...}')
-    target.env = found
+    target.env = None if env is None else code.real("env", env, 'Pass config={"env": ...}')

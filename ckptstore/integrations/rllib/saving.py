@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.store import CheckpointStore
+
+WRITER = "ckptstore_writer.json"
+"""The file that says which Python RLlib ran on. A manifest can't: it may be made elsewhere and later."""
 
 
 def save(
@@ -31,6 +36,8 @@ def save(
     staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
         algo.save_checkpoint(os.fspath(path))
+        with open(os.path.join(path, WRITER), "w", encoding="utf-8") as file:
+            json.dump({"python": platform.python_version()}, file)
     assert staged.checkpoint is not None
     return staged.checkpoint
 

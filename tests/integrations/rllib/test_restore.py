@@ -89,6 +89,48 @@ def test_code_in_a_checkpoint_is_asked_for_by_name() -> None:
         rllib.from_checkpoint(MULTI5, policy_mapping_fn=lambda *args, **kwargs: "pol0")
 
 
+def test_trusted_code_is_used_on_the_python_that_wrote_it(tmp_path: Path) -> None:
+    config = training.ppo("old")
+    config.environment(corpus.multi_cartpole(2), env_config={"num_agents": 2})
+    config.multi_agent(
+        policies={"a", "b"},
+        policy_mapping_fn=lambda agent_id, episode, worker=None, **kwargs: "ab"[agent_id % 2],
+        policies_to_train=lambda policy_id, batch=None: policy_id == "b",
+    )
+    algo = config.build_algo()
+    ckpt = rllib.save(algo, tmp_path / "store", step=1)
+    algo.stop()
+    with pytest.raises(InvalidRequest, match="isn't run"):
+        rllib.from_checkpoint(ckpt)
+    again = rllib.from_checkpoint(ckpt, trusted=True)
+    try:
+        assert [again.env_runner.policy_mapping_fn(agent, None) for agent in range(3)] == ["a", "b", "a"]
+        before = {name: weights(again, "old", name) for name in "ab"}
+        again.train()
+        equal(before["a"], weights(again, "old", "a"))
+        assert any(
+            not np.array_equal(value, before["b"][name]) for name, value in weights(again, "old", "b").items()
+        )
+    finally:
+        again.stop()
+
+
+def test_trusted_code_of_an_unknown_python_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="nothing tells which Python"):
+        rllib.from_checkpoint(MULTI5, trusted=True)
+    # Staged later: the manifest tells the Python that staged it, not the one that wrote it.
+    store = CheckpointStore(tmp_path / "store")
+    with store.stage(2) as path:
+        shutil.copytree(MULTI5, path, dirs_exist_ok=True)
+    with pytest.raises(InvalidRequest, match="nothing tells which Python"):
+        rllib.from_checkpoint(store.get(2), trusted=True)
+    with store.stage(3) as path:
+        shutil.copytree(MULTI5, path, dirs_exist_ok=True)
+        (Path(path) / "ckptstore_writer.json").write_text('{"python": "3.8.18"}')
+    with pytest.raises(InvalidRequest, match=r"Python 3\.8 wrote it"):
+        rllib.from_checkpoint(store.get(3), trusted=True)
+
+
 def test_only_the_policies_asked_for_are_read(tmp_path: Path) -> None:
     copy = tmp_path / "checkpoint_000002"
     shutil.copytree(MULTI5, copy)
