@@ -120,12 +120,8 @@ class Bench:
             name: memoryview(b"".join(array.tobytes() for array in policy["weights"].values()))
             for name, policy in self.data.items()
         }
-        self.clients = {}
-        for name, make in CLIENTS.items():
-            try:
-                self.clients[name] = make(server, self.bucket)
-            except ImportError:
-                continue
+        self.clients: dict[str, tuple[Put, Get]] = {}
+        self.connect()
 
     def store(self, fast: bool, prefix: str = "", **more: Any) -> CheckpointStore:
         """A new one."""
@@ -143,12 +139,24 @@ class Bench:
         return seconds
 
     def empty(self) -> None:
-        """Take everything out of the bucket: the server's memory is the machine's."""
+        """Begin with a new bucket: SeaweedFS keeps what was deleted until its bucket is."""
         client = self.server.client()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
             keys = [{"Key": item["Key"]} for item in page.get("Contents", ())]
             if keys:
                 client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys})
+        client.delete_bucket(Bucket=self.bucket)
+        self.bucket = self.server.new_bucket()
+        self.connect()
+
+    def connect(self) -> None:
+        """The other clients, to this bucket; those that are installed."""
+        self.clients = {}
+        for name, make in CLIENTS.items():
+            try:
+                self.clients[name] = make(self.server, self.bucket)
+            except ImportError:
+                continue
 
     def show(self, title: str, took: dict[str, list[float]], size: int) -> None:
         """The table, and what each client spent."""
@@ -160,8 +168,9 @@ class Bench:
     def saves(self) -> None:
         """Everything, in a new place."""
 
-        def theirs(name: str, put: Put) -> float:
-            prefix = uuid.uuid4().hex
+        def theirs(name: str) -> float:
+            prefix, put = uuid.uuid4().hex, self.clients[name][0]
+            put(f"{prefix}/opened", memoryview(b"yes"))
 
             def run() -> None:
                 with ThreadPoolExecutor(THREADS) as pool:
@@ -178,8 +187,8 @@ class Bench:
             return seconds
 
         contestants = self._ours(ours)
-        for name, (put, _) in self.clients.items():
-            contestants[name] = lambda name=name, put=put: theirs(name, put)  # type: ignore[misc]
+        for name in self.clients:
+            contestants[name] = lambda name=name: theirs(name)  # type: ignore[misc]
         self.show("Save", in_turn(contestants, self.rounds), self.size)
 
     def _ours(self, run: Callable[[str, bool], float]) -> dict[str, Callable[[], float]]:
