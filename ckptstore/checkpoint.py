@@ -479,9 +479,19 @@ class Checkpoint:
                 self.url, "its files are as another program wrote them", "Pass `policies[id]`"
             )
         [policy_id] = self._check_known([policy_id])
-        folder = "" if self.kind == "Policy" else names.policy_path(policy_id, "")
-        paths = [path for path in self._files.paths() if path.startswith(folder)]
-        return _StoredPolicy({path.removeprefix(folder): self._item(path) for path in paths})
+        return _StoredPolicy({name: self._item(path) for name, path in self._by_policy[policy_id].items()})
+
+    @cached_property
+    def _by_policy(self) -> Mapping[str, Mapping[str, str]]:
+        """Each policy's files: what they are called in its directory, and their paths."""
+        if self.kind == "Policy":
+            return {names.DEFAULT_POLICY: {path: path for path in self._files.paths()}}
+        found: dict[str, dict[str, str]] = {policy_id: {} for policy_id in self.policy_ids}
+        for path in self._files.paths():
+            if path.startswith(f"{names.POLICIES}/"):
+                _, policy_id, name = path.split("/", 2)
+                found[policy_id][name] = path
+        return found
 
     def base(self) -> plan.Base | None:
         """Itself as what a save may take files over from; None if it has no manifest."""
