@@ -56,10 +56,12 @@ fuzz: $(SCRATCH)/fuzz/.ready  ## coverage-guided fuzzing of every decoder for an
 bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safetensors, Orbax, boto3, ..., which it downloads
 	$(SCRATCH)/bench/bin/python -m benchmarks.local
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
+	$(SCRATCH)/bench/bin/python -m benchmarks.decode
 
 bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
 	$(RUN)python -m benchmarks.buckets --smoke
+	$(RUN)python -m benchmarks.decode --smoke
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) $(SCRATCH) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
