@@ -13,7 +13,7 @@ from ckptstore.eras import Note
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.manifest import Parent
 from ckptstore.store import CheckpointStore
-from ckptstore.writers import v1_1
+from ckptstore.writers import v1_1, v2_1
 from ckptstore.writers.report import Laid, PolicyReport
 
 Version = Literal["1.1", "2.1"]
@@ -104,8 +104,7 @@ def migrate(
     number = _number(checkpoint, step, model, told)
     for change in steps:
         model = _changed(change, model, told)
-    kind = source.kind if source.kind in ("Policy", "RLModule") else "Algorithm"
-    laid = _WRITERS[to](kind, model)
+    laid = _WRITERS[to](source.kind, model)
     told += laid.notes
     result = None
     if not dry_run:
@@ -175,4 +174,4 @@ def _changed(change: Step, model: dict[str, Any], told: list[str]) -> dict[str, 
     return changed
 
 
-_WRITERS: dict[str, Callable[[str, dict[str, Any]], Laid]] = {"1.1": v1_1.lay_out}
+_WRITERS: dict[str, Callable[[str, dict[str, Any]], Laid]] = {"1.1": v1_1.lay_out, "2.1": v2_1.lay_out}

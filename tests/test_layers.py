@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "writing", "reading", "saving", "signing", "background", "identity", "refs", "retention",
         "checkpoint", "survey", "staging", "adopting", "migrating",
     },
-    "writers": {"errors", "names", "codec", "networks", "plan"},
+    "writers": {"errors", "names", "strictjson", "codec", "networks", "plan"},
     "migrating": {"errors", "digest", "manifest", "eras", "writers", "checkpoint", "store"},
     "exporting": {"errors", "strictjson", "backends", "failures", "checkpoint"},
     "doctor": {"errors", "names", "backends", "failures"},

@@ -12,7 +12,7 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.moving import destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
-from ckptstore.migrating import Migration, Version
+from ckptstore.migrating import VERSIONS, Migration, Version
 
 _FATES = ("carried", "renamed", "dropped", "opaque")
 
@@ -20,7 +20,7 @@ _FATES = ("carried", "renamed", "dropped", "opaque")
 @command("migrate")
 @click.argument("source", metavar="CHECKPOINT")
 @click.argument("to_store", metavar="STORE")
-@click.option("--to", "version", type=click.Choice(["1.1"]), default="1.1", help="RLlib's version to write.")
+@click.option("--to", "version", type=click.Choice(VERSIONS), default="1.1", help="RLlib's version to write.")
 @click.option("--step", type=int, metavar="N", help="Commit it as this step, not its own.")
 @click.option("--dry-run", is_flag=True, help="Only report what would become of every field.")
 @click.option(
@@ -41,7 +41,8 @@ def migrate(
     """Write an old checkpoint forward, as a new committed one that today's tools open.
 
     The source stays as it is. The destination is made if it isn't there. 1.1 makes plain pickles: a bare
-    pickle.load opens them without Ray, and RLlib since 2.1 knows them.
+    pickle.load opens them without Ray, and RLlib since 2.1 knows them. 2.1 makes the tree of RLlib's new API
+    stack, if the networks are RLlib's own.
     """
     checkpoint = find_checkpoint(session, source).checkpoint
     assert checkpoint is not None

@@ -136,7 +136,9 @@ def _number(value: Any) -> Any:
 
 
 def _space(item: Opaque, name: str) -> Any:
-    fields = _fields(item)
+    # What a constructor was called with says the same as the attributes, where a pickle has it so.
+    given = zip(_ARGUMENTS.get(name, ()), item.args or (), strict=False)
+    fields = {**{key: value for key, value in given if value is not None}, **_fields(item)}
     kind, keep = _SPACES[name]
     result: dict[str, Any] = {"space": kind}
     for key in keep:
@@ -169,6 +171,16 @@ _SPACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Sequence": ("sequence", ("feature_space", "stack")),
     "Graph": ("graph", ("node_space", "edge_space")),
     "OneOf": ("one_of", ("spaces",)),
+}
+
+
+_ARGUMENTS = {
+    "Box": ("low", "high", "shape", "dtype"),
+    "Discrete": ("n", "seed", "start"),
+    "MultiDiscrete": ("nvec", "dtype"),
+    "MultiBinary": ("n",),
+    "Dict": ("spaces",),
+    "Tuple": ("spaces",),
 }
 
 

@@ -63,10 +63,20 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         settings,
         inference_only,
         _completed(weights),
-        dict(policy.get("optimizer") or {}),
+        _optimizers(policy.get("optimizer") or {}, known),
         (),
         (),
     )
+
+
+def _optimizers(stored: Mapping[str, Any], known: Any) -> dict[str, Any]:
+    """Those that the Learner of today has; one by another name it would train with besides its own."""
+    if known is sac:
+        return {name: item for name, item in stored.items() if name in ("policy", "qf", "qf_twin", "alpha")}
+    if len(stored) != 1:
+        return {}
+    [item] = stored.values()  # up to Ray 2.5 it was called after the policy
+    return {"default_optimizer": item}
 
 
 def _settings(model: Mapping[str, Any], place: str) -> dict[str, Any]:

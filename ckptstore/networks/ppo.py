@@ -88,7 +88,9 @@ def _images(
         trunk.convolved(mover, filters, shape[2], active, "_value_branch_separate", other)
         value = f"_value_branch_separate.{len(filters)}._model.0"
     settings |= {"conv_filters": filters, "conv_activation": active, "vf_share_layers": shared}
-    return ("_logits._model.0", value, _squeezed), filters[-1][0]
+    # A convolution of one pixel, with or without a module in front that pads it by nothing.
+    policy = "_logits._model.1" if mover.has("_logits._model.1") else "_logits._model.0"
+    return (policy, value, _squeezed), filters[-1][0]
 
 
 def _recurrent(

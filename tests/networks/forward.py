@@ -32,6 +32,34 @@ def mlp(module: Module, prefix: str, x: Any, active: str, last: bool) -> Any:
     return x
 
 
+def convolutions(module: Module, prefix: str, x: Any) -> Any:
+    """The layers of images below `prefix`, down to one pixel, flattened."""
+    active, position = ACTIVE[module.model_config["conv_activation"]], 0
+    for _, kernel, stride, padding in module.model_config["conv_filters"]:
+        if padding == "same":
+            position += 1
+            pads = [(0, 0)]
+            for size, length in zip(x.shape[1:3], kernel, strict=True):
+                over = max((-(-size // stride) - 1) * stride + length - size, 0)
+                pads.append((over // 2, over - over // 2))
+            x = np.pad(x, [*pads, (0, 0)])
+        weight = module.weights[f"{prefix}.{position}.weight"]
+        windows = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(1, 2))[:, ::stride, ::stride]
+        x = active(
+            np.einsum("bhwcij,ocij->bhwo", windows, weight) + module.weights[f"{prefix}.{position}.bias"]
+        )
+        position += 2
+    assert x.shape[1:3] == (1, 1)
+    return x[:, 0, 0]
+
+
+def encoded(module: Module, prefix: str, x: Any) -> Any:
+    """What the encoder called `prefix` makes of observations."""
+    if module.model_config["conv_filters"]:
+        return convolutions(module, f"{prefix}.net.0.cnn", x)
+    return mlp(module, f"{prefix}.net.mlp", x, module.model_config["fcnet_activation"], True)
+
+
 def lstm(module: Module, prefix: str, x: Any) -> Any:
     """One step of an LSTM from a state of zeros."""
     gates = x @ module.weights[f"{prefix}.weight_ih_l0"].T + module.weights[f"{prefix}.bias_ih_l0"]
@@ -48,7 +76,7 @@ def outputs(module: Module, obs: Any) -> tuple[Any, Any]:
     config, active = module.model_config, module.model_config["fcnet_activation"]
     head = config["head_fcnet_activation"]
     if "DQN" in module.class_name:
-        trunk = mlp(module, "encoder.net.mlp", obs, active, True)
+        trunk = encoded(module, "encoder", obs)
         advantage = mlp(module, "af.net.mlp", trunk, head, False)
         if not config["dueling"]:
             return advantage, None
@@ -66,10 +94,10 @@ def outputs(module: Module, obs: Any) -> tuple[Any, Any]:
         )
         other = trunk
     elif config["vf_share_layers"]:
-        trunk = other = mlp(module, "encoder.encoder.net.mlp", obs, active, True)
+        trunk = other = encoded(module, "encoder.encoder", obs)
     else:
-        trunk = mlp(module, "encoder.actor_encoder.net.mlp", obs, active, True)
-        other = mlp(module, "encoder.critic_encoder.net.mlp", obs, active, True)
+        trunk = encoded(module, "encoder.actor_encoder", obs)
+        other = encoded(module, "encoder.critic_encoder", obs)
     logits = mlp(module, "pi.net.mlp", trunk, head, False)
     if "pi.log_std" in module.weights:
         logits = np.concatenate(

@@ -301,5 +301,7 @@ def test_modules_are_carried_with_todays_names() -> None:
         np.testing.assert_array_equal(module.weights[name], value)
     added = module.weights.keys() - policy["weights"].keys()
     assert added == {"pi.log_std_clip_param_const", "vf.log_std_clip_param_const"}
+    assert list(policy["optimizer"]) == ["default_policy"]
+    assert list(module.optimizer) == ["default_optimizer"]
     with pytest.raises(UnreadableFormat, match="MyModule"):
         new_stack_module({**policy, "policy_class": "mine.MyModuleRLModule"})

@@ -1,0 +1,166 @@
+"""RLlib's new API stack opens what `migrate` writes at 2.1, and it computes what the old one computed.
+
+Runs where CKPTSTORE_RAY_PYTHON names a Python with Ray (`make compat` installs one). `CKPTSTORE_CORPUS` names
+a larger collection of checkpoints to take besides those kept here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptstore import Checkpoint
+from ckptstore.errors import UnreadableFormat
+from tests.eras.corpus import cases, roots
+from tests.networks.test_old_stack import CASES, OLD_STACK
+
+RAY_PYTHON = os.environ.get("CKPTSTORE_RAY_PYTHON", "")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not RAY_PYTHON, reason="CKPTSTORE_RAY_PYTHON names no Python with Ray"),
+]
+HERE = Path(__file__).parent
+DATA = HERE.parent / "data"
+MODULES = "learner_group/learner/rl_module"
+
+
+def run(script: str, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        [RAY_PYTHON, "-W", "ignore", HERE / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=HERE.parents[1],
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def opened(jobs: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
+    """What Ray makes of the jobs."""
+    path = directory / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    answers: list[dict[str, Any]] = json.loads(run("ray_modules.py", path).rpartition("ANSWER")[2])
+    assert len(answers) == len(jobs)
+    return answers
+
+
+def places(made: Checkpoint, policy_id: str) -> list[dict[str, Any]]:
+    """The ways to open a module of `made`."""
+    path = made.url.removeprefix("file://")
+    if made.kind == "RLModule":
+        return [{"kind": "RLModule", "path": path}]
+    base = f"{path}/{MODULES}" if made.kind == "Algorithm" else path
+    return [
+        {"kind": "RLModule", "path": f"{base}/{policy_id}"},
+        {"kind": "MultiRLModule", "path": base, "module": policy_id},
+    ]
+
+
+def test_logits_are_those_of_the_live_algorithms(tmp_path: Path) -> None:
+    folders = [DATA, *(Path(name) for name in [os.environ.get("CKPTSTORE_CORPUS")] if name)]
+    jobs: list[dict[str, Any]] = []
+    truths: list[Any] = []
+    counted: Counter[str] = Counter()
+    for number, case in enumerate(case for folder in folders for case in cases(folder)):
+        expected = json.loads((case / "expected.json").read_text())
+        for root in roots(case):
+            try:
+                done = Checkpoint.open(root).migrate(tmp_path / f"{number}-{root.name}", to="2.1")
+            except UnreadableFormat as error:
+                counted[f"refused: {error.why[:50]}"] += 1
+                continue
+            assert done.checkpoint is not None
+            for policy_id in done.policies:
+                truth = expected.get("probe_logits", {}).get(policy_id)
+                known = isinstance(truth, list) and "dqn" not in root.parent.name.replace("dqn_buffer", "")
+                space = Checkpoint.open(root).policies[policy_id]["observation_space"]
+                obs = [expected["probe_obs"]] if known else np.zeros((2, *space["shape"])).tolist()
+                for place in places(done.checkpoint, policy_id):
+                    jobs.append({**place, "obs": obs})
+                    truths.append(truth if known else None)
+    for job, answer, truth in zip(jobs, opened(jobs, tmp_path), truths, strict=True):
+        assert "error" not in answer, (job["path"], answer)
+        if truth is not None:
+            assert np.abs(np.array(answer["logits"][0]) - truth).max() < 1e-5, job["path"]
+        counted[f"{answer['class']}: " + ("opened" if truth is None else "logits equal")] += 1
+    print(dict(counted))
+    assert {name for name in counted if name.startswith("refused")} <= {
+        "refused: eager TensorFlow stored its weights as a list with"
+    }
+    assert counted["DefaultPPOTorchRLModule: logits equal"] > 20
+    assert counted["DefaultDQNTorchRLModule: logits equal"] > 1
+    assert counted["DefaultSACTorchRLModule: opened"] > 1
+
+
+def compare(folder: Path, names: list[str], tmp_path: Path) -> None:
+    """Every case of `folder`, as RLlib opens it, against what the old model computed on 100 observations."""
+    jobs, truths = [], []
+    for name in names:
+        with np.load(folder / name / "truth.npz") as archive:
+            truths.append({key: archive[key] for key in archive.files})
+        done = Checkpoint.open(folder / name / "checkpoint").migrate(tmp_path / name, to="2.1")
+        assert done.checkpoint is not None
+        [place] = places(done.checkpoint, "default_policy")
+        jobs.append({**place, "obs": (truths[-1]["obs"].astype("f4") / 127).tolist()})
+    for name, answer, truth in zip(names, opened(jobs, tmp_path), truths, strict=True):
+        assert "error" not in answer, (name, answer)
+        worst = {
+            key: float(np.abs(np.array(answer[key]) - truth[key]).max())
+            for key in ("logits", "values")
+            if key in truth
+        }
+        print(f"{name:20} {answer['class']:26} {len(truth['obs'])} observations {worst}")
+        assert max(worst.values()) < 1e-5, name
+
+
+def test_networks_of_the_old_stack_on_random_observations(tmp_path: Path) -> None:
+    compare(OLD_STACK, CASES, tmp_path)
+
+
+def test_networks_made_just_now(tmp_path: Path) -> None:
+    run("make_old_stack.py", tmp_path / "old")
+    names = sorted(path.name for path in (tmp_path / "old").iterdir())
+    assert names == CASES
+    compare(tmp_path / "old", names, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("v0_1/ray_2.0.1_ppo_filter", "PPO"),
+        ("v1_2/ray_2.5.1_learner", "PPO"),
+        ("v1_1/ray_2.4.0_dqn_buffer", "DQN"),
+        ("v2_0/ray_2.40.0_ppo", "PPO"),
+    ],
+)
+def test_an_algorithm_goes_on_from_it(case: str, name: str, tmp_path: Path) -> None:
+    before = Checkpoint.open(DATA / case / "checkpoint")
+    done = before.migrate(tmp_path / "store", to="2.1").checkpoint
+    assert done is not None
+    run("ray_restore.py", name, done.url.removeprefix("file://"), tmp_path / "answer.pkl")
+    answer = pickle.loads((tmp_path / "answer.pkl").read_bytes())
+    weights = done.weights("default_policy")
+    assert answer["weights"].keys() == weights.keys()
+    for key, value in weights.items():
+        np.testing.assert_array_equal(answer["weights"][key], value)
+    stored = done.policies["default_policy"]["optimizer"]["default_optimizer"]
+    restored = answer["optimizer"]["default_policy_default_optimizer"]["state"]
+    assert restored["state"].keys() == stored["state"].keys() != set()
+    for index, moments in stored["state"].items():
+        for key, value in moments.items():
+            np.testing.assert_allclose(restored["state"][index][key], value, rtol=1e-6)
+    assert restored["param_groups"][0]["lr"] == stored["param_groups"][0]["lr"]
+    assert answer["iteration"] == (before.state["iteration"] or 0)
+    counters = before.state["counters"]
+    steps = counters.get("num_env_steps_sampled_lifetime", counters.get("num_env_steps_sampled"))
+    assert answer["steps"] == steps
+    assert answer["afterwards"] == answer["iteration"] + 1
