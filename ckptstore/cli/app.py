@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import examining, judging, keeping, looking, migrating, moving
+from ckptstore.cli import bulk, examining, judging, keeping, looking, migrating, moving
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (
@@ -116,10 +116,12 @@ def root() -> None:
 
     CHECKPOINT is the path or URL of a checkpoint's directory, in a store or not, ours or RLlib's; or
     STORE@WHICH, where WHICH is a step, `latest`, `tag:NAME` or `checkpoint_000100`.
+
+    Some commands also take URL/**: every checkpoint below a URL, in stores or not.
     """
 
 
-for _module in (looking, judging, moving, migrating, keeping, examining):
+for _module in (looking, judging, moving, migrating, bulk, keeping, examining):
     for _command in _module.COMMANDS:
         root.add_command(_command)
 

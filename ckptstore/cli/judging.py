@@ -9,6 +9,7 @@ import click
 
 from ckptstore import Checkpoint
 from ckptstore.backends import open_backend
+from ckptstore.cli import bulk
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import plural
@@ -25,15 +26,18 @@ _SHOWN_CHARACTERS = 60
 
 
 @command("scan")
-@click.argument("target", metavar="STORE|CHECKPOINT")
+@click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
 @click.option("--strict", is_flag=True, help=f"Exit with {REFUSED} if anything is more than data.")
-def scan(session: Session, target: str, strict: bool) -> None:
+@bulk.option
+def scan(session: Session, target: str, strict: bool, workers: int) -> None:
     """Show what unpickling a checkpoint would import and call, without doing it.
 
     Ranks every name: `data` makes plain values, `library` is a class of a known framework, `code` is
     anything else and may do whatever it likes. ckptstore itself runs none of them; RLlib, which unpickles,
     runs them all. Files that can't be decoded count as code. A directory need not be a whole checkpoint.
     """
+    if (below := bulk.below(target)) is not None:
+        bulk.each(session, below, workers, lambda item: bulk.scan(item, strict), ["the worst"])
     found = [_scanned(name, url, uses) for name, url, uses in _uses(session, target)]
     lines: list[Any] = []
     for item in found:

@@ -9,7 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.cli import describe
+from ckptstore.cli import bulk, describe
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import clean, flat, metric, plural, size, value
@@ -51,9 +51,12 @@ def ls(session: Session, store_url: str, metrics: tuple[str, ...]) -> None:
 
 
 @command("info")
-@click.argument("target", metavar="STORE|CHECKPOINT")
-def info(session: Session, target: str) -> None:
+@click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
+@bulk.option
+def info(session: Session, target: str, workers: int) -> None:
     """Show what a checkpoint is and holds, or sum up a store."""
+    if (url := bulk.below(target)) is not None:
+        bulk.each(session, url, workers, bulk.info, bulk.INFO_COLUMNS)
     store, checkpoint = find(session, target)
     if checkpoint is not None:
         _info_checkpoint(session, checkpoint, store)
@@ -207,12 +210,15 @@ def _branch(parent: Tree, label: str, note: str = "") -> Tree:
 
 
 @command("verify")
-@click.argument("target", metavar="STORE|CHECKPOINT")
-def verify(session: Session, target: str) -> None:
+@click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
+@bulk.option
+def verify(session: Session, target: str, workers: int) -> None:
     """Read and check every byte.
 
     The exit code is 5 if anything differs from what was committed.
     """
+    if (url := bulk.below(target)) is not None:
+        bulk.each(session, url, workers, bulk.verify, ["the first problem"])
     store, checkpoint = find(session, target)
     if checkpoint is not None:
         with session.progress("verifying", sum(describe.files(checkpoint).values())) as progress:

@@ -9,16 +9,19 @@ import click
 from rich.console import RenderableType
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.cli.moving import destination_store
+from ckptstore.bulk import Done, Found
+from ckptstore.cli import bulk
+from ckptstore.cli.moving import destination_options, destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
+from ckptstore.errors import InvalidRequest
 from ckptstore.migrating import VERSIONS, Migration, Version
 
 _FATES = ("carried", "renamed", "dropped", "opaque")
 
 
 @command("migrate")
-@click.argument("source", metavar="CHECKPOINT")
+@click.argument("source", metavar="CHECKPOINT|URL/**")
 @click.argument("to_store", metavar="STORE")
 @click.option("--to", "version", type=click.Choice(VERSIONS), default="1.1", help="RLlib's version to write.")
 @click.option("--step", type=int, metavar="N", help="Commit it as this step, not its own.")
@@ -29,6 +32,7 @@ _FATES = ("carried", "renamed", "dropped", "opaque")
     multiple=True,
     help="For the destination, instead of --storage-option. Repeatable.",
 )
+@bulk.option
 def migrate(
     session: Session,
     source: str,
@@ -37,6 +41,7 @@ def migrate(
     step: int | None,
     dry_run: bool,
     to_storage_option: tuple[str, ...],
+    workers: int,
 ) -> None:
     """Write an old checkpoint forward, as a new committed one that today's tools open.
 
@@ -44,11 +49,30 @@ def migrate(
     pickle.load opens them without Ray, and RLlib since 2.1 knows them. 2.1 makes the tree of RLlib's new API
     stack, if the networks are RLlib's own.
     """
+    if (url := bulk.below(source)) is not None:
+        if step is not None:
+            raise InvalidRequest("--step", "it is for one checkpoint", "Leave it out")
+        mirror = bulk.mirror(session, url, to_store, destination_options(session, to_storage_option))
+
+        def one(found: Found) -> bulk.Line:
+            return _line(mirror.migrate(found, to=version, dry_run=dry_run))
+
+        bulk.each(session, url, workers, one, [*_FATES, "copy"])
     checkpoint = find_checkpoint(session, source).checkpoint
     assert checkpoint is not None
     store = None if dry_run else destination_store(session, to_store, to_storage_option)
     done = migrate_one(checkpoint, store, to=version, step=step)
     session.show(document(done), *_lines(session, done))
+
+
+def _line(done: Done) -> bulk.Line:
+    """The report of one among many: every policy's fields counted together."""
+    line = bulk.done(done)
+    if done.migration is None:
+        return line._replace(cells=[*("" for _ in _FATES), *line.cells])
+    reports = [done.migration.algorithm, *done.migration.policies.values()]
+    counts = [str(sum(len(getattr(report, fate)) for report in reports)) for fate in _FATES]
+    return line._replace(document=document(done.migration), cells=[*counts, *line.cells])
 
 
 def migrate_one(

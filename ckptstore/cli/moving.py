@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.cli import describe
+from ckptstore.cli import bulk, describe
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import Target, find, find_checkpoint
 from ckptstore.cli.text import plural, size, storage_options
@@ -55,7 +57,7 @@ def get(session: Session, target: str, directory: str, policy_ids: tuple[str, ..
 
 
 @command("cp")
-@click.argument("source", metavar="STORE|CHECKPOINT")
+@click.argument("source", metavar="STORE|CHECKPOINT|URL/**")
 @click.argument("destination", metavar="STORE")
 @click.option("--step", type=int, metavar="N", help="Commit an RLlib checkpoint as this step, not its own.")
 @click.option(
@@ -64,8 +66,14 @@ def get(session: Session, target: str, directory: str, policy_ids: tuple[str, ..
     multiple=True,
     help="For the destination, instead of --storage-option. Repeatable.",
 )
+@bulk.option
 def cp(
-    session: Session, source: str, destination: str, step: int | None, to_storage_option: tuple[str, ...]
+    session: Session,
+    source: str,
+    destination: str,
+    step: int | None,
+    to_storage_option: tuple[str, ...],
+    workers: int,
 ) -> None:
     """Copy a store or a checkpoint into a store.
 
@@ -73,6 +81,11 @@ def cp(
     come along. What the destination already has is left alone, so the same command takes up a copy cut
     short. A checkpoint that RLlib wrote becomes a committed one, its files byte for byte as they were.
     """
+    if (url := bulk.below(source)) is not None:
+        if step is not None:
+            raise InvalidRequest("--step", "it is for one checkpoint", "Leave it out")
+        mirror = bulk.mirror(session, url, destination, destination_options(session, to_storage_option))
+        bulk.each(session, url, workers, lambda item: bulk.done(mirror.copy(item)), ["copy"])
     found = find(session, source)
     target = destination_store(session, destination, to_storage_option)
     if step is not None and (found.checkpoint is None or found.checkpoint.committed):
@@ -130,11 +143,7 @@ def destination_store(session: Session, url: str, options: tuple[str, ...]) -> C
 
     A name slipped in by mistake must not turn a home directory into a store.
     """
-    there = Session(
-        session.as_json,
-        storage_options(options, "--to-storage-option") or session.options,
-        session.trusted_keys,
-    )
+    there = Session(session.as_json, destination_options(session, options), session.trusted_keys)
     store = there.store(url)
     try:
         store.id  # noqa: B018  # reading it proves that there is a store
@@ -147,6 +156,11 @@ def destination_store(session: Session, url: str, options: tuple[str, ...]) -> C
             ) from error
         store = there.store(url, create=True)
     return store
+
+
+def destination_options(session: Session, options: tuple[str, ...]) -> Mapping[str, Any]:
+    """What the client of the destination is given."""
+    return storage_options(options, "--to-storage-option") or session.options
 
 
 def _occupied(place: Backend) -> bool:

@@ -84,6 +84,17 @@ class Session:
             task = bar.add_task(clean(verb), total=total)
             yield lambda count: bar.advance(task, count)
 
+    @contextmanager
+    def counting(self, total: int) -> Iterator[Callable[[], None]]:
+        """A bar on standard error that counts checkpoints; nothing unless that is a terminal."""
+        if not self.err.is_terminal:
+            yield lambda: None
+            return
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda: bar.advance(task)
+
 
 def _console(stream: Any, width: int | None) -> Console:
     terminal = stream.isatty()

@@ -37,6 +37,9 @@ V0_FILE = re.compile(r"checkpoint-\d+\Z", re.ASCII)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\Z", re.ASCII)
 _ROOT_JSONS = ("rllib_checkpoint.json", "metadata.json", "learner_state.json", "rl_module_metadata.json")
 
+MARKS = ("algorithm_state.", "policy_state.", "module_state.", "checkpoint-", "class_and_ctor_args.")
+"""How the names of files begin that tell a checkpoint's directory, or that of a part of one."""
+
 
 @dataclass(frozen=True)
 class Sniffed:
@@ -262,8 +265,7 @@ def _explain(files: Mapping[str, int]) -> tuple[str, str, str]:
     """What, why and remedy for a directory that is none of the known ones."""
     if not files:
         return "checkpoint directory", "it is empty or does not exist", "Check the path"
-    marks = ("algorithm_state.", "policy_state.", "module_state.", "checkpoint-", "class_and_ctor_args.")
-    marked = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2].startswith(marks)} - {""}
+    marked = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2].startswith(MARKS)} - {""}
     inner = sorted(path for path in marked if not any(above in marked for above in _above(path)))
     names = _some(sorted({path.split("/")[0] for path in files}))
     if not inner:

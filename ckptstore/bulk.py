@@ -1,0 +1,238 @@
+"""The same for every checkpoint below a URL: found by their files, several at once, taken up again.
+
+    from concurrent.futures import ThreadPoolExecutor
+    from ckptstore import bulk
+
+    found = bulk.find("s3://bucket/experiments")
+    with ThreadPoolExecutor(8) as pool:
+        for outcome in bulk.run(bulk.Mirror("s3://bucket/migrated").migrate, found, pool):
+            print(outcome.found.path, outcome.error or outcome.result)
+
+A task takes a `Found` and returns anything. One that fails doesn't stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from ckptstore import finding
+from ckptstore.backends import open_backend
+from ckptstore.backends.base import Backend
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
+from ckptstore.failures import translated
+from ckptstore.migrating import Migration, Step, Version, source_id
+from ckptstore.names import CheckpointName
+from ckptstore.reading import fetch_manifest
+from ckptstore.signing import Trust
+from ckptstore.store import CheckpointStore
+
+T = TypeVar("T")
+_LOOSE = re.compile(r"checkpoint_(\d{1,18})(?:-r\d+)?\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint below the URL that was searched, not opened yet."""
+
+    backend: Backend
+    path: str
+    """Of its directory, relative to the URL; empty for the URL itself."""
+    committed: bool
+    trust: Trust | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it lies; holds no credentials."""
+        return f"{self.backend.url.rstrip('/')}/{self.path}" if self.path else self.backend.url
+
+    @property
+    def home(self) -> tuple[str, int | None]:
+        """The store that it is in, or belongs in, and its step there if its name tells one.
+
+        ``trial/checkpoint_10`` is step 10 of ``trial``; ``trial/final`` has a store of its own.
+        """
+        parent, _, last = self.path.rpartition("/")
+        match = _LOOSE.match(last)
+        return (parent, int(match[1])) if match else (self.path, None)
+
+    def open(self) -> Checkpoint:
+        """The checkpoint itself."""
+        manifest = fetch_manifest(self.backend, self.path, self.url, self.trust) if self.committed else None
+        if manifest is None and self.trust is not None:
+            raise CheckpointUntrusted(self.url, "it has no manifest that could be signed")
+        return Checkpoint(self.backend, self.path, manifest)
+
+
+def find(
+    url: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    trusted_keys: Iterable[bytes | str] | None = None,
+) -> list[Found]:
+    """Every checkpoint below `url`, by path: in stores or not, ours or RLlib's; each once. One listing.
+
+    Raises CheckpointNotFound if there is none.
+    """
+    backend = open_backend(url, storage_options)
+    trust = Trust(trusted_keys) if trusted_keys is not None else None
+    with translated(backend.url):
+        files = {item.key: item.size for item in backend.list("")}
+    found = [Found(backend, place.path, place.committed, trust) for place in finding.find(files)]
+    if not found:
+        raise CheckpointNotFound(backend.url, "no file below it looks like one of a checkpoint")
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """How a task ended for one checkpoint."""
+
+    found: Found
+    result: T | None
+    error: Exception | None
+    seconds: float
+
+
+def run(
+    task: Callable[[Found], T], found: Iterable[Found], executor: Executor | None = None
+) -> Generator[Outcome[T], None, None]:
+    """Do `task` for each, in `executor` or one after another; outcomes as they come.
+
+    Whatever a task raises is in its outcome. Leaving the iterator early cancels what hasn't begun.
+    """
+    if executor is None:
+        for item in found:
+            yield _one(task, item)
+        return
+    futures: list[Future[Outcome[T]]] = [executor.submit(_one, task, item) for item in found]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _one(task: Callable[[Found], T], found: Found) -> Outcome[T]:
+    began = time.monotonic()
+    try:
+        return Outcome(found, task(found), None, time.monotonic() - began)
+    except Exception as error:  # noqa: BLE001  # told in the outcome: the others go on
+        return Outcome(found, None, error, time.monotonic() - began)
+
+
+class Done(NamedTuple):
+    """What a task made of one checkpoint."""
+
+    verb: str
+    """ "migrated", "copied" or "adopted"; "there already" if an earlier run did it."""
+    checkpoint: Checkpoint | None
+    """The new one; None for a dry run."""
+    migration: Migration | None = None
+
+
+class Stores:
+    """The stores below one URL, each opened once, by path. Safe in threads."""
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+        trusted_keys: Iterable[bytes | str] | None = None,
+    ) -> None:
+        self._url = os.fspath(url)
+        self._options = storage_options
+        self._keys = None if trusted_keys is None else list(trusted_keys)
+        self._open: dict[str, CheckpointStore] = {}
+        self._held: dict[str, dict[int, Checkpoint]] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def store(self, path: str) -> CheckpointStore:
+        """The one at `path`, made on first use if it isn't there."""
+        with self._lock:
+            if path not in self._open:
+                url = f"{self._url.rstrip('/')}/{path}" if path else self._url
+                self._open[path] = CheckpointStore(
+                    url, storage_options=self._options, trusted_keys=self._keys
+                )
+                self._locks[path] = threading.Lock()
+            return self._open[path]
+
+    def held(self, path: str, step: int) -> Checkpoint | None:
+        """What the store at `path` had committed at `step` when it was first asked."""
+        store = self.store(path)
+        with self._locks[path]:
+            if path not in self._held:
+                self._held[path] = {item.step: item for item in store.checkpoints()}
+        return self._held[path].get(step)
+
+
+class Adopter(Stores):
+    """Adopts where they lie the checkpoints found below the URL: see `CheckpointStore.adopt`."""
+
+    def adopt(self, found: Found) -> Done:
+        """Each directory that checkpoints lie in becomes a store."""
+        if found.committed:
+            return Done("there already", found.open())
+        parent, _, last = found.path.rpartition("/")
+        if CheckpointName.parse(last) is None:
+            raise InvalidRequest(
+                found.url,
+                "a store finds only what is called checkpoint_ and the step, with at least six digits",
+                "Copy it with `cp`, or migrate it",
+            )
+        return Done("adopted", self.store(parent).adopt(last))
+
+
+class Mirror(Stores):
+    """Writes checkpoints to stores that lie below the URL as their directories do below theirs."""
+
+    def migrate(
+        self, found: Found, *, to: Version = "1.1", steps: Iterable[Step] = (), dry_run: bool = False
+    ) -> Done:
+        """See `Checkpoint.migrate`. One whose migration to `to` the store has already is left alone."""
+        path, step = found.home
+        checkpoint = found.open()
+        if dry_run:
+            done = checkpoint.migrate("", to=to, step=step, steps=tuple(steps), dry_run=True)
+            return Done("would be migrated", None, done)
+        number = max(checkpoint.step, 0) if step is None else step
+        twin = self.held(path, number)
+        if twin is not None and twin.version == to:
+            parent = twin.manifest.parent
+            if parent is not None and parent == (source_id(checkpoint), "migrate"):
+                return Done("there already", twin)
+        done = checkpoint.migrate(self.store(path), to=to, step=number, steps=tuple(steps))
+        return Done("migrated", done.checkpoint, done)
+
+    def copy(self, found: Found) -> Done:
+        """As it is, verified where it can be. One that the store has already is left alone."""
+        path, step = found.home
+        checkpoint = found.open()
+        if checkpoint.committed:
+            twin = self.held(path, checkpoint.step)
+            if twin is not None and twin.id == checkpoint.id:
+                return Done("there already", twin)
+            return Done("copied", self.store(path).add(checkpoint))
+        number = checkpoint.step if step is None else step
+        if number < 0:
+            raise InvalidRequest(found.url, "its files don't tell its step", "Copy it alone: `cp --step N`")
+        twin = self.held(path, number)
+        if twin is not None and _sizes(twin) == checkpoint.listing():
+            return Done("there already", twin)
+        with self.store(path).stage(number) as staged:
+            checkpoint.download(os.fspath(staged))
+        return Done("copied", staged.checkpoint)
+
+
+def _sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    return {file.path: file.size for file in checkpoint.manifest.files}
