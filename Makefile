@@ -37,9 +37,10 @@ lint: $(READY)  ## style and types
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
-compat: $(READY) $(SCRATCH)/ray/.ready  ## files of today opened by other Pythons, numpys and RLlib, which it downloads
+OLDER_RAYS := 2.10.0 2.40.0
+compat: $(READY) $(SCRATCH)/ray/.ready $(OLDER_RAYS:%=$(SCRATCH)/ray-%/.ready)  ## files of today opened by other Pythons, numpys and RLlib, which it downloads
 	$(RUN)python -m tests.codec.other_pythons
-	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/migrations/test_other_pythons.py tests/compat
+	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python CKPTSTORE_OLDER_RAYS="$(OLDER_RAYS:%=$(CURDIR)/$(SCRATCH)/ray-%/bin/python)" $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/migrations/test_other_pythons.py tests/compat
 	$(RAY)/bin/python -m pytest -q -rs tests/integrations/rllib
 
 torture: $(READY)  ## crashes, power cuts, races and random operations, at length
@@ -70,6 +71,12 @@ $(SCRATCH)/ray/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SCRATCH)/ray
 	$(SCRATCH)/ray/bin/python -m pip install --quiet "ray[rllib]==2.60.0" "torch==2.13.0"
 	$(SCRATCH)/ray/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# Ray 2.10 needs a Python below 3.12, numpy 1 and what setuptools had up to 80.
+$(SCRATCH)/ray-%/.ready:
+	$(PYTHON) -m venv $(SCRATCH)/ray-$*
+	$(SCRATCH)/ray-$*/bin/python -m pip install --quiet "ray[rllib]==$*" "torch==2.13.0" "numpy==1.26.4" "pyarrow<18" "setuptools<81"
 	@touch $@
 
 $(SCRATCH)/fuzz/.ready:
