@@ -109,9 +109,14 @@ def algorithm_document(
     trained = rest.pop("policies_to_train", None)
     mapping = rest.pop("policy_mapping_fn", None)
     filters = described(rest.pop("filters", None) or {}, "filters")
+    config = dict(rest.pop("config", None) or {})
+    # RLlib's reader would set the first and fail on the rest, and has no attributes any more where an older
+    # release left a placeholder. Newer releases write neither.
+    for name in [name for name, value in config.items() if name == "_is_frozen" or _is_placeholder(value)]:
+        aside.put(f"config/{name}", config.pop(name))
     document: dict[str, Any] = {
         "algorithm_class": rest.pop("algorithm_class", None),
-        "config": aside.cleaned(rest.pop("config", None) or {}, "config") or {},
+        "config": _with_specs(aside.cleaned(config, "config") or {}),
         "worker": {
             "policy_ids": policy_ids,
             "policy_mapping_fn": _no_code(mapping, "policy_mapping_fn", aside),
@@ -158,6 +163,30 @@ def algorithm_document(
         told.carried.append(key)
     document, report = aside.into(document, told)
     return document, parts, report
+
+
+def _is_placeholder(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value == -1
+
+
+_SPEC = ("policy_class", "observation_space", "action_space", "config")
+
+
+def _with_specs(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with each policy's spec as the tuple that RLlib asks for; None is looked up when it builds.
+
+    Classes and spaces are objects, which went aside. Each policy's own file describes its spaces.
+    """
+    for holder in (config, config.get("multiagent")):
+        policies = holder.get("policies") if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and isinstance(policies, dict):
+            holder["policies"] = {
+                policy_id: (None, None, None, spec.get("config") or {})
+                if isinstance(spec, dict) and spec.keys() <= set(_SPEC)
+                else spec
+                for policy_id, spec in policies.items()
+            }
+    return config
 
 
 class _Aside:

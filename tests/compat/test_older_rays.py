@@ -20,8 +20,8 @@ PYTHONS = os.environ.get("CKPTSTORE_OLDER_RAYS", "").split()
 DATA = Path(__file__).parents[1] / "data"
 OPENER = Path(__file__).with_name("open_migrated.py")
 OBSERVATION = [0.0, 0.1, 0.2, 0.3]
-# One of each era that keeps single policies of PPO on torch; the newest is written by a Ray after the reader.
-CASES = ["v1_0/ray_2.1.0_tune", "v1_1/ray_2.10.0_filter"]
+# Whether the algorithm can be restored as well. RLlib wants filters of its own class there; 1.1 has data.
+CASES = {"v1_0/ray_2.1.0_tune": True, "v1_1/ray_2.10.0_filter": False}
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,9 +35,10 @@ def test_an_older_ray_opens_what_was_migrated(python: str, case: str, tmp_path: 
     source = Checkpoint.open(DATA / case / "checkpoint")
     migrated = source.migrate(CheckpointStore(tmp_path / "store")).checkpoint
     assert migrated is not None
+    command = [python, "-W", "ignore", str(OPENER)]
     with migrated.as_directory() as path:
         done = subprocess.run(
-            [python, "-W", "ignore", str(OPENER), str(path), json.dumps(OBSERVATION)],
+            [*command, str(path), json.dumps(OBSERVATION), *(["restore"] if CASES[case] else [])],
             capture_output=True,
             text=True,
             check=False,
@@ -45,7 +46,8 @@ def test_an_older_ray_opens_what_was_migrated(python: str, case: str, tmp_path: 
         )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout.rpartition("ANSWER")[2])
-    algorithm = found.pop("algorithm")
+    algorithm = found.pop("algorithm", None)
+    assert (algorithm is not None) == CASES[case]
     assert sorted(found) == sorted(source.policy_ids)
     for policy_id, got in found.items():
         stored = source.policies[policy_id]
@@ -53,6 +55,8 @@ def test_an_older_ray_opens_what_was_migrated(python: str, case: str, tmp_path: 
         assert got["timestep"] == stored["global_timestep"]
         assert got["kl_coeff"] == stored["kl_coeff"]
         assert got["moments"] == [len(item["state"]) for item in stored["optimizer"].values()]
+    if algorithm is None:
+        return
     same(algorithm["weights"], source.policies["default_policy"]["weights"])
     print(f"{Path(python).parts[-3]} opened {case}: iteration {algorithm['iteration']}, then trained")
     assert algorithm["trained"] == algorithm["iteration"] + 1
