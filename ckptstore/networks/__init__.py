@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ckptstore.errors import UnreadableFormat
+from ckptstore.errors import CheckpointError, UnreadableFormat
 from ckptstore.networks import dqn, new_stack, ppo, sac, tensorflow
 from ckptstore.networks.moving import Module, refuse
 
@@ -28,6 +28,17 @@ def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module
     """
     if not isinstance(policy.get("weights"), Mapping) or not policy["weights"]:
         raise UnreadableFormat(place, "it has no weights", "Migrate a whole checkpoint")
+    try:
+        return _converted(policy, place)
+    except CheckpointError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A config is whatever its file says, and any of its values may be of any type.
+        what = f"{type(error).__name__}: {error!s:.100}"
+        raise refuse(place, f"its config or spaces aren't as RLlib writes them ({what})") from error
+
+
+def _converted(policy: Mapping[str, Any], place: str) -> Module:
     if new_stack.is_one(policy):
         return new_stack.convert(policy, place)
     algorithm, framework = _named(policy, place)

@@ -104,15 +104,33 @@ def space(description: Any, path: str) -> Any:
         raise InvalidRequest(
             path, f"gymnasium's constructor for {kind!r:.60} isn't known here", "Migrate it to 1.1"
         )
-    name, args = make(description, path)
+    try:
+        name, args = make(description, path)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidRequest):
+            raise
+        why = f"it is no {kind} ({type(error).__name__}: {error!s:.100})"
+        raise InvalidRequest(path, why, "Migrate it to 1.1") from error
     return Call(Named("gymnasium.spaces", name), args)
 
 
 def _box(space: Mapping[str, Any], path: str) -> tuple[str, tuple[Any, ...]]:
-    low, high = (np.asarray(space.get(side, limit)) for side, limit in (("low", -np.inf), ("high", np.inf)))
     shape, dtype = tuple(int(size) for size in space["shape"]), np.dtype(space["dtype"])
-    bounds = (np.broadcast_to(side, shape).astype(dtype) for side in (low, high))
-    return "Box", (*bounds, shape, dtype.name)
+    low, high = (_bound(space.get(side, limit), shape, dtype) for side, limit in _LIMITS)
+    return "Box", (low, high, shape, dtype.name)
+
+
+_LIMITS = (("low", -np.inf), ("high", np.inf))
+
+
+def _bound(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """One number for all places, which is what the constructor takes too, or one for each."""
+    bound = np.asarray(value)
+    if bound.ndim == 0:
+        return float(bound)
+    if bound.shape != shape:
+        raise ValueError(f"its bounds have the shape {bound.shape}, not {shape}")
+    return bound.astype(dtype)
 
 
 def _inner(spaces: Any, path: str) -> Any:

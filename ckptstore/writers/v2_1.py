@@ -208,15 +208,14 @@ def _report(
         told.renamed.append(f"policy_class {policy.get('policy_class')} -> {module.class_name}")
     else:
         told.carried.append("policy_class")
-    if policy.get("optimizer"):
+    stored = policy.get("optimizer")
+    if isinstance(stored, Mapping) and stored:
         if not with_learner:
             told.dropped.append("optimizer: a module by itself has none")
-        elif module.optimizer.keys() == policy["optimizer"].keys():
+        elif module.optimizer.keys() == stored.keys():
             told.carried.append("optimizer")
         elif module.optimizer:
-            told.renamed.append(
-                f"optimizer/{', '.join(policy['optimizer'])} -> {', '.join(module.optimizer)}"
-            )
+            told.renamed.append(f"optimizer/{', '.join(stored)} -> {', '.join(module.optimizer)}")
         else:
             told.dropped.append("optimizer: it isn't one of torch over the parameters of this module")
     gone = {"weights", "optimizer", "policy_class", "observation_space", "action_space"}
@@ -225,14 +224,14 @@ def _report(
             continue
         if with_learner:
             _put(aside, told, field, value, f"policies/{policy_id}/{field}")
-        elif value not in (None, {}):
+        elif not _empty(value):
             told.dropped.append(f"{field}: a module by itself has no place for it")
     return told.report()
 
 
 def _put(aside: dict[str, Any], told: Reporter, field: str, value: Any, path: str | None = None) -> None:
     """Set `value` aside and say so; nothing for what holds nothing."""
-    if value is None or (isinstance(value, (dict, list, tuple)) and not value):
+    if _empty(value):
         return
     path = path or field
     aside[path] = described(value, path)
@@ -240,6 +239,10 @@ def _put(aside: dict[str, Any], told: Reporter, field: str, value: Any, path: st
         told.opaque.append(field)
     else:
         told.renamed.append(f"{field} -> {ASIDE}/aside")
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, (dict, list, tuple)) and not value)
 
 
 def _notes(policy_id: str, module: Module) -> list[str]:

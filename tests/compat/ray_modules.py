@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,16 @@ class Fallback(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "Could not restore original class" in record.getMessage():
             raise AssertionError(record.getMessage())
+
+
+def taken(module: Any, path: Path) -> None:
+    """RLlib takes what it finds and passes over the rest; here every weight must be there and be taken."""
+    with open(path, "rb") as file:
+        stored = pickle.load(file)
+    state = module.get_state()
+    assert list(state) == list(stored), sorted(state.keys() ^ stored.keys()) or "another order"
+    for name, value in stored.items():
+        np.testing.assert_array_equal(state[name], value)
 
 
 def compute(module: Any, obs: Any) -> dict[str, Any]:
@@ -63,6 +75,7 @@ def main(path: str) -> None:
                 module = MultiRLModule.from_checkpoint(job["path"])[job["module"]]
             else:
                 module = RLModule.from_checkpoint(job["path"])
+            taken(module, Path(job["path"], job.get("module", ""), "module_state.pkl"))
             answers.append({**compute(module, job["obs"]), "class": type(module).__name__})
         except Exception as error:  # noqa: BLE001 - every job gets an answer
             answers.append({"error": f"{type(error).__name__}: {error}"})

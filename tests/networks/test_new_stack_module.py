@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint
-from ckptstore.errors import UnreadableFormat
+from ckptstore.codec.opaque import Opaque
+from ckptstore.errors import CheckpointError, UnreadableFormat
 from ckptstore.networks import Module, new_stack_module
+from ckptstore.writers import constructing
 from tests.eras.corpus import cases, roots
 from tests.networks.forward import outputs
 
@@ -305,3 +308,36 @@ def test_modules_are_carried_with_todays_names() -> None:
     assert list(module.optimizer) == ["default_optimizer"]
     with pytest.raises(UnreadableFormat, match="MyModule"):
         new_stack_module({**policy, "policy_class": "mine.MyModuleRLModule"})
+
+
+JUNK: list[Any] = [
+    None, True, -1, 2**70, float("nan"), "x", b"", [], [[1, 2, 3]], {}, {"a": 1}, (4, 4), np.zeros(0),
+    np.zeros((2, 2)), np.array("x"), Opaque("a.B", ()), [[4, [5, 5], 0]], set(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make", [ppo, dqn, lambda: sac(True), lambda: sac(False)], ids=["ppo", "dqn", "sac", "box"]
+)
+@pytest.mark.parametrize("junk", JUNK, ids=repr)
+def test_values_of_any_type_end_in_a_typed_error(make: Any, junk: Any) -> None:
+    """One value after the other of a policy becomes something else; nothing but a refusal may come of it."""
+
+    def places(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        yield path
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from places(item, (*path, key))
+
+    for *outer, last in [path for path in places(make(), ()) if path]:
+        policy = inner = make()
+        for key in outer:
+            inner = inner[key]
+        inner[last] = junk
+        try:
+            module = new_stack_module(policy)
+            constructing.space(module.observation_space, "observation_space")
+            constructing.space(module.action_space, "action_space")
+            constructing.dumps(module.model_config)
+        except CheckpointError:
+            continue
