@@ -55,6 +55,16 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
     if known is ppo and not any(key.startswith("vf.") for key in weights):
         inference_only = True
         settings["vf_share_layers"] = any(key.startswith("encoder.encoder.") for key in weights)
+    dropped: list[str] = []
+    optimizers = _optimizers(policy.get("optimizer") or {}, known)
+    if known is sac and any(key.startswith("qf_encoder.net.") for key in weights) and not _discrete(policy):
+        inference_only = True
+        dropped = [
+            f"weights/{key}: {sac.OTHER}" for key in weights if not key.startswith(("pi_encoder.", "pi."))
+        ]
+        weights = {key: value for key, value in weights.items() if key.startswith(("pi_encoder.", "pi."))}
+        dropped += [f"optimizer/{name}: {sac.OTHER}" for name in optimizers if name != "policy"]
+        optimizers = {name: item for name, item in optimizers.items() if name == "policy"}
     return Module(
         known.CLASS,
         known.CATALOG,
@@ -63,10 +73,15 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         settings,
         inference_only,
         _completed(weights),
-        _optimizers(policy.get("optimizer") or {}, known),
+        optimizers,
         (),
-        (),
+        tuple(dropped),
     )
+
+
+def _discrete(policy: Mapping[str, Any]) -> bool:
+    space = policy.get("action_space")
+    return isinstance(space, Mapping) and space.get("space") == "discrete"
 
 
 def _optimizers(stored: Mapping[str, Any], known: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ckptstore.networks.moving import Module, Mover, chained, parameters, refuse
 CLASS = "ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module.DefaultSACTorchRLModule"
 CATALOG = "ray.rllib.algorithms.sac.sac_catalog.SACCatalog"
 
-_OTHER = "the new stack's Q networks for continuous actions are built otherwise"
+OTHER = "today's Q networks for continuous actions take observation and action apart"
 _UNUSED = "the value head of RLlib's base network, which SAC never used"
 _ALPHA = "the new stack keeps it in the Learner, which starts it anew"
 
@@ -44,7 +44,7 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
             raise refuse(place, "its Q networks have another activation than its policy")
     else:
         for old in nets:
-            mover.unused(f"{old}.", _OTHER)
+            mover.unused(f"{old}.", OTHER)
     for name in ("log_alpha", "target_entropy"):
         mover.unused(name, _ALPHA)
     mover.done()

@@ -7,10 +7,11 @@ algorithm under `ASIDE`, by its path, as `ckptstore.writers.plain` describes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptstore import names
+from ckptstore.errors import InvalidRequest
 from ckptstore.networks import Module, new_stack_module
 from ckptstore.plan import Item, literal, pickled
 from ckptstore.strictjson import dumps
@@ -24,6 +25,7 @@ _MODULES = "learner_group/learner/rl_module"
 _CTOR = "class_and_ctor_args.pkl"
 _SINGLE = Named("ray.rllib.core.rl_module.multi_rl_module", "MultiRLModule")
 _SPEC = Named("ray.rllib.core.rl_module.rl_module", "RLModuleSpec")
+_BESIDE = (_CTOR, "metadata.json", "module_state.pkl", "module_state.msgpack")
 _STEPS = "num_env_steps_sampled_lifetime"
 
 # Algorithm and Learner that train a module, by its catalog.
@@ -51,6 +53,7 @@ def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
     plain data.
     """
     policies = model["policies"]
+    _check(policies)
     modules = {
         policy_id: new_stack_module(policy, f"policies/{policy_id}") for policy_id, policy in policies.items()
     }
@@ -69,6 +72,15 @@ def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
         return Laid("MultiRLModule", _multi("", modules), reports, PolicyReport(), tuple(notes))
     items, report = _algorithm(model, modules, aside, notes)
     return Laid("Algorithm", items, reports, report, tuple(notes))
+
+
+def _check(policy_ids: Iterable[str]) -> None:
+    """Each id is a directory beside the files of the MultiRLModule."""
+    for policy_id in names.check_policy_ids(policy_ids):
+        if policy_id in _BESIDE:
+            raise InvalidRequest(
+                f"policy id {policy_id!r}", "a file is called so", "Rename it in a step of your own"
+            )
 
 
 def _algorithm(
@@ -249,7 +261,7 @@ def _notes(policy_id: str, module: Module) -> list[str]:
     notes = []
     if any(name.startswith(("_target_", "target_")) for name in module.weights) and module.renamed:
         notes.append(f"policies/{policy_id}: target networks, which weren't stored, equal what they follow")
-    if module.inference_only and module.renamed:
+    if module.inference_only and any(line.startswith("weights/q") for line in module.dropped):
         notes.append(f"policies/{policy_id}: a module for inference; it can't be trained further")
     return notes
 

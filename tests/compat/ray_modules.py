@@ -34,6 +34,9 @@ def taken(module: Any, path: Path) -> None:
     """RLlib takes what it finds and passes over the rest; here every weight must be there and be taken."""
     with open(path, "rb") as file:
         stored = pickle.load(file)
+    if hasattr(module, "make_target_networks") and not module.inference_only:
+        module.make_target_networks()  # as a Learner does
+        module.set_state(stored)
     state = module.get_state()
     assert list(state) == list(stored), sorted(state.keys() ^ stored.keys()) or "another order"
     for name, value in stored.items():

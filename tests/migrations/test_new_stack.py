@@ -100,6 +100,16 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert refused.exit_code == 6
 
 
+@pytest.mark.parametrize("policy_id", ["metadata.json", "class_and_ctor_args.pkl", "../up", "a/b", ""])
+def test_ids_that_are_no_directories_of_their_own(policy_id: str, tmp_path: Path) -> None:
+    def rename(model: dict[str, Any]) -> dict[str, Any]:
+        return {**model, "policies": {policy_id: model["policies"]["cat"]}}
+
+    with pytest.raises(InvalidRequest):
+        Checkpoint.open(MULTI).migrate(tmp_path / "store", to="2.1", steps=[rename])
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
 VALUES: list[Any] = [
     None, True, False, 0, -1, 255, 2**70, -(2**70), 0.5, float("inf"), "é", "", b"x", bytearray(b"y"), (),
     (1, "a"), [], [[1], {}], {"a": {"b": (1.5, None)}}, np.float32(0.5), np.int64(3), np.True_,

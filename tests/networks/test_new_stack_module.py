@@ -341,3 +341,12 @@ def test_values_of_any_type_end_in_a_typed_error(make: Any, junk: Any) -> None:
             constructing.dumps(module.model_config)
         except CheckpointError:
             continue
+
+
+def test_the_first_q_networks_of_the_new_stack_are_dropped_aloud() -> None:
+    policy = Checkpoint.open(DATA / "v2_1/ray_2.44.1_sac/checkpoint").policies["default_policy"]
+    module = new_stack_module(policy)
+    assert module.inference_only
+    assert {name.partition(".")[0] for name in module.weights} == {"pi_encoder", "pi"}
+    assert any(line.startswith("weights/qf_encoder.net.mlp.0.weight: ") for line in module.dropped)
+    assert list(module.optimizer) == ["policy"]
