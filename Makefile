@@ -58,6 +58,7 @@ bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safete
 	$(SCRATCH)/bench/bin/python -m benchmarks.local
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
 	$(SCRATCH)/bench/bin/python -m benchmarks.decode
+	$(SCRATCH)/bench/bin/python -m benchmarks.bulk
 
 bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke

@@ -28,7 +28,7 @@ from ckptstore.backends.base import Backend
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
 from ckptstore.failures import translated
-from ckptstore.migrating import Migration, Step, Version, source_id
+from ckptstore.migrating import Migration, Step, Version, fingerprint, source_id
 from ckptstore.names import CheckpointName
 from ckptstore.reading import fetch_manifest
 from ckptstore.signing import Trust
@@ -209,7 +209,7 @@ class Mirror(Stores):
         twin = self.held(path, number)
         if twin is not None and twin.version == to:
             parent = twin.manifest.parent
-            if parent is not None and parent == (source_id(checkpoint), "migrate"):
+            if parent is not None and parent.id in _ids(checkpoint):
                 return Done("there already", twin)
         done = checkpoint.migrate(self.store(path), to=to, step=number, steps=tuple(steps))
         return Done("migrated", done.checkpoint, done)
@@ -232,6 +232,12 @@ class Mirror(Stores):
         with self.store(path).stage(number) as staged:
             checkpoint.download(os.fspath(staged))
         return Done("copied", staged.checkpoint)
+
+
+def _ids(checkpoint: Checkpoint) -> set[str]:
+    """What copies of it may call it: also what it was called before it was adopted."""
+    adopted = checkpoint.committed and checkpoint.manifest.origin == "adopt"
+    return {source_id(checkpoint), *([fingerprint(_sizes(checkpoint))] if adopted else [])}
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, int]:

@@ -34,7 +34,7 @@ def find(files: Mapping[str, int]) -> list[Place]:
             (committed if size > SMALL_STATE_BYTES else dead).add(folder)
         elif (folder := _holding(path, RETIRED)) is not None:
             dead.add(folder)
-    dead |= {folder for path in files if (folder := _holding(path, CLAIM)) is not None} - committed
+    dead |= {folder for path in files if (folder := _holding(path, CLAIM)) is not None}
     stores = {folder for path in files if (folder := _holding(path, STORE)) is not None}
     marked = {folder for path in files if (folder := _marked(path)) is not None}
     known = committed | dead

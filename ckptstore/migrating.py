@@ -132,10 +132,12 @@ def source_id(checkpoint: Checkpoint) -> str:
     Its id, or where no manifest gives one a fingerprint of its files' names and sizes, which stays the
     same wherever the directory is copied to.
     """
-    if checkpoint.committed:
-        return checkpoint.id
-    listing = sorted(checkpoint.listing().items())
-    return _FOREIGN + digest("".join(f"{path}\0{size}\n" for path, size in listing).encode())
+    return checkpoint.id if checkpoint.committed else fingerprint(checkpoint.listing())
+
+
+def fingerprint(files: Mapping[str, int]) -> str:
+    """What stands for the id of a directory without a manifest that holds `files` (path to size in bytes)."""
+    return _FOREIGN + digest("".join(f"{path}\0{size}\n" for path, size in sorted(files.items())).encode())
 
 
 def _left(notes: Sequence[Note], place: str) -> list[str]:

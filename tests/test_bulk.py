@@ -133,6 +133,26 @@ def test_migrated_once_however_often(place: tuple[str, str, Any]) -> None:
             np.testing.assert_array_equal(after.weights(policy_id)[name], array)
 
 
+def test_what_came_from_elsewhere_is_not_taken_for_ones_own(tree: Path, tmp_path: Path) -> None:
+    mirror = bulk.Mirror(tmp_path / "copies")
+    found = bulk.find(tree)
+    assert set(verbs(mirror.migrate, found).values()) == {"migrated"}
+    assert set(verbs(bulk.Mirror(tmp_path / "copies", None).copy, found[:1]).values()) == {"CheckpointExists"}
+    (tree / PATHS[0] / "more.txt").write_text("another run has been here")
+    told = verbs(bulk.Mirror(tmp_path / "copies").migrate, bulk.find(tree))
+    assert told.pop(PATHS[0]) == "CheckpointExists"
+    assert set(told.values()) == {"there already"}
+
+
+def test_adopted_meanwhile_is_still_the_same_source(tree: Path, tmp_path: Path) -> None:
+    found = bulk.find(tree)[3:5]
+    assert set(verbs(bulk.Mirror(tmp_path / "copies").migrate, found).values()) == {"migrated"}
+    assert set(verbs(bulk.Adopter(tree).adopt, found).values()) == {"adopted"}
+    again = bulk.find(tree)[3:5]
+    assert all(item.committed for item in again)
+    assert set(verbs(bulk.Mirror(tmp_path / "copies").migrate, again).values()) == {"there already"}
+
+
 def test_copied_once_however_often(place: tuple[str, str, Any]) -> None:
     url, copies, options = place
     found = bulk.find(url, storage_options=options)
