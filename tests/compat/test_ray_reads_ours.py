@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not RAY_PYTHON, reason="CKPTSTORE_RAY_PYTHON names no Python with Ray"),
 ]
 
+ADOPTED = Path(__file__).parents[1] / "data" / "v2_1" / "ray_2.60.0_dqn" / "checkpoint"
 ASK = """
 import json, pickle, sys
 from ray.rllib.utils.checkpoints import get_checkpoint_info
@@ -70,3 +73,25 @@ def test_type_version_and_policies(tmp_path: Path) -> None:
         {"type": "Algorithm", "policy_ids": sorted(ids[:2]), "state": ["counters", "iteration"], **common},
     ]
     print("RLlib reads", found)
+
+
+def test_an_adopted_directory_is_restored_as_before(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoint_000010"
+    shutil.copytree(ADOPTED, directory)
+    made = CheckpointStore(tmp_path).adopt("checkpoint_000010")
+    answer = tmp_path / "answer.pkl"
+    script = Path(__file__).parent / "ray_restore.py"
+    done = subprocess.run(
+        [RAY_PYTHON, "-W", "ignore", script, "DQN", directory, answer],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = pickle.loads(answer.read_bytes())
+    weights = made.weights("default_policy")
+    assert found["weights"].keys() == weights.keys()
+    for name, array in weights.items():
+        np.testing.assert_array_equal(found["weights"][name], array)
+    assert found["iteration"] == made.state["iteration"]
+    assert made.check().ok
