@@ -252,6 +252,8 @@ class CheckpointStore:
         or newer than known; CheckpointExists if its step is taken; SaveAborted if it changes meanwhile.
         """
         name = self._lying(os.fspath(which))
+        if self._trust is not None and self._signer is None:
+            raise InvalidRequest("trusted_keys", "nothing would sign its manifest", "Pass a signing_key too")
         request = self._request("Directory", (), name.step, metrics, labels, "error")
         self._identity.prove()
         adopting.adopt(

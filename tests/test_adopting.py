@@ -213,6 +213,39 @@ def test_something_that_still_writes_is_noticed(place: Place, monkeypatch: pytes
     assert "late.pkl" in [file.path for file in place.store.adopt(NAME).manifest.files]
 
 
+def test_what_is_mixed_with_files_of_ours_is_refused(place: Place) -> None:
+    place.put(NAME, CASE)
+    CheckpointStore(f"{place.url}/{NAME}", storage_options=place.options).id  # noqa: B018  # by mistake
+    with pytest.raises(InvalidRequest, match="store"):
+        place.store.adopt(NAME)
+    assert place.store.checkpoints() == []
+
+
+def test_signed_or_not_at_all(tmp_path: Path) -> None:
+    shutil.copytree(CASE, tmp_path / NAME)
+    private, public = keys()
+    with pytest.raises(InvalidRequest, match="sign"):
+        CheckpointStore(tmp_path, trusted_keys=[public]).adopt(NAME)
+    assert not (tmp_path / NAME / META).exists()
+    made = CheckpointStore(tmp_path, trusted_keys=[public], signing_key=private).adopt(NAME)
+    assert made.manifest.signature is not None
+
+
+def keys() -> tuple[bytes, bytes]:
+    """A key pair in PEM."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private, public
+
+
 def test_a_link_is_refused(tmp_path: Path) -> None:
     shutil.copytree(CASE, tmp_path / NAME)
     (tmp_path / NAME / "link.pkl").symlink_to("/etc/passwd")

@@ -124,6 +124,8 @@ def _vouched(name: CheckpointName, found: Iterable[Listed], vouch: Vouch) -> tup
     if state is State.CLAIMED:
         raise InvalidRequest(str(name), "it is an unfinished save of ckptstore", "Leave it to `gc`")
     payload = {path: size for path, size in files.items() if not path.startswith(f"{META}/")}
+    if mixed := sorted(files.keys() - payload.keys() - {PARTS}):
+        raise InvalidRequest(f"{name}/{mixed[0]}", "it belongs to something else", "Remove it if it may go")
     if not payload:
         raise CheckpointNotFound(str(name), "there are no files in a directory of that name")
     if odd := [path for path, size in payload.items() if size < 0]:
