@@ -88,10 +88,13 @@ def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any
 def weights(module_state: Any, source: str) -> dict[str, Any]:
     """Name to array, the names of the live algorithm; places in nested containers are joined by ``/``.
 
-    A policy of eager TensorFlow has a list of weights: their names are "0", "1" and so on. Raises
-    UnsafeContent if anything in it is no array, since a model without some of its weights is none.
+    A policy of eager TensorFlow has a list of weights: their names are "0", "1" and so on. One that follows
+    rules of its own has none (None, where RLlib asked it). Raises UnsafeContent if anything in it is no
+    array, since a model without some of its weights is none.
     """
     flat: dict[str, Any] = {}
+    if module_state is None:
+        return flat
     pending: list[tuple[str, Any]] = [("", module_state)]
     while pending:
         name, value = pending.pop()

@@ -236,7 +236,6 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path_factory: pytest.TempPathFact
         {},
         [],
         None,
-        {"weights": None},
         {"weights": "text"},
         {"weights": {"w": [None]}},
         {"weights": {"w": object}},

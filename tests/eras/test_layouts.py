@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
+import numpy as np
 import pytest
 
 from ckptstore.eras.layouts.base import owner
 from ckptstore.eras.paths import children, module_files
-from tests.eras.trees import Recorder, load, open_files, with_pickle
+from ckptstore.errors import UnreadableFormat
+from tests.eras.trees import Recorder, load, open_files, read_all, with_pickle
 
 
 @pytest.mark.parametrize(
@@ -91,3 +95,41 @@ def test_one_file_is_read_once() -> None:
     for _ in range(3):
         foreign.weights("default_policy")
     assert sorted(recorder.paths) == [".tune_metadata", "checkpoint-2"]
+
+
+def test_a_policy_with_rules_of_its_own_has_no_weights() -> None:
+    """RLlib asked it for weights and got None; everything else about it is there."""
+    foreign = read_all(load("v1_1/ray_2.6.3_heuristic"))
+    assert foreign.policy_ids == ("h", "learned", "r")
+    assert [len(foreign.weights(name)) for name in foreign.policy_ids] == [0, 8, 0]
+    assert foreign.policy("h")["observation_space"]["shape"] == (4,)
+
+
+@pytest.mark.parametrize("other", ["one", 1, "7"])
+def test_numbers_as_ids_are_spelled_as_text(other: object) -> None:
+    ones = {"weights": {"w": np.ones(1)}, "global_timestep": 5}
+    worker = {
+        "state": {7: ones, other: {"weights": {"w": np.zeros(1)}}},
+        "filters": {7: "x"},
+        "policy_specs": {},
+    }
+    files = {"checkpoint-3": pickle.dumps({"worker": pickle.dumps(worker)})}
+    if other == "7":
+        with pytest.raises(UnreadableFormat):
+            open_files(files).policy_ids  # noqa: B018
+        return
+    foreign = read_all(files)
+    assert foreign.policy_ids == tuple(sorted(("7", str(other))))
+    assert foreign.weights("7") == {"w": 1}
+    assert foreign.policy("7")["global_timestep"] == 5
+    assert foreign.state()["filters"] == {"7": "x"}
+
+
+def test_a_module_that_only_tensorflow_reads_is_an_error() -> None:
+    files = load("v1_2/ray_2.20.0_no_policies")
+    [path] = [path for path in files if path.endswith("module_state.pt")]
+    files[path + ".index"] = files.pop(path)
+    foreign = open_files(files)
+    assert foreign.policy_ids == ("default_policy",)
+    with pytest.raises(UnreadableFormat, match="TensorFlow"):
+        foreign.weights("default_policy")

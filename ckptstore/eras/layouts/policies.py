@@ -14,7 +14,7 @@ import numpy as np
 from ckptstore.codec.opaque import Opaque
 from ckptstore.eras.layouts.base import DEFAULT_ID, Raw, Want, owner, tune_metadata
 from ckptstore.eras.notes import Note
-from ckptstore.eras.paths import module_files, state_file
+from ckptstore.eras.paths import below, children, module_files, state_file
 from ckptstore.eras.sniff import Sniffed
 from ckptstore.eras.source import Source
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
@@ -54,6 +54,15 @@ class Policies:
         return frozenset(map(str, ids)) if isinstance(ids, (list, tuple, set, frozenset)) else frozenset()
 
     @cached_property
+    def _elsewise(self) -> frozenset[str]:
+        """Modules the Learner kept in another form than torch's."""
+        base = self.sniffed.modules
+        names = [] if base is None else children(self.source.files, base)
+        prefix = f"{base}/" if base else ""
+        kept = [name for name in names if below(self.source.files, f"{prefix}{name}/module_state")]
+        return frozenset(kept) - self._modules.keys()
+
+    @cached_property
     def _trainable_only(self) -> bool:
         config = self._algorithm.get("config")
         fields = config.state if isinstance(config, Opaque) else config
@@ -65,6 +74,8 @@ class Policies:
         listed = frozenset(self.sniffed.listed)
         if not listed and self.sniffed.policy_files:
             listed = self._mentioned
+        if not self.sniffed.policy_files:
+            listed |= self._elsewise
         absent = listed - self.written
         if absent and self._trainable_only:
             self._note_untrained(absent)
@@ -114,6 +125,12 @@ class Policies:
                     raise UnreadableFormat(path, "it holds no weights: not the state of an RLlib policy")
             if self.sniffed.modules is not None:
                 module = self._module(policy_id)
+        if module is None and "weights" not in document:
+            raise UnreadableFormat(
+                f"{self.sniffed.modules}/{policy_id}",
+                "its weights are in a form of TensorFlow's, and there is no other copy of them",
+                "Open it with the Ray that wrote it, and save the policy by itself",
+            )
         if module is not None:
             named = self._optimizer(policy_id) if want.optimizer else {}
             document["learner_state"] = {"module_state": module, "optimizer": named}

@@ -11,6 +11,8 @@ from ckptstore.eras.sniff import Sniffed
 from ckptstore.eras.source import Source
 from ckptstore.errors import UnreadableFormat
 
+_BY_ID = ("state", "policy_specs", "filters")  # what of a worker is kept by policy id
+
 
 class SingleFile:
     """Reads the one file once and hands out slices of it."""
@@ -27,6 +29,8 @@ class SingleFile:
         if isinstance(document.get("worker"), bytes):
             document["worker"] = self.source.nested(path, "worker", document["worker"])
         worker = document.get("worker")
+        if isinstance(worker, dict):
+            document["worker"] = worker = _with_text_ids(worker)
         states = worker.get("state") if isinstance(worker, dict) else None
         if not isinstance(states, dict) or not all(isinstance(policy_id, str) for policy_id in states):
             raise UnreadableFormat(path, "it holds no policies: not a checkpoint of an RLlib algorithm")
@@ -66,3 +70,19 @@ class SingleFile:
 
     def absence(self, policy_id: str) -> str | None:
         return None
+
+
+def _with_text_ids(worker: Raw) -> Raw:
+    """`worker` with ids that are numbers, which Ray 1.x took for policies, spelled as text."""
+    ids = worker.get("state")
+    if not isinstance(ids, dict) or all(type(policy_id) is not int for policy_id in ids):
+        return worker
+    if len({str(policy_id) for policy_id in ids}) < len(ids):
+        return worker  # 1 and "1": no text tells them apart
+    return {key: _text_keys(item) if key in _BY_ID else item for key, item in worker.items()}
+
+
+def _text_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {str(key) if type(key) is int else key: item for key, item in value.items()}
