@@ -33,9 +33,8 @@ MODULES = "learner_group/learner/rl_module"
 @pytest.mark.parametrize("root", GOLDEN, ids=lambda root: root.relative_to(DATA).as_posix())
 def test_it_reads_back(root: Path, tmp_path: Path) -> None:
     before = Checkpoint.open(root)
-    refused = {"tf2": "eager TensorFlow", "heuristic": "policies/h: it has no weights"}
-    if why := next((why for name, why in refused.items() if name in str(root)), None):
-        with pytest.raises(UnreadableFormat, match=why):
+    if "tf2" in str(root):
+        with pytest.raises(UnreadableFormat, match="eager TensorFlow"):
             before.migrate(tmp_path / "store", to="2.1")
         assert not (tmp_path / "store").exists()
         return
