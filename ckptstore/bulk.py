@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor, Future, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ from ckptstore import finding
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
+from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest, StoreNotFound
 from ckptstore.failures import translated
 from ckptstore.migrating import Migration, Step, Version, fingerprint, source_id
 from ckptstore.names import CheckpointName
@@ -160,20 +161,24 @@ class Stores:
         """The one at `path`, made on first use if it isn't there."""
         with self._lock:
             if path not in self._open:
-                url = f"{self._url.rstrip('/')}/{path}" if path else self._url
-                self._open[path] = CheckpointStore(
-                    url, storage_options=self._options, trusted_keys=self._keys
-                )
-                self._locks[path] = threading.Lock()
+                self._open[path] = self._opened(path, create=True)
             return self._open[path]
 
     def held(self, path: str, step: int) -> Checkpoint | None:
-        """What the store at `path` had committed at `step` when it was first asked."""
-        store = self.store(path)
-        with self._locks[path]:
+        """What the store at `path` had committed at `step` when it was first asked; makes no store."""
+        with self._lock:
+            lock = self._locks.setdefault(path, threading.Lock())
+        with lock:
             if path not in self._held:
-                self._held[path] = {item.step: item for item in store.checkpoints()}
+                committed: list[Checkpoint] = []
+                with suppress(StoreNotFound):
+                    committed = self._opened(path, create=False).checkpoints()
+                self._held[path] = {item.step: item for item in committed}
         return self._held[path].get(step)
+
+    def _opened(self, path: str, create: bool) -> CheckpointStore:
+        url = f"{self._url.rstrip('/')}/{path}" if path else self._url
+        return CheckpointStore(url, storage_options=self._options, trusted_keys=self._keys, create=create)
 
 
 class Adopter(Stores):

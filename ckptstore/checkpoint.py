@@ -214,7 +214,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """Its directory's name, for example ``checkpoint_000100``."""
-        return self._prefix or self._backend.url.rstrip("/").rpartition("/")[2]
+        return (self._prefix or self._backend.url.rstrip("/")).rpartition("/")[2]
 
     @property
     def url(self) -> str:

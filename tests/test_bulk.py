@@ -153,6 +153,22 @@ def test_adopted_meanwhile_is_still_the_same_source(tree: Path, tmp_path: Path) 
     assert set(verbs(bulk.Mirror(tmp_path / "copies").migrate, again).values()) == {"there already"}
 
 
+def test_what_fails_makes_no_store(tree: Path, tmp_path: Path) -> None:
+    (tree / "final/algorithm_state.pkl").write_bytes(b"garbage.")
+    [found] = [item for item in bulk.find(tree) if item.path == "final"]
+    assert verbs(bulk.Mirror(tmp_path / "copies").migrate, [found])["final"] not in (
+        "migrated",
+        "there already",
+    )
+    assert not (tmp_path / "copies").exists()
+
+
+def test_a_name_is_the_last_of_the_path(tree: Path) -> None:
+    opened = bulk.find(tree)[0].open()
+    assert (opened.name, opened.step) == ("checkpoint_000005", 5)
+    assert opened.url.endswith(PATHS[0])
+
+
 def test_copied_once_however_often(place: tuple[str, str, Any]) -> None:
     url, copies, options = place
     found = bulk.find(url, storage_options=options)
