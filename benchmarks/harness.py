@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import random
 import shutil
 import statistics
 import tempfile
@@ -21,13 +22,13 @@ MIB = 2**20
 
 def policies(count: int, mib: float) -> dict[str, dict[str, Any]]:
     """`count` policies of `mib` MiB each: two float32 arrays of normal numbers, which don't compress."""
-    random = np.random.default_rng(0)
+    numbers = np.random.default_rng(0)
     half = int(mib * MIB / 4 / 2)
     return {
         f"pol{index:03}": {
             "weights": {
-                "kernel": random.standard_normal(half, dtype=np.float32),
-                "bias": random.standard_normal(half, dtype=np.float32),
+                "kernel": numbers.standard_normal(half, dtype=np.float32),
+                "bias": numbers.standard_normal(half, dtype=np.float32),
             }
         }
         for index in range(count)
@@ -47,10 +48,16 @@ def scratch() -> Iterator[str]:
 
 
 def in_turn(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each contestant says it took, A B C A B C ..., after one round that doesn't count."""
+    """Seconds that each contestant says it took, after one round that doesn't count.
+
+    Each round is one of each, in an order of its own: a disk that was worn out by one slows the next.
+    """
     took: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants.items())
+    shuffle = random.Random(0).shuffle
     for round_ in range(rounds + 1):
-        for name, run in contestants.items():
+        shuffle(order)
+        for name, run in order:
             gc.collect()
             os.sync()  # nobody pays for what another left in the page cache
             seconds = run()
