@@ -56,7 +56,9 @@ def test_snapshots_of_two_threads_are_not_mixed(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert store._background._memory._slabs
     store.close()
+    assert not store._background._memory._slabs  # given back
     assert [set(ckpt.state["x"]) for ckpt in store.checkpoints()] == [{step} for step in range(16)]
 
 
