@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.errors import (
@@ -16,6 +17,8 @@ from ckptstore.errors import (
     StoreNotFound,
     StoreUnavailable,
 )
+
+T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -50,3 +53,14 @@ def translated(what: str) -> Iterator[None]:
         raise
     except (OSError, EOFError) as error:
         raise typed(error, what) from error
+
+
+def surely(read: Callable[[], T]) -> T:
+    """`read()`, and once more if it found damage: bytes change on their way, too, and then only once.
+
+    What nobody has damaged must not be passed over for something older.
+    """
+    try:
+        return read()
+    except CheckpointCorrupt:
+        return read()

@@ -8,7 +8,7 @@ import uuid
 from ckptstore import names, strictjson
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
-from ckptstore.failures import translated
+from ckptstore.failures import surely, translated
 from ckptstore.saving import writer_versions
 
 SCHEMA_VERSION = 1
@@ -26,13 +26,16 @@ class Identity:
     def prove(self) -> str:
         """The store's id. Makes the store where it isn't there and `create` was asked for."""
         if self._id is None:
-            with translated(self._backend.url):
-                try:
-                    data = self._backend.read(names.STORE)
-                except FileNotFoundError:
-                    data = self._made()
-            self._id = self._parsed(data)
+            self._id = surely(self._found)
         return self._id
+
+    def _found(self) -> str:
+        with translated(self._backend.url):
+            try:
+                data = self._backend.read(names.STORE)
+            except FileNotFoundError:
+                data = self._made()
+        return self._parsed(data)
 
     def prove_again(self) -> None:
         """After an empty listing: StoreNotFound unless the very store seen before is still there."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from ckptstore.codec import safe
 from ckptstore.codec.skeleton import load_trusted, skeleton
 from ckptstore.digest import digest
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointGone, UnsafeContent
-from ckptstore.failures import translated
+from ckptstore.failures import surely, translated
 from ckptstore.manifest import Manifest
 from ckptstore.parts import PART_BYTES, FileParts, Part
 from ckptstore.writing import Progress, run_all
@@ -54,6 +55,12 @@ def fetch_manifest(
 
     Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
     """
+    return surely(lambda: _fetch_manifest(backend, prefix, label, check))
+
+
+def _fetch_manifest(
+    backend: Backend, prefix: str, label: str, check: manifests.Check | None
+) -> Manifest | None:
     key = _key(prefix, names.MANIFEST)
     source = f"{label}/{names.MANIFEST}"
     with translated(source):
@@ -177,6 +184,9 @@ class Reader:
 
     def parts_bytes(self) -> bytes:
         """The verified bytes of ``parts.json``."""
+        return surely(self._parts_bytes)
+
+    def _parts_bytes(self) -> bytes:
         said = self.manifest.parts
         data = self._guarded(names.PARTS, lambda: self.backend.read(_key(self.prefix, names.PARTS)))
         if len(data) != said.size or digest(data) != said.digest:
@@ -210,7 +220,7 @@ class Reader:
             for part in batch:
                 self._check(path, part, view[part.offset : part.offset + part.length])
 
-        run_all(one, list(_batches(wanted)), self.concurrency)
+        run_all(lambda batch: surely(lambda: one(batch)), list(_batches(wanted)), self.concurrency)
 
     def outline(self, path: str) -> tuple[object, Fill]:
         """The object in the pickle `path` with the data of large arrays missing, and what fetches them.
@@ -256,9 +266,7 @@ class Reader:
     def stream(self, path: str) -> Iterator[bytes]:
         """The verified bytes of the file `path`, part by part."""
         for part in self._file(path).parts:
-            data = self._read_part(path, part)
-            self._check(path, part, memoryview(data))
-            yield data
+            yield surely(partial(self._read_part, path, part))
 
     def decode(self, path: str, trusted: bool = False, mmap: bool = False) -> object:
         """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
@@ -357,7 +365,9 @@ class Reader:
 
     def _read_part(self, path: str, part: Part) -> bytes:
         key = _key(self.prefix, path)
-        return self._guarded(path, lambda: self.backend.read(key, part.offset, part.offset + part.length))
+        data = self._guarded(path, lambda: self.backend.read(key, part.offset, part.offset + part.length))
+        self._check(path, part, memoryview(data))
+        return data
 
     def _check(self, path: str, part: Part, data: memoryview) -> None:
         if digest(data) != part.digest:

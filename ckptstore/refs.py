@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from ckptstore import names, strictjson
 from ckptstore.backends.base import Backend
 from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
-from ckptstore.failures import translated
+from ckptstore.failures import surely, translated
 
 SCHEMA_VERSION = 1
 _NUMBER = re.compile(r"(\d{12})\.json\Z", re.ASCII)
@@ -37,7 +38,7 @@ def read_all(backend: Backend) -> dict[str, Target]:
         ref, _, file = item.key[len(names.REFS) + 1 :].rpartition("/")
         if ref and (match := _NUMBER.match(file)):
             highest[ref] = max(highest.get(ref, 0), int(match[1]))
-    found = {ref: _read(backend, ref, number) for ref, number in sorted(highest.items())}
+    found = {ref: surely(partial(_read, backend, ref, number)) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}
 
 

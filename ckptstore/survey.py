@@ -183,6 +183,8 @@ class Survey:
             if manifest is None:
                 return None
             problem = manifest if isinstance(manifest, str) else _mismatch(manifest, name, scan[name])
+            if problem is not None and isinstance(manifest, Manifest):
+                problem = self._listed_otherwise(name, manifest)
             if problem is not None:
                 skipped.append(Skipped(str(name), problem))
             elif isinstance(manifest, Manifest):
@@ -200,6 +202,10 @@ class Survey:
         except CheckpointCorrupt as error:
             return error.why
 
+    def _listed_otherwise(self, name: CheckpointName, manifest: Manifest) -> str | None:
+        """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
+        return _mismatch(manifest, name, self.checkpoint(name, manifest).listing())
+
     def _whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
         """The manifest of a committed checkpoint that is all there; else None, with damage noted."""
         manifest = self._look(name)
@@ -209,7 +215,7 @@ class Survey:
             skipped.append(Skipped(str(name), manifest))
             return None
         checkpoint = self.checkpoint(name, manifest)
-        problem = _mismatch(manifest, name, checkpoint.listing())
+        problem = _mismatch(manifest, name, checkpoint.listing()) and self._listed_otherwise(name, manifest)
         if problem is None and verified:
             report = checkpoint.check()
             problem = None if report.ok else "; ".join(report.problems)

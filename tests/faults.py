@@ -6,15 +6,24 @@ import asyncio
 import contextlib
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-Act = Literal["503", "501", "500", "409", "429", "cut before", "cut after", "truncate", "hang"]
-
+Act = Literal[
+    "503", "500", "409", "429", "hang", "cut before", "cut after",
+    "501",  # says that it can't do this at all
+    "cut short",  # the body of the request ends early, and with it the connection
+    "half",  # half of the body of the request is passed on as if it were all
+    "truncate",  # the reply ends early, and with it the connection
+    "short",  # half of the reply is passed on as if it were all
+    "corrupt",  # a byte in the middle of the reply is another one
+    "404", "empty",  # a listing that finds nothing
+]  # fmt: skip
+"""What may happen to a request. All but the last seven may happen to any."""
 
 _CODES = {
     "503": "SlowDown",
@@ -22,6 +31,7 @@ _CODES = {
     "501": "NotImplemented",
     "409": "ConditionalRequestConflict",
     "429": "TooManyRequests",
+    "404": "NoSuchKey",
 }
 
 
@@ -32,6 +42,23 @@ class Seen(NamedTuple):
     path: str
     size: int
 
+    @property
+    def lists(self) -> bool:
+        """Whether it asks for a listing of objects, in the way of S3 or of GCS."""
+        return self.method == "GET" and ("list-type=2" in self.path or "/o?" in self.path)
+
+    def suffers(self, act: Act) -> bool:
+        """Whether `act` can happen to such a request."""
+        if act in ("404", "empty"):
+            return self.lists
+        if act in ("cut short", "half"):
+            return self.size > 0
+        if act == "corrupt":  # lines are encrypted: what an object holds may rot, what is said of it not
+            return self.method == "GET" and not self.lists and "?uploads" not in self.path
+        if act in ("truncate", "short"):
+            return self.method == "GET"
+        return True
+
 
 class FaultProxy:
     """Forwards to `upstream`, and keeps a list of every request that arrived."""
@@ -39,6 +66,8 @@ class FaultProxy:
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self.seen: list[Seen] = []
+        self.sent = 0
+        """Bytes of content in all replies so far, listings included."""
         self._plan: Callable[[int, Seen], Act | None] = lambda index, seen: None
         self._started = 0
         self.endpoint = ""
@@ -46,6 +75,7 @@ class FaultProxy:
     def reset(self, plan: Callable[[int, Seen], Act | None] | None = None) -> None:
         """Forget what was seen; from now on `plan(number of the request, request)` says what breaks."""
         self.seen.clear()
+        self.sent = 0
         self._plan = plan or (lambda index, seen: None)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -54,19 +84,29 @@ class FaultProxy:
         index = len(self.seen)
         self.seen.append(seen)
         act = self._plan(index, seen)
-        if act in ("503", "501", "500", "409", "429"):
-            text = f"<?xml version='1.0'?><Error><Code>{_CODES[act]}</Code></Error>"
-            return web.Response(status=int(act), body=text.encode(), content_type="application/xml")
+        if act in _CODES:
+            return _error(request, int(act), _CODES[act])
+        if act == "empty":
+            return _nothing(request)
         if act == "hang":
             await asyncio.sleep(60)
         if act == "cut before":
             return _cut(request)
+        if act == "half":
+            body = body[: len(body) // 2]
         headers = {
             name: value
             for name, value in request.headers.items()
             if name.lower() not in ("transfer-encoding", "content-length")
         }
         url = self._upstream + request.raw_path
+        if act == "cut short":
+            headers["Content-Length"] = str(len(body))
+            with contextlib.suppress(aiohttp.ClientError, _EndsHere):
+                await self._session.request(
+                    request.method, URL(url, encoded=True), headers=headers, data=_ending_early(body)
+                )
+            return _cut(request)
         async with self._session.request(
             request.method,
             URL(url, encoded=True),
@@ -75,6 +115,7 @@ class FaultProxy:
             allow_redirects=False,
         ) as reply:
             data = await reply.read()
+            self.sent += len(data)
             if act == "cut after":
                 return _cut(request)
             kept = {
@@ -82,6 +123,11 @@ class FaultProxy:
                 for name, value in reply.headers.items()
                 if name.lower() not in ("transfer-encoding", "connection")
             }
+            if act == "corrupt" and data:
+                middle = len(data) // 2
+                data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+            if act == "short":
+                data = data[: len(data) // 2]
             if act == "truncate" and data:
                 response = web.StreamResponse(status=reply.status, headers=kept)
                 await response.prepare(request)
@@ -110,6 +156,37 @@ class FaultProxy:
 
     def _close(self) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
+
+
+class _EndsHere(Exception):
+    """In the middle of a request's body."""
+
+
+async def _ending_early(body: bytes) -> AsyncIterator[bytes]:
+    yield body[: len(body) // 2]
+    raise _EndsHere
+
+
+def _is_gcs(request: web.Request) -> bool:
+    return "/storage/v1/" in request.path
+
+
+def _error(request: web.Request, status: int, code: str) -> web.Response:
+    if _is_gcs(request):
+        return web.json_response({"error": {"code": status, "message": code}}, status=status)
+    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
+    return web.Response(status=status, body=text.encode(), content_type="application/xml")
+
+
+def _nothing(request: web.Request) -> web.Response:
+    """A listing of nothing at all."""
+    if _is_gcs(request):
+        return web.json_response({"kind": "storage#objects"})
+    text = (
+        "<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
+        "<KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
+    return web.Response(body=text.encode(), content_type="application/xml")
 
 
 def _cut(request: web.Request) -> web.Response:

@@ -84,6 +84,37 @@ class Server:
         assert isinstance(body, bytes)
         return body
 
+    def store(self, url: str, data: bytes) -> None:
+        """Put `data` at `url`."""
+        bucket, _, key = url.partition("://")[2].partition("/")
+        if self.scheme == "gs":
+            from urllib.parse import quote
+
+            url = (
+                f"{self.endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(key, safe='')}"
+            )
+            assert _http("POST", url, data)[0] == 200
+        else:
+            self.client().put_object(Bucket=bucket, Key=key, Body=data)
+
+    def sizes(self, url: str) -> dict[str, int]:
+        """What lies below `url`, by the path from there: size in bytes."""
+        bucket, _, prefix = url.partition("://")[2].partition("/")
+        prefix += "/"
+        found: dict[str, int] = {}
+        if self.scheme == "gs":
+            from urllib.parse import quote
+
+            url = f"{self.endpoint}/storage/v1/b/{bucket}/o?maxResults=1000&prefix={quote(prefix)}"
+            status, body = _http("GET", url)
+            assert status == 200
+            listed = json.loads(body)
+            assert "nextPageToken" not in listed
+            return {item["name"][len(prefix) :]: int(item["size"]) for item in listed.get("items", ())}
+        for page in self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            found |= {item["Key"][len(prefix) :]: item["Size"] for item in page.get("Contents", ())}
+        return found
+
 
 def _http(method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
     import urllib.error

@@ -148,7 +148,8 @@ class ObjectBackend:
     def _fill(self, key: str, start: int, target: memoryview, stop: threading.Event | None) -> None:
         count, total = self._get(key, start, target, stop)
         if count < len(target):
-            raise EOFError(f"{self._name(key)} has {total} bytes, not the {start + len(target)} asked for")
+            end = start + len(target)
+            raise EOFError(f"{self._name(key)} gave {count} of its bytes {start} to {end}; it has {total}")
 
     def _get(
         self, key: str, start: int, target: memoryview, stop: threading.Event | None = None

@@ -393,6 +393,7 @@ class TestS3:
             if method == "complete_multipart_upload":
                 asked.append(method)
                 if len(asked) == 1:
+                    monkeypatch.setattr(proxied._patience, "timeout", 1.0)  # the parts took their time
                     raise ConnectionResetError
                 reply: Any = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
                 raise botocore.exceptions.ClientError(reply, method)
@@ -401,7 +402,6 @@ class TestS3:
             return real(seconds, method, **arguments)
 
         monkeypatch.setattr(wire, "_call", call)
-        monkeypatch.setattr(proxied._patience, "timeout", 1.0)
         sink = proxied.write("k")
         sink.write(bytes(20 * 2**20))
         if found == 5:

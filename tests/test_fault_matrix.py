@@ -1,0 +1,218 @@
+"""One fault at every request of every operation in turn, by every kind of fault, on real servers.
+
+A single fault must not cost anything: the operation goes through, or ends in a typed error; and
+whatever it says, a look past the fault finds every acknowledged checkpoint whole, and the next save works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from ckptstore import CheckpointStore
+from ckptstore.commit import probe
+from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointNotFound
+from ckptstore.names import CheckpointName
+from tests.faults import Act, FaultProxy, Seen, fault_proxy
+from tests.figures import Figures
+from tests.servers import Server
+from tests.stores import assert_same
+
+ACTS: tuple[Act, ...] = tuple(act for act in get_args(Act) if act != "501")
+QUICK = {
+    ("moto", "save", "cut after"),
+    ("moto", "create", "half"),
+    ("moto", "latest", "empty"),
+    ("moto", "load", "corrupt"),
+    ("fake-gcs", "delete", "503"),
+    ("fake-gcs", "gc", "cut before"),
+}
+"""Those that every change has to pass; the rest of the matrix is longer."""
+TIMEOUT = 5.0
+"""Seconds the store may try for. A request that hangs is given up after a part of them."""
+
+
+@pytest.fixture(scope="module")
+def behind(start_server: Callable[[str], Server]) -> Iterator[Callable[[str], tuple[Server, FaultProxy]]]:
+    """The server of that name, and a proxy in front of it."""
+    proxies: dict[str, FaultProxy] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str) -> tuple[Server, FaultProxy]:
+            server = start_server(name)
+            if name not in proxies:
+                proxies[name] = stack.enter_context(fault_proxy(server.endpoint))
+            return server, proxies[name]
+
+        yield start
+
+
+def content(step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Large enough for a copy made by the server, in part the same at every step."""
+    frozen = {"weights": {"w": np.arange(20_000.0)}}
+    return {"step": step}, {"old": frozen, "new": {"weights": {"w": np.full(9_000, step)}}}
+
+
+@dataclass
+class Trial:
+    """A store with its steps 0 and 1, and operations through a proxy that breaks one request of each."""
+
+    server: Server
+    proxy: FaultProxy
+    url: str
+    direct: CheckpointStore
+    step: int = 1
+    """The newest one committed before the operation in hand."""
+
+    def through(self) -> CheckpointStore:
+        """As a new process opens it: nothing probed, nothing known."""
+        probe._passed.clear()
+        options = {**self.server.options, "endpoint_url": self.proxy.endpoint}
+        return CheckpointStore(self.url, storage_options=options, timeout=TIMEOUT)
+
+    def whole(self, step: int) -> bool:
+        """Whether the step is committed, past the proxy; if it is, it has to be whole."""
+        try:
+            ckpt = self.direct.get(step)
+        except CheckpointNotFound:
+            return False
+        except CheckpointCorrupt:
+            return False  # a manifest that was cut on its way is none
+        ckpt.verify()
+        loaded = ckpt.load()
+        assert_same((loaded.state, loaded.policies), content(step))
+        return True
+
+
+def create(trial: Trial) -> None:
+    """The first save into a new store."""
+    store = trial.through()
+    store.save(0, *content(0))
+    assert trial.whole(0), "lost"
+
+
+def save(trial: Trial) -> None:
+    store = trial.through()
+    newest = store.latest()
+    assert newest is not None, "false-empty"
+    assert newest.step == trial.step, "backward"
+    newest.load()  # so that what doesn't change is copied by the server
+    trial.step += 1
+    store.save(trial.step, *content(trial.step))
+    assert trial.whole(trial.step), "lost"
+
+
+def load(trial: Trial) -> None:
+    ckpt = trial.through().latest()
+    assert ckpt is not None, "false-empty"
+    loaded = ckpt.load()
+    assert_same((loaded.state, loaded.policies), content(trial.step))
+
+
+def latest(trial: Trial) -> None:
+    store = trial.through()
+    ckpt = store.latest()
+    assert ckpt is not None, "false-empty"
+    assert ckpt.step == trial.step, "backward"
+    assert [ckpt.step for ckpt in store.checkpoints()] == [0, 1]
+
+
+def delete(trial: Trial) -> None:
+    trial.through().delete(trial.step)
+    assert not trial.whole(trial.step), "comes back"
+
+
+def gc(trial: Trial) -> None:
+    trial.through().gc(0)
+
+
+OPERATIONS: dict[str, Callable[[Trial], None]] = {
+    "create": create,
+    "save": save,
+    "load": load,
+    "latest": latest,
+    "delete": delete,
+    "gc": gc,
+}
+
+
+def prepare(trial: Trial, name: str) -> None:
+    """What the operation needs to find."""
+    if name == "create":
+        trial.url = trial.server.new_url()
+        trial.direct = CheckpointStore(trial.url, storage_options=trial.server.options)
+    elif name == "delete":
+        trial.step += 1
+        trial.direct.save(trial.step, *content(trial.step))
+    elif name == "gc":
+        attempt = trial.direct._catalog.begin(trial.step + 1, "error", uuid.uuid4().hex)
+        with attempt.create("algorithm_state.pkl") as sink:
+            sink.write(b"what a dead writer left")
+
+
+def matrix() -> Iterator[Any]:
+    for server in ("moto", "seaweedfs", "fake-gcs"):
+        for name in OPERATIONS:
+            for act in ACTS:
+                marks = () if (server, name, act) in QUICK else pytest.mark.slow
+                yield pytest.param(server, name, act, marks=marks, id=f"{server}-{name}-{act}")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("where", "name", "act"), list(matrix()))
+def test_one_fault_at_every_request(
+    behind: Callable[[str], tuple[Server, FaultProxy]], figures: Figures, where: str, name: str, act: Act
+) -> None:
+    server, proxy = behind(where)
+    url = server.new_url()
+    trial = Trial(server, proxy, url, CheckpointStore(url, storage_options=server.options))
+    for step in (0, 1):
+        trial.direct.save(step, *content(step))
+    at, longest = 0, 0.0
+    unsaved: set[int] = set()  # steps whose save was not acknowledged: there, or not, or cut short
+    while True:
+        proxy.reset()
+        prepare(trial, name)
+        hit: list[bool] = []
+
+        def plan(index: int, seen: Seen, at: int = at, hit: list[bool] = hit) -> Act | None:
+            if index == at:
+                hit.append(seen.suffers(act))
+            return act if index == at and hit[0] else None
+
+        proxy.reset(plan)
+        began = time.monotonic()
+        failed = None
+        try:
+            OPERATIONS[name](trial)
+        except CheckpointError as error:
+            failed = error
+        longest = max(longest, time.monotonic() - began)
+        proxy.reset()
+        if hit and hit[0]:
+            figures.add(f"requests faulted: {name} on {where}", 1)
+            figures.add(f"    of which ended in a typed error: {name} on {where}", int(failed is not None))
+            if failed is not None:
+                print(f"{where} {name} {act} at request {at}: {failed!r}")
+        if failed is not None:
+            trial.whole(trial.step)
+            unsaved.add(trial.step)
+            if name in ("create", "save"):
+                trial.step += 1
+                trial.direct.save(trial.step, *content(trial.step))
+        at += 1
+        if not hit:
+            break
+    if name != "create":
+        for step in (0, 1):
+            assert trial.whole(step), f"{step} is lost"
+    suspects = {f"{trial.direct.url}/{CheckpointName(step)}" for step in unsaved}
+    assert {report.name for report in trial.direct.verify() if not report.ok} <= suspects
+    print(f"{where} {name} {act}: {at} requests, longest {longest:.1f} s")
