@@ -19,7 +19,7 @@ class Code:
 
     def __init__(self, checkpoint: Checkpoint, trusted: bool) -> None:
         self._url = checkpoint.url
-        self._trusted = trusted
+        self.trusted = trusted
         self._written_on = _python(checkpoint) if trusted else ""
 
     def real(self, name: str, value: Any, remedy: str) -> Any:
@@ -33,7 +33,7 @@ class Code:
             return found
         if not isinstance(value, Opaque):
             raise InvalidRequest(name, f"{self._url} doesn't have it ({value!s:.80})", remedy)
-        if not self._trusted:
+        if not self.trusted:
             raise InvalidRequest(
                 name,
                 f"{self._url} holds it as code, which isn't run",

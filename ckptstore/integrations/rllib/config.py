@@ -7,6 +7,7 @@ Ray's own classes.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, EnumMeta
@@ -156,6 +157,9 @@ _BY_THE_CALLER = {
     "env",
     "evaluation_config",
 }
+# RLlib makes an object of what stands under "type" in them.
+_MAKES = {"replay_buffer_config", "exploration_config", "_prior_exploration_config"}
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _REMOVED = {item.name: item for item in REMOVED}
 _NOT_SERIALIZABLE = "__not_serializable__"
 
@@ -179,6 +183,8 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
     known = vars(target)
     result = Translation()
     for name, value in _renamed(config, known, result):
+        if name == "evaluation_config" and value and config.get("evaluation_interval"):
+            result.dropped[name] = "it may hold anything: pass it in config="
         if name in _BY_THE_CALLER or (new_stack and name in _OLD_STACK_ONLY):
             continue
         if name in _REMOVED or name not in known:
@@ -241,13 +247,36 @@ def _value(name: str, value: Any, default: Any) -> Any:
         return type(default)(value.rpartition(".")[2].lower())
     if isinstance(value, Opaque) and value.name.endswith(".DefaultModelConfig"):
         return dict(value.state or {})
-    if name == "replay_buffer_config" and isinstance(value, Mapping):
-        kind = value.get("type")
-        short = kind.name.rpartition(".")[2] if isinstance(kind, Opaque) and kind.args is None else kind
-        return {**value, "type": short}
+    if name in _MAKES and isinstance(value, Mapping):
+        return _short_types(value)
+    if name in ("input_", "output") and isinstance(value, str) and imports(value):
+        return Opaque(value)
     if value == _NOT_SERIALIZABLE:
         return default
     return value
+
+
+def imports(text: str) -> bool:
+    """Whether RLlib or gymnasium, told to make what goes by `text`, might import and call anything at all."""
+    return ":" in text or bool(_DOTTED.match(text))
+
+
+def _short_types(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` with each "type" in it, however deep, by the bare name of a class of RLlib's own.
+
+    RLlib would import and call whatever a dotted name leads to, with the other keys as arguments.
+    """
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            item = _short_types(item)
+        elif key == "type" and isinstance(item, (str, Opaque)):
+            name = item if isinstance(item, str) else item.name if item.args is None else ":"
+            if imports(name) and not name.startswith("ray.rllib."):
+                return {"type": Opaque(name)}
+            item = name.rpartition(".")[2]
+        result[key] = item
+    return result
 
 
 UNKNOWN = object()

@@ -279,4 +279,8 @@ def _environment(target: Any, code: Code, state: Mapping[str, Any], overrides: d
         target.env = overrides.pop("env")
         return
     env = state["config"].get("env")
+    if isinstance(env, str) and configs.imports(env) and not code.trusted:
+        raise InvalidRequest(
+            "env", f"the checkpoint names {env!r:.80}, which isn't imported", 'Pass config={"env": ...}'
+        )
     target.env = None if env is None else code.real("env", env, 'Pass config={"env": ...}')

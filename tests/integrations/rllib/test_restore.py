@@ -131,6 +131,22 @@ def test_trusted_code_of_an_unknown_python_is_refused(tmp_path: Path) -> None:
         rllib.from_checkpoint(store.get(3), trusted=True)
 
 
+def test_an_environment_named_in_a_checkpoint_is_not_imported_and_called(tmp_path: Path) -> None:
+    # RLlib would call it with env_config as its arguments.
+    proof = tmp_path / "proof"
+    state = {
+        "algorithm_class": "ray.rllib.algorithms.ppo.ppo.PPO",
+        "config": {"env": "subprocess.Popen", "env_config": {"args": ["touch", str(proof)]}},
+        "worker": {"policy_ids": ["default_policy"], "filters": {}},
+        "counters": {},
+    }
+    policies = {"default_policy": {"weights": {"w": np.zeros(1, "f4")}}}
+    ckpt = CheckpointStore(tmp_path / "store").save(1, state, policies)
+    with pytest.raises(InvalidRequest, match=r"subprocess\.Popen"):
+        rllib.from_checkpoint(ckpt)
+    assert not proof.exists()
+
+
 def test_only_the_policies_asked_for_are_read(tmp_path: Path) -> None:
     copy = tmp_path / "checkpoint_000002"
     shutil.copytree(MULTI5, copy)

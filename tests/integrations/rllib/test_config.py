@@ -1,0 +1,92 @@
+"""What becomes of an old config. Needs no Ray: the target is any object with attributes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ckptstore import Opaque
+from ckptstore.integrations.rllib import config as configs
+
+
+def target(**attributes: Any) -> Any:
+    return SimpleNamespace(**attributes)
+
+
+def translated(config: dict[str, Any], new_stack: bool = False, **known: Any) -> configs.Translation:
+    return configs.translate(config, target(**known), new_stack)
+
+
+def test_every_rename_leads_to_a_name_that_is_not_renamed_again() -> None:
+    old = {item.old for item in configs.RENAMED}
+    assert len(old) == len(configs.RENAMED)
+    assert not old & {item.new for item in configs.RENAMED}
+    assert not old & {item.name for item in configs.REMOVED}
+
+
+def test_names_of_every_release_arrive_at_todays() -> None:
+    for name in ("num_workers", "num_rollout_workers", "num_env_runners"):
+        assert translated({name: 3}, num_env_runners=0).values == {"num_env_runners": 3}
+    found = translated({"num_sgd_iter": 7}, num_epochs=1)
+    assert found.renamed == ["num_sgd_iter -> num_epochs (2.38)"]
+
+
+def test_an_old_name_without_a_value_does_not_hide_the_new_one() -> None:
+    for nothing in (None, -1):
+        assert translated({"num_epochs": 5, "num_sgd_iter": nothing}, num_epochs=1).values == {
+            "num_epochs": 5
+        }
+
+
+def test_what_says_something_and_is_gone_is_reported() -> None:
+    assert translated({"horizon": 200}).dropped == {
+        "horizon": "gone in Ray 2.3: wrap the environment in gymnasium's TimeLimit"
+    }
+    assert translated({"horizon": None, "soft_horizon": -1}).dropped == {}
+    assert "no such attribute" in translated({"my_setting": 1}).dropped["my_setting"]
+    assert "code" in translated({"lr": Opaque("mine.f", (1,))}, lr=0.1).dropped["lr"]
+    assert (
+        "config="
+        in translated({"evaluation_config": {"explore": False}, "evaluation_interval": 1}).dropped[
+            "evaluation_config"
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("replay_buffer_config", {"type": "subprocess.Popen", "args": ["touch", "x"]}),
+        ("replay_buffer_config", {"type": "ReplayBuffer", "underlying": {"type": "os.system"}}),
+        ("replay_buffer_config", {"type": Opaque("subprocess.Popen"), "args": ["touch", "x"]}),
+        ("exploration_config", {"type": "builtins.exec"}),
+        ("input_", "os.system"),
+        ("callbacks_class", "subprocess.Popen"),
+        ("callbacks_class", Opaque("subprocess.Popen")),
+    ],
+)
+def test_names_in_a_config_lead_nowhere_but_into_rllib(name: str, value: Any) -> None:
+    known: dict[str, Any] = {name: type if name == "callbacks_class" else None}
+    found = configs.translate({name: value}, target(**known), False)
+    assert name not in found.values
+    assert "code" in found.dropped[name]
+
+
+def test_rllibs_own_classes_go_by_their_bare_names() -> None:
+    module = "ray.rllib.utils.replay_buffers.multi_agent_prioritized_replay_buffer"
+    for kind in (f"{module}.MultiAgentPrioritizedReplayBuffer", "MultiAgentPrioritizedReplayBuffer"):
+        for value in (kind, Opaque(kind)):
+            found = translated({"replay_buffer_config": {"type": value}}, replay_buffer_config={})
+            assert found.values == {"replay_buffer_config": {"type": "MultiAgentPrioritizedReplayBuffer"}}
+
+
+@pytest.mark.parametrize("env", ["subprocess.Popen", "evil:Env-v0", "a.b.C"])
+def test_environments_that_would_be_imported_are_known(env: str) -> None:
+    assert configs.imports(env)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5", "my_registered_env", "Env-v1.5"])
+def test_registered_environments_are_not(env: str) -> None:
+    assert not configs.imports(env)
