@@ -1,0 +1,83 @@
+"""Ways to get the commit on a local disk wrong, each applied to the process that calls `apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ckptstore.backends.local import open_below
+from ckptstore.backends.posix import Directory, Disk
+from ckptstore.commit.attempt import DirectoryAttempt
+from ckptstore.commit.ground import Ground
+from ckptstore.names import CheckpointName
+
+
+class Mutant(NamedTuple):
+    """A broken rule, and the life in which breaking it must show."""
+
+    apply: Callable[[], None]
+    life: str
+
+
+def _nothing(*arguments: Any, **options: Any) -> None:
+    pass
+
+
+def _no_fsync() -> None:
+    Disk.fsync = _nothing  # type: ignore[method-assign]
+
+
+def _no_directory_fsync() -> None:
+    Disk.fsync_dir = _nothing  # type: ignore[method-assign]
+
+
+def _linked_file_not_synced() -> None:
+    real = DirectoryAttempt._sync_file
+
+    def sync(self: DirectoryAttempt, directory: Directory, name: str) -> None:
+        if self._disk.status(directory, name).st_nlink == 1:
+            real(self, directory, name)
+
+    DirectoryAttempt._sync_file = sync  # type: ignore[method-assign]
+
+
+def _published_before_it_is_synced() -> None:
+    sync, publish = DirectoryAttempt._sync_tree, DirectoryAttempt._publish
+
+    def late(self: DirectoryAttempt) -> tuple[CheckpointName, list[str]]:
+        done = publish(self)
+        sync(self, self._top, "")
+        return done
+
+    DirectoryAttempt._sync_tree = _nothing  # type: ignore[method-assign]
+    DirectoryAttempt._publish = late  # type: ignore[method-assign]
+
+
+def _payload_before_name() -> None:
+    def unpublish(self: Ground, root: Directory, names: list[CheckpointName]) -> list[str]:
+        for name in names:
+            self.backend.disk.remove_tree(root, str(name))
+        return []
+
+    Ground.unpublish = unpublish  # type: ignore[method-assign]
+
+
+def _trash_not_synced() -> None:
+    def unpublish(self: Ground, root: Directory, names: list[CheckpointName]) -> list[str]:
+        disk = self.backend.disk
+        with open_below(disk, root, ".trash", make=True) as trash:
+            for name in names:
+                disk.rename(root, str(name), trash, str(name))
+        return [str(name) for name in names]
+
+    Ground.unpublish = unpublish  # type: ignore[method-assign]
+
+
+MUTANTS = {
+    "no fsync": Mutant(_no_fsync, "save"),
+    "no directory fsync": Mutant(_no_directory_fsync, "save"),
+    "linked file not synced": Mutant(_linked_file_not_synced, "stage"),
+    "published before it is synced": Mutant(_published_before_it_is_synced, "save"),
+    "payload removed before the name": Mutant(_payload_before_name, "delete"),
+    "trash emptied before it is synced": Mutant(_trash_not_synced, "delete"),
+}
