@@ -44,7 +44,7 @@ compat: $(READY) $(SCRATCH)/ray/.ready $(OLDER_RAYS:%=$(SCRATCH)/ray-%/.ready)  
 	$(RAY)/bin/python -m pytest -q -rs tests/integrations/rllib
 
 torture: $(READY)  ## crashes, power cuts, races and random operations, at length
-	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py
+	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py tests/test_fault_matrix.py
 
 FUZZ := pickle layout torch scan msgpack manifest parts refs
 SECONDS_EACH ?= 450
