@@ -30,13 +30,18 @@ class Target(NamedTuple):
 
 
 def read_all(backend: Backend) -> dict[str, Target]:
-    """Every ref that points somewhere, pins included."""
+    """Every ref that points somewhere, pins included.
+
+    That there is none protects nothing, so it is taken only from a listing that shows ``store.json`` too.
+    """
     highest: dict[str, int] = {}
     with translated(f"{backend.url}/{names.REFS}"):
-        listed = backend.list(names.REFS)
+        listed = backend.list(names.META)
+    if not any(item.key == names.STORE for item in listed):
+        raise StoreUnavailable(f"{backend.url}/{names.META}", "its listing lacks the store's own file")
     for item in listed:
-        ref, _, file = item.key[len(names.REFS) + 1 :].rpartition("/")
-        if ref and (match := _NUMBER.match(file)):
+        ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")
+        if ref and item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
             highest[ref] = max(highest.get(ref, 0), int(match[1]))
     found = {ref: surely(partial(_read, backend, ref, number)) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}

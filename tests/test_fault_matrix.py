@@ -18,7 +18,7 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.commit import probe
-from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointNotFound
+from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointNotFound, CheckpointProtected
 from ckptstore.names import CheckpointName
 from tests.faults import Act, FaultProxy, Seen, fault_proxy
 from tests.figures import Figures
@@ -31,6 +31,7 @@ QUICK = {
     ("moto", "create", "half"),
     ("moto", "latest", "empty"),
     ("moto", "load", "corrupt"),
+    ("moto", "protect", "empty"),
     ("fake-gcs", "delete", "503"),
     ("fake-gcs", "gc", "cut before"),
 }
@@ -129,6 +130,19 @@ def delete(trial: Trial) -> None:
     assert not trial.whole(trial.step), "comes back"
 
 
+def replace(trial: Trial) -> None:
+    trial.through().save(trial.step, *content(trial.step), if_exists="replace")
+    assert trial.whole(trial.step), "lost"
+
+
+def protect(trial: Trial) -> None:
+    """What is tagged stays, whatever a listing of the tags says."""
+    store = trial.through()
+    assert store.tags().keys() == {"champion"}, "a tag is lost"
+    with pytest.raises(CheckpointProtected):
+        store.delete(0)
+
+
 def gc(trial: Trial) -> None:
     trial.through().gc(0)
 
@@ -139,6 +153,8 @@ OPERATIONS: dict[str, Callable[[Trial], None]] = {
     "load": load,
     "latest": latest,
     "delete": delete,
+    "replace": replace,
+    "protect": protect,
     "gc": gc,
 }
 
@@ -148,7 +164,9 @@ def prepare(trial: Trial, name: str) -> None:
     if name == "create":
         trial.url = trial.server.new_url()
         trial.direct = CheckpointStore(trial.url, storage_options=trial.server.options)
-    elif name == "delete":
+    elif name == "protect":
+        trial.direct.tag("champion", 0)
+    elif name in ("delete", "replace"):
         trial.step += 1
         trial.direct.save(trial.step, *content(trial.step))
     elif name == "gc":
