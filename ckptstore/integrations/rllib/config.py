@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, EnumMeta
 from typing import Any, NamedTuple
@@ -346,3 +346,20 @@ def _about(value: Any) -> str:
 def scalar(value: Any) -> Any:
     """A Python number for a numpy one: RLlib's validation asks for `int` and `float`."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def single_policies(config: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, str]:
+    """The settings that only some of the `wanted` policies had, and what to do: they aren't carried."""
+    specs = config.get("policies") or (config.get("multiagent") or {}).get("policies")
+    found = {}
+    for policy_id in wanted:
+        spec = specs.get(policy_id) if isinstance(specs, Mapping) else None
+        own = spec.get("config") if isinstance(spec, Mapping) else None
+        if isinstance(spec, (list, tuple)) and len(spec) > 3:  # the class, two spaces, and this
+            own = spec[3]
+        if own:
+            names = ", ".join(map(str, own)) if isinstance(own, Mapping) else "of a class"
+            found[f"policies/{policy_id}/config"] = (
+                f'its own settings ({names}): pass config={{"policies": ...}}'
+            )
+    return found

@@ -65,6 +65,8 @@ def from_checkpoint(
         overrides = dict(config or {})
         code = Code(checkpoint, trusted)
         _policies(target, code, state, wanted, policy_mapping_fn, policies_to_train, overrides)
+        if "policies" not in overrides:
+            told.dropped |= configs.single_policies(state["config"], wanted)
         _environment(target, code, state, overrides)
         if stack == "new":
             newstack.specify_modules(target, policies, told)

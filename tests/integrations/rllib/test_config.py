@@ -90,3 +90,17 @@ def test_environments_that_would_be_imported_are_known(env: str) -> None:
 @pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5", "my_registered_env", "Env-v1.5"])
 def test_registered_environments_are_not(env: str) -> None:
     assert not configs.imports(env)
+
+
+def test_settings_of_single_policies_are_told() -> None:
+    of_1_0 = {"policy_class": None, "observation_space": None, "action_space": None, "config": {"lr": 1e-3}}
+    of_2_40 = [None, None, None, {"gamma": 0.5}]
+    plain = [None, None, None, None]
+    specs = {"a": of_1_0, "b": of_2_40, "c": plain, "d": {**of_1_0, "config": {}}}
+    expected = {"policies/a/config": "lr", "policies/b/config": "gamma"}
+    for stored in ({"policies": specs}, {"multiagent": {"policies": specs}}):
+        told = configs.single_policies(stored, ["a", "b", "c", "d"])
+        assert told.keys() == expected.keys()
+        assert all(f"({name})" in told[key] for key, name in expected.items())
+        assert configs.single_policies(stored, ["c"]) == {}
+    assert configs.single_policies({"policies": {"a", "b"}}, ["a"]) == {}
