@@ -51,6 +51,10 @@ class Staged(os.PathLike[str]):
     def __str__(self) -> str:
         return self.__fspath__()
 
+    def as_posix(self) -> str:
+        """The same: RLlib's `save_to_path` asks any path that is no str for it."""
+        return self.__fspath__()
+
     def __enter__(self) -> Staged:
         self._save = Save(
             self._catalog, self._request.step, self._request.if_exists, self._concurrency, self._check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -26,7 +25,8 @@ class Algorithm:
 
     restored = False
 
-    def save_to_path(self, path: os.PathLike[str]) -> None:
+    def save_to_path(self, path: Any) -> None:
+        path = path if isinstance(path, str) else path.as_posix()  # as RLlib does
         shutil.copytree(FROM_RAY, path, dirs_exist_ok=True)
 
     def restore_from_path(self, path: str) -> None:

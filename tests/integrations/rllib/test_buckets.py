@@ -69,3 +69,33 @@ def test_two_of_a_hundred_policies_cost_two_of_a_hundred_files(
     read = sum(sizes.get(key, 0) for key in keys)
     print(f"{len(fetched)} GETs, {read} of {total} bytes for 2 of {COUNT} policies")
     assert read < total / 10
+
+
+@pytest.mark.slow
+def test_rllib_itself_opens_a_checkpoint_that_lives_in_a_bucket(
+    start_server: Callable[[str], Server],
+) -> None:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+    server = start_server("seaweedfs")
+    algo = training.ppo("new").build_algo()
+    algo.train()
+    truth = algo.get_module().get_state()
+    store = CheckpointStore(server.new_url(), storage_options=server.options)
+    with store.stage(algo.iteration) as path:
+        algo.save_to_path(path)
+    algo.stop()
+    ckpt = CheckpointStore(store.url, storage_options=server.options, create=False).latest()
+    assert ckpt is not None
+    with ckpt.as_directory() as directory:
+        restored = Algorithm.from_checkpoint(str(directory))
+    try:
+        found = restored.get_module().get_state()
+        assert found.keys() == truth.keys() != set()
+        assert all(np.array_equal(found[name], value) for name, value in truth.items())
+        assert restored.iteration == 1
+        restored.train()
+        assert restored.iteration == 2
+        print(f"{ckpt.url}: {len(truth)} arrays equal; trained on to iteration 2")
+    finally:
+        restored.stop()
