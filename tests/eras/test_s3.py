@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp import web
 
 from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnsafeContent
-from tests import faults
 from tests.eras import corpus
 from tests.eras.test_golden import DATA, GOLDEN
 from tests.eras.trees import Files, load, with_json
-from tests.faults import FaultProxy
+from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 
 MANY = 100
@@ -112,36 +110,19 @@ def new_stack() -> tuple[Files, str]:
     return files, base + "/{}/module_state.pkl"
 
 
-class Counting(FaultProxy):
-    """Adds up what the replies hold."""
-
-    sent = 0
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        reply = await super()._handle(request)
-        assert isinstance(reply, web.Response)
-        assert isinstance(reply.body, bytes)
-        self.sent += len(reply.body)
-        return reply
-
-
 @pytest.fixture(scope="module")
-def proxy(moto: Server) -> Iterator[Counting]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faults, "FaultProxy", Counting)
-        with faults.fault_proxy(moto.endpoint) as found:
-            assert isinstance(found, Counting)
-            yield found
+def proxy(moto: Server) -> Iterator[FaultProxy]:
+    with fault_proxy(moto.endpoint) as found:
+        yield found
 
 
 @pytest.mark.parametrize("tree", [old_stack, new_stack])
-def test_one_policy_of_a_hundred_is_few_bytes(tree: Any, moto: Server, proxy: Counting) -> None:
+def test_one_policy_of_a_hundred_is_few_bytes(tree: Any, moto: Server, proxy: FaultProxy) -> None:
     """Counted by a proxy in front of the server, listings included."""
     files, place = tree()
     whole = sum(map(len, files.values()))
     url = put(moto, files)
     proxy.reset()
-    proxy.sent = 0
     ckpt = Checkpoint.open(url, storage_options={**moto.options, "endpoint_url": proxy.endpoint})
     weights = ckpt.weights("pol42")
     share = proxy.sent / whole

@@ -141,7 +141,8 @@ def small_json(data: bytes) -> bool:
     """A ref, and names made of the same bytes: tags and policies with every trick in them."""
     backend = open_backend("memory://fuzz")
     key = f"{names.REFS}/champion/000000000001.json"
-    backend.delete([key])
+    backend.delete([key, names.STORE])
+    backend.publish(names.STORE, b"{}")  # refs count where a store is
     backend.publish(key, data or b" ")
     with contextlib.suppress(CheckpointCorrupt):
         for target in refs.read_all(backend).values():
