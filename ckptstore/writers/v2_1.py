@@ -262,7 +262,9 @@ def _notes(policy_id: str, module: Module) -> list[str]:
     if any(name.startswith(("_target_", "target_")) for name in module.weights) and module.renamed:
         notes.append(f"policies/{policy_id}: target networks, which weren't stored, equal what they follow")
     if module.inference_only and any(line.startswith("weights/q") for line in module.dropped):
-        notes.append(f"policies/{policy_id}: a module for inference; it can't be trained further")
+        notes.append(
+            f"policies/{policy_id}: a module for inference; training goes on with Q networks that start anew"
+        )
     return notes
 
 
