@@ -159,7 +159,7 @@ class GcsWire:
     def _call(self, seconds: float, method: str, path: str, **arguments: Any) -> Any:
         """The JSON of a reply."""
         _, _, body = run(self._fs.loop, self._send(method, path, **arguments), seconds)
-        return json.loads(body) if body else {}
+        return _parsed(body) if body else {}
 
     def _object(self, key: str) -> str:
         return f"/storage/v1/b/{self.bucket}/o/{quote(key, safe='')}"
@@ -349,7 +349,7 @@ class _GcsUpload:
             seconds,
         )
         if status != 308:
-            self._stored = json.loads(body)
+            self._stored = _parsed(body)
         return headers
 
     def complete(self, size: int, seconds: float) -> None:
@@ -368,6 +368,14 @@ class _GcsUpload:
             self._wire._send("DELETE", self._session, accept=(200, 204, 404, 410, 499)),
             seconds,
         )
+
+
+def _parsed(body: bytes) -> Any:
+    """The JSON of a reply; Corrupted if it was cut on its way, which is worth another try."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise Corrupted(f"the reply is no JSON ({error})") from error
 
 
 def check_stored(reply: Mapping[str, Any], size: int, sum32: str) -> None:
