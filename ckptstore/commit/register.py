@@ -195,6 +195,8 @@ class RegisterCatalog:
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
         with told(self.backend.url):
             found = self._attempts(name.step)
+            if name.attempt not in found:  # what somebody names may be missing from one listing only
+                found = self._attempts(name.step)
             state = found.get(name.attempt, State.ABSENT)
             if state is State.DEAD:
                 raise CheckpointGone(str(name), "it was deleted before")
