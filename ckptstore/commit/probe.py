@@ -33,7 +33,7 @@ def check_just_created(backend: ObjectPlace, key: str, data: bytes, other: bytes
     A place that overwrites leaves `other` there: it must serve as well. Spares the first save into a
     new store a request.
     """
-    if _create(backend, other, key) or backend.read(key) != data:
+    if _create(backend, other, key) or not _holds(backend, key, data):
         raise _unsuitable(backend)
     _note(backend)
 
@@ -51,8 +51,8 @@ def check_create_only(backend: ObjectPlace) -> None:
     first, second = _body(), _body()
     # A place that was probed before refuses at once, and holds another's body. One that has ours was
     # empty a moment ago (its reply may have been lost): there, the second try is the real question.
-    is_new = _create(backend, first) or backend.read(KEY) == first
-    if is_new and (_create(backend, second) or backend.read(KEY) != first):
+    is_new = _create(backend, first) or _holds(backend, KEY, first)
+    if is_new and (_create(backend, second) or not _holds(backend, KEY, first)):
         raise _unsuitable(backend)
     _note(backend)
 
@@ -74,6 +74,11 @@ def _create(backend: ObjectPlace, body: bytes, key: str = KEY) -> bool:
         return True
     except FileExistsError:
         return False
+
+
+def _holds(backend: ObjectPlace, key: str, body: bytes) -> bool:
+    """Whether it says so once: a reply that is damaged on its way must not condemn a place."""
+    return backend.read(key) == body or backend.read(key) == body
 
 
 def _body() -> bytes:
