@@ -157,7 +157,7 @@ class TestPatience:
     def test_gives_up_at_the_deadline(self) -> None:
         began = time.monotonic()
         with pytest.raises(GaveUp) as caught:
-            Patience(0.5).run(_fail, lambda error: Verdict.AGAIN)
+            Patience(0.5, jitter=lambda: 0.5).run(_fail, lambda error: Verdict.AGAIN)
         assert 0.2 < time.monotonic() - began < 10
         assert isinstance(caught.value.__cause__, ConnectionError)
 
