@@ -10,14 +10,13 @@ from dataclasses import replace
 from ckptstore import logs
 from ckptstore.commit.base import Catalog
 from ckptstore.contents import Contents, Foreign, Unknown
-from ckptstore.digest import digest
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.failures import translated
 from ckptstore.names import CheckpointName, relative_path
 from ckptstore.parts import FileParts
 from ckptstore.reading import Unverified
 from ckptstore.saving import Request, vouched
-from ckptstore.writing import Cutter, run_all
+from ckptstore.writing import Hasher, run_all
 
 
 def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency: int) -> None:
@@ -38,21 +37,14 @@ def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency:
         catalog.adopt(name, vouch)
 
 
-class _Digests(Cutter):
-    """Hashes in the thread that reads: several files are read at once."""
-
-    def part(self, data: memoryview) -> str:
-        return digest(data)
-
-
 def _hashed(files: Unverified, path: str) -> FileParts:
-    cutter, last = _Digests(), b""
+    hasher, last = Hasher(), b""
     for data in files.stream(path):
-        cutter.write(memoryview(data))
+        hasher.write(memoryview(data))
         last = data[-1:]
     if path.endswith((".pkl", ".pickle")) and last != b".":
         raise CheckpointCorrupt(f"{files.label}/{path}", "it is cut short: a pickle ends in a full stop")
-    return cutter.finish(path)
+    return hasher.finish(path)
 
 
 def _described(files: Unverified) -> Contents:

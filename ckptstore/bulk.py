@@ -27,11 +27,11 @@ from ckptstore import finding
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest, StoreNotFound
+from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.failures import translated
 from ckptstore.migrating import Migration, Step, Version, fingerprint, source_id
-from ckptstore.names import CheckpointName
-from ckptstore.reading import fetch_manifest
+from ckptstore.names import check_checkpoint_name
+from ckptstore.reading import vouched_manifest
 from ckptstore.signing import Trust
 from ckptstore.store import CheckpointStore
 
@@ -66,9 +66,8 @@ class Found:
 
     def open(self) -> Checkpoint:
         """The checkpoint itself."""
-        manifest = fetch_manifest(self.backend, self.path, self.url, self.trust) if self.committed else None
-        if manifest is None and self.trust is not None:
-            raise CheckpointUntrusted(self.url, "it has no manifest that could be signed")
+        asked = self.committed or self.trust is not None  # else nothing is there to fetch
+        manifest = vouched_manifest(self.backend, self.path, self.url, self.trust) if asked else None
         return Checkpoint(self.backend, self.path, manifest)
 
 
@@ -189,12 +188,7 @@ class Adopter(Stores):
         if found.committed:
             return Done("there already", found.open())
         parent, _, last = found.path.rpartition("/")
-        if CheckpointName.parse(last) is None:
-            raise InvalidRequest(
-                found.url,
-                "a store finds only what is called checkpoint_ and the step, with at least six digits",
-                "Copy it with `cp`, or migrate it",
-            )
+        check_checkpoint_name(last, found.url, "Copy it with `cp`, or migrate it")
         return Done("adopted", self.store(parent).adopt(last))
 
 

@@ -22,7 +22,6 @@ from ckptstore.errors import (
     CheckpointError,
     CheckpointGone,
     CheckpointNotFound,
-    CheckpointUntrusted,
     InvalidRequest,
     StoreUnavailable,
     UnreadableFormat,
@@ -30,7 +29,7 @@ from ckptstore.errors import (
 from ckptstore.failures import translated
 from ckptstore.manifest import Manifest
 from ckptstore.parts import FileParts
-from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest
+from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest, vouched_manifest
 from ckptstore.signing import Trust
 from ckptstore.writing import Progress, run_all
 
@@ -162,7 +161,7 @@ class Checkpoint:
         trust = Trust(trusted_keys) if trusted_keys is not None else None
         backend = open_backend(place, storage_options)
         try:
-            return cls(backend, "", _vouched(backend, trust))
+            return cls(backend, "", vouched_manifest(backend, "", backend.url, trust))
         except (CheckpointNotFound, StoreUnavailable) as error:
             through_a_file = isinstance(error.__cause__, NotADirectoryError)
             if isinstance(error, StoreUnavailable) and not through_a_file:
@@ -174,7 +173,7 @@ class Checkpoint:
                     raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
                 raise
             if V0_FILE.match(name):
-                return cls(directory, "", _vouched(directory, trust))
+                return cls(directory, "", vouched_manifest(directory, "", directory.url, trust))
             raise InvalidRequest(
                 backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
             ) from error
@@ -594,14 +593,6 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
-
-
-def _vouched(backend: Backend, trust: Trust | None) -> Manifest | None:
-    """The manifest of what lies at `backend`; CheckpointUntrusted if there has to be one and isn't."""
-    manifest = fetch_manifest(backend, "", backend.url, trust)
-    if manifest is None and trust is not None:
-        raise CheckpointUntrusted(backend.url, "it has no manifest that could be signed")
-    return manifest
 
 
 class _StoredPolicy(plan.Stored):

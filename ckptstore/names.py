@@ -125,6 +125,18 @@ def check_policy_ids(policy_ids: Iterable[object], what: str = "policy id") -> l
     return list(seen.values())
 
 
+def check_checkpoint_name(text: str, what: str, remedy: str) -> CheckpointName:
+    """`text` parsed; InvalidRequest about `what` if no store would find a directory of that name."""
+    name = CheckpointName.parse(text)
+    if name is None:
+        raise InvalidRequest(
+            what,
+            "a store finds only what is called checkpoint_ and the step, with at least six digits",
+            remedy,
+        )
+    return name
+
+
 def check_ref(name: object) -> str:
     """A tag's name: up to 100 of ``A-Z a-z 0-9 _ . -``, not starting with a dot or dash."""
     if not isinstance(name, str) or not _REF.match(name) or name.startswith(PIN):

@@ -18,7 +18,13 @@ from ckptstore.backends.base import Backend
 from ckptstore.codec import safe
 from ckptstore.codec.skeleton import load_trusted, skeleton
 from ckptstore.digest import digest
-from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointGone, UnsafeContent
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointGone,
+    CheckpointUntrusted,
+    UnsafeContent,
+)
 from ckptstore.failures import surely, translated
 from ckptstore.manifest import Manifest
 from ckptstore.parts import PART_BYTES, FileParts, Part
@@ -56,6 +62,16 @@ def fetch_manifest(
     Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
     """
     return surely(lambda: _fetch_manifest(backend, prefix, label, check))
+
+
+def vouched_manifest(
+    backend: Backend, prefix: str, label: str, trust: manifests.Check | None
+) -> Manifest | None:
+    """The same; CheckpointUntrusted if there is none, where `trust` says that there has to be one."""
+    manifest = fetch_manifest(backend, prefix, label, trust)
+    if manifest is None and trust is not None:
+        raise CheckpointUntrusted(label, "it has no manifest that could be signed")
+    return manifest
 
 
 def _fetch_manifest(

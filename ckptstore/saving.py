@@ -14,7 +14,6 @@ from types import TracebackType
 import numpy as np
 
 from ckptstore import names, parts
-from ckptstore.backends.base import Sink
 from ckptstore.commit.base import Attempt, Catalog, Check, IfExists, allow
 from ckptstore.digest import digest
 from ckptstore.errors import InvalidRequest
@@ -24,7 +23,7 @@ from ckptstore.parts import PART_BYTES, FileParts
 from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Base, Contents, Item, Write
 from ckptstore.reusing import Reuse
 from ckptstore.version import __version__
-from ckptstore.writing import Progress, Recorder, hashing, run_all, write_items
+from ckptstore.writing import Hasher, Progress, run_all, write_items
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,11 @@ class Save:
         directory = self.attempt.directory or ""
 
         def one(path: str) -> FileParts:
-            recorder = Recorder(_Nowhere(), hashers)
-            copied(path, os.path.join(directory, path)).emit(recorder.write)
-            return recorder.finish(path)
+            hasher = Hasher()
+            copied(path, os.path.join(directory, path)).emit(hasher.write)
+            return hasher.finish(path)
 
-        with hashing() as hashers:
-            return run_all(one, paths, self._concurrency)
+        return run_all(one, paths, self._concurrency)
 
     def commit(self, request: Request, files: Sequence[FileParts]) -> tuple[names.CheckpointName, Manifest]:
         """Write ``parts.json`` and then, as the last thing, the manifest."""
@@ -197,18 +195,3 @@ def _plain_files(directory: str) -> Iterator[str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-class _Nowhere(Sink):
-    """For files that already lie where they belong: they are only hashed."""
-
-    def write(self, data: bytes | memoryview) -> None:
-        pass
-
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass

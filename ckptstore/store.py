@@ -264,13 +264,9 @@ class CheckpointStore:
     def _lying(self, text: str) -> CheckpointName:
         """The name of the directory `text`, which lies in this store."""
         parent, _, last = text.rstrip("/").rpartition("/")
-        name = CheckpointName.parse(last)
-        if name is None:
-            raise InvalidRequest(
-                text,
-                "a store finds only what is called checkpoint_ and the step, with at least six digits",
-                "Rename it, or copy it into a store with `ckptstore cp`",
-            )
+        name = names.check_checkpoint_name(
+            last, text, "Rename it, or copy it into a store with `ckptstore cp`"
+        )
         if parent and parent != self.url and ("://" in parent or open_backend(parent).url != self.url):
             raise InvalidRequest(text, f"it isn't in the store {self.url}", "Open the directory it lies in")
         return name

@@ -172,12 +172,9 @@ def adopt(session: Session, target: str, workers: int) -> None:
         adopter = bulk.Adopter(url, session.options, session.trusted_keys)
         each(session, url, workers, lambda found: done(adopter.adopt(found)), ["adopted"])
     parent, _, name = target.rstrip("/").rpartition("/")
-    if not names.CheckpointName.parse(name):
-        raise InvalidRequest(
-            target,
-            "a store finds only what is called checkpoint_ and the step, with at least six digits",
-            "Copy it with `ckptstore cp`; for all below it name it with /** behind",
-        )
+    names.check_checkpoint_name(
+        name, target, "Copy it with `ckptstore cp`; for all below it name it with /** behind"
+    )
     parent = parent or ("/" if target.startswith("/") else ".")
     store = session.store(parent, create=True)
     checkpoint = store.adopt(name)

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.bulk import Done, Found
 from ckptstore.cli import bulk
-from ckptstore.cli.moving import destination_options, destination_store
+from ckptstore.cli.moving import destination_option, destination_options, destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.errors import InvalidRequest
@@ -26,12 +26,7 @@ _FATES = ("carried", "renamed", "dropped", "opaque")
 @click.option("--to", "version", type=click.Choice(VERSIONS), default="1.1", help="RLlib's version to write.")
 @click.option("--step", type=int, metavar="N", help="Commit it as this step, not its own.")
 @click.option("--dry-run", is_flag=True, help="Only report what would become of every field.")
-@click.option(
-    "--to-storage-option",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="For the destination, instead of --storage-option. Repeatable.",
-)
+@destination_option
 @bulk.option
 def migrate(
     session: Session,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -19,6 +19,16 @@ from ckptstore.errors import InvalidRequest, StoreNotFound
 from ckptstore.exporting import FORMATS
 from ckptstore.failures import translated
 from ckptstore.writing import Progress
+
+
+def destination_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--to-storage-option``, for commands that write to a store elsewhere."""
+    return click.option(
+        "--to-storage-option",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="For the destination, instead of --storage-option. Repeatable.",
+    )(function)
 
 
 @command("get")
@@ -60,12 +70,7 @@ def get(session: Session, target: str, directory: str, policy_ids: tuple[str, ..
 @click.argument("source", metavar="STORE|CHECKPOINT|URL/**")
 @click.argument("destination", metavar="STORE")
 @click.option("--step", type=int, metavar="N", help="Commit an RLlib checkpoint as this step, not its own.")
-@click.option(
-    "--to-storage-option",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="For the destination, instead of --storage-option. Repeatable.",
-)
+@destination_option
 @bulk.option
 def cp(
     session: Session,

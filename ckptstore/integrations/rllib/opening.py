@@ -8,6 +8,9 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, UnreadableFormat
 from ckptstore.store import CheckpointStore
 
+NEW_STACK = frozenset({"1.2", "2.0", "2.1"})
+"""The checkpoint versions that the new API stack writes."""
+
 Source = Checkpoint | CheckpointStore | str | os.PathLike[str]
 
 
@@ -23,8 +26,6 @@ def opened(source: Source) -> Checkpoint:
             return Checkpoint.open(source)
         except UnreadableFormat:
             source = CheckpointStore(source, create=False)
-            if not source.id:
-                raise
     newest = source.latest()
     if newest is None:
         raise CheckpointNotFound(source.url, "the store holds no checkpoint yet")

@@ -10,7 +10,7 @@ import numpy as np
 from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
-from ckptstore.integrations.rllib.opening import Source, opened
+from ckptstore.integrations.rllib.opening import NEW_STACK, Source, opened
 from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.integrations.rllib.restore import _wanted, algorithm_class
 
@@ -25,11 +25,8 @@ def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | No
     checkpoint = opened(ckpt_or_url)
     source = checkpoint.rllib()
     wanted = _wanted(checkpoint.url, source, policy_ids)
-    new = source.kind in ("RLModule", "MultiRLModule", "LearnerGroup", "Learner") or source.version in (
-        "1.2",
-        "2.0",
-        "2.1",
-    )
+    modules = source.kind in ("RLModule", "MultiRLModule", "LearnerGroup", "Learner")
+    new = modules or source.version in NEW_STACK
     told = RestoreReport(checkpoint.url, source.ray_version, "new" if new else "old", policies=tuple(wanted))
     found = {}
     for policy_id in wanted:

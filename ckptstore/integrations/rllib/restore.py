@@ -12,7 +12,7 @@ from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableForma
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.code import Code
-from ckptstore.integrations.rllib.opening import Source, opened
+from ckptstore.integrations.rllib.opening import NEW_STACK, Source, opened
 from ckptstore.integrations.rllib.report import RestoreReport, keep
 from ckptstore.names import CheckpointName
 
@@ -53,7 +53,7 @@ def from_checkpoint(
     wanted = _wanted(checkpoint.url, source, policy_ids)
     state = _state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
-    written = "new" if source.version in ("1.2", "2.0", "2.1") else "old"
+    written = "new" if source.version in NEW_STACK else "old"
     stack = api_stack or written
     told = _told(checkpoint, source, stack, written, wanted)
     if told.converted:
@@ -98,7 +98,7 @@ def restore(algo: Any, ckpt: Source) -> RestoreReport:
     stack = "new" if algo.config.enable_rl_module_and_learner else "old"
     ids = newstack.module_ids(algo) if stack == "new" else oldstack.policy_ids(algo)
     wanted = _wanted(checkpoint.url, source, ids)
-    written = "new" if source.version in ("1.2", "2.0", "2.1") else "old"
+    written = "new" if source.version in NEW_STACK else "old"
     told = _told(checkpoint, source, stack, written, wanted)
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
         told.dropped[f"policies/{policy_id}"] = "this algorithm has no such policy"
