@@ -392,6 +392,12 @@ class Checkpoint:
         saved = isinstance(self._contents, contents.Saved)
         return contents.Foreign(self._files) if saved else self._contents
 
+    def resume(self) -> None:
+        """Tell its store that this process goes on from it: the next save names it as parent, and `prune`
+        leaves it alone. Loading it says so by itself.
+        """
+        self._loading()
+
     def scan(self) -> tuple[scan.Use, ...]:
         """Every name that unpickling its files would import or call, the worst first; nothing is run.
 

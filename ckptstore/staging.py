@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from ckptstore.manifest import Manifest
 from ckptstore.saving import Request, Save, copied, local_files
 
 Commit = Callable[[names.CheckpointName, Manifest], Checkpoint]
+Job = Callable[[], Checkpoint]
 
 
 class Staged(os.PathLike[str]):
@@ -30,18 +32,27 @@ class Staged(os.PathLike[str]):
     """
 
     def __init__(
-        self, catalog: Catalog, request: Request, concurrency: int, check: Check, committed: Commit
+        self,
+        catalog: Catalog,
+        request: Request,
+        concurrency: int,
+        check: Check,
+        committed: Commit,
+        submit: Callable[[Job], Future[Checkpoint]] | None = None,
     ) -> None:
         self._catalog = catalog
         self._request = request
         self._concurrency = concurrency
         self._check = check
         self._committed = committed
+        self._submit = submit
         self._save: Save | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._directory: str | None = None
         self.checkpoint: Checkpoint | None = None
-        """The committed checkpoint, after the block."""
+        """The committed checkpoint: after the block, or once `future` is done."""
+        self.future: Future[Checkpoint] | None = None
+        """With `CheckpointStore.stage_async`, the commit that goes on after the block."""
 
     def __fspath__(self) -> str:
         if self._directory is None:
@@ -56,10 +67,9 @@ class Staged(os.PathLike[str]):
         return self.__fspath__()
 
     def __enter__(self) -> Staged:
-        self._save = Save(
-            self._catalog, self._request.step, self._request.if_exists, self._concurrency, self._check
-        )
-        self._directory = self._save.attempt.directory
+        if self._submit is None or self._catalog.in_place:
+            self._save = self._begun()
+            self._directory = self._save.attempt.directory
         if self._directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
             self._directory = self._temporary.name
@@ -68,15 +78,40 @@ class Staged(os.PathLike[str]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._save is not None
+        directory, self._directory = self.__fspath__(), None
+        if error is not None:
+            self._give_up()
+        elif self._submit is None:
+            self._finish(directory)
+        else:
+            try:
+                self.future = self._submit(lambda: self._finish(directory))
+            except BaseException:
+                self._give_up()
+                raise
+
+    def _begun(self) -> Save:
+        return Save(
+            self._catalog, self._request.step, self._request.if_exists, self._concurrency, self._check
+        )
+
+    def _give_up(self) -> None:
+        if self._save is not None:
+            self._save.attempt.abandon()
+        self._clean_up()
+
+    def _finish(self, directory: str) -> Checkpoint:
         try:
+            self._save = self._save or self._begun()
             with self._save:
-                if error is None:
-                    self.checkpoint = self._commit(self._save, self.__fspath__())
+                self.checkpoint = checkpoint = self._commit(self._save, directory)
+            return checkpoint
         finally:
-            self._directory = None
-            if self._temporary is not None:
-                self._temporary.cleanup()
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _commit(self, save: Save, directory: str) -> Checkpoint:
         paths = local_files(directory)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
@@ -35,7 +36,7 @@ from ckptstore.reading import VerifyReport
 from ckptstore.retention import Keep
 from ckptstore.saving import Request, Save, model_items
 from ckptstore.signing import Signer, Trust
-from ckptstore.staging import Staged
+from ckptstore.staging import Job, Staged
 from ckptstore.survey import Survey
 from ckptstore.writing import Progress
 
@@ -85,6 +86,14 @@ class CheckpointStore:
         )
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency
+        if trusted_keys is not None:
+            trusted_keys = (trusted_keys,) if isinstance(trusted_keys, (bytes, str)) else tuple(trusted_keys)
+        self._settings: dict[str, Any] = {
+            "concurrency": concurrency,
+            "single_writer": single_writer,
+            "create": create,
+            "trusted_keys": trusted_keys,
+        }
         self._identity = Identity(self._catalog, create)
         self._signer = Signer(signing_key) if signing_key is not None else None
         self._trust = Trust(trusted_keys) if trusted_keys is not None else None
@@ -99,6 +108,11 @@ class CheckpointStore:
     def url(self) -> str:
         """Where the store lies; holds no credentials."""
         return self._backend.url
+
+    @property
+    def signs(self) -> bool:
+        """Whether it has a signing key."""
+        return self._signer is not None
 
     @property
     def id(self) -> str:
@@ -185,10 +199,51 @@ class CheckpointStore:
         if_exists: Literal["error", "replace"] = "error",
     ) -> Staged:
         """A real local directory for any framework to write into; see `Staged`."""
+        return self._stage(step, metrics, labels, if_exists, None)
+
+    def stage_async(
+        self,
+        step: SupportsIndex,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        labels: Iterable[str] = (),
+        if_exists: Literal["error", "replace"] = "error",
+        keep: Keep | None = None,
+    ) -> Staged:
+        """Like `stage`, but the block ends at once: the commit goes on, and `Staged.future` is its result.
+
+        For an object store nothing of it is sent before the block has ended. Afterwards what `keep` doesn't
+        keep is pruned; where that fails it is logged, for the checkpoint is committed, and the next one
+        tries again. One save is in flight at a time, and a failure comes up as that of `save_async` does.
+        """
+        rule = None if keep is None else retention.rule(keep)
+
+        def submit(job: Job) -> Future[Checkpoint]:
+            return self._background.submit([], lambda _: self._then_pruned(job(), rule))
+
+        return self._stage(step, metrics, labels, if_exists, submit)
+
+    def _stage(
+        self,
+        step: SupportsIndex,
+        metrics: Mapping[str, Any] | None,
+        labels: Iterable[str],
+        if_exists: Literal["error", "replace"],
+        submit: Callable[[Job], Future[Checkpoint]] | None,
+    ) -> Staged:
         request = self._request("Directory", (), step, metrics, labels, if_exists)
         self._background.wait()
         self._identity.prove()
-        return Staged(self._catalog, request, self._concurrency, self._may_go, self._committed)
+        request = self._gone_on(request)
+        return Staged(self._catalog, request, self._concurrency, self._may_go, self._committed, submit)
+
+    def _then_pruned(self, checkpoint: Checkpoint, rule: retention.Rule | None) -> Checkpoint:
+        if rule is not None:
+            try:
+                self.prune(rule)
+            except CheckpointError:
+                logs.logger.warning("%s is committed, but nothing was pruned", checkpoint.url, exc_info=True)
+        return checkpoint
 
     def commit_files(
         self,
@@ -295,12 +350,17 @@ class CheckpointStore:
             metrics=metric_values.decode(metric_values.encode(values or {}), "metrics"),
             labels=labels,
             if_exists=if_exists,
-            parent=Parent(self._last.id, "resume") if self._last else None,
+            parent=None,
             sign=self._signer,
         )
 
+    def _gone_on(self, request: Request) -> Request:
+        """`request` with the parent it has now, when no save is in flight that may become it."""
+        return replace(request, parent=Parent(self._last.id, "resume") if self._last else None)
+
     def _save(self, request: Request, items: Sequence[Item], progress: Progress | None) -> Checkpoint:
         self._identity.prove()
+        request = self._gone_on(request)
         with logs.timed("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
             try:
                 name, manifest, files = self._write(request, items, progress)
@@ -502,8 +562,9 @@ class CheckpointStore:
 
         `keep` is how many of the newest stay, or a rule of :mod:`ckptstore.retention`, or several, of
         which each keeps its own: ``prune(LatestN(3) | BestN("reward", 2) | EveryNSteps(1000))``. Never
-        deletes what is tagged or pinned, the newest, or what this process resumed from. Damaged
-        checkpoints are neither counted nor deleted. With `dry_run` it only tells what would go.
+        deletes what is tagged or pinned, the newest, or what this process resumed from or saved last: that
+        isn't the newest where a run went back. Damaged checkpoints are neither counted nor deleted. With
+        `dry_run` it only tells what would go.
         """
         rule = retention.rule(keep)
         checkpoints = {checkpoint.step: checkpoint for checkpoint in self.checkpoints()}
@@ -516,10 +577,11 @@ class CheckpointStore:
             retention.Candidate(step, checkpoint.manifest.created, checkpoint.metrics, tagged[step])
             for step, checkpoint in checkpoints.items()
         ]
+        mine = {self._resumed_from, self._last.id if self._last else None}
         pruned = []
         for step in retention.doomed(candidates, rule):
             checkpoint = checkpoints[step]
-            if checkpoint.id == self._resumed_from or tagged[step]:
+            if checkpoint.id in mine or tagged[step]:
                 continue
             if not dry_run:
                 try:
@@ -611,6 +673,13 @@ class CheckpointStore:
 
     def __repr__(self) -> str:
         return f"<CheckpointStore {self.url}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._signer is not None:
+            raise TypeError("a signing key isn't pickled; open the store where it is used")
+        # Like a pickle of the backend it has no credentials: another process takes those around it.
+        opened = functools.partial(CheckpointStore, **self._settings)
+        return opened, (self._backend,)
 
 
 def _name(checkpoint: Checkpoint) -> CheckpointName:

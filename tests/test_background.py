@@ -41,6 +41,14 @@ def test_a_failure_while_the_program_ends_is_logged(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path).get(1).state == {}
 
 
+def test_each_is_the_parent_of_the_next_also_when_it_is_still_being_written(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    futures = [store.save_async(step, {"x": np.ones(1_000_000)}) for step in range(4)]
+    ids = [future.result().id for future in futures]
+    parents = [ckpt.manifest.parent for ckpt in store.checkpoints()]
+    assert [parent and parent.id for parent in parents] == [None, *ids[:-1]]
+
+
 def test_snapshots_of_two_threads_are_not_mixed(tmp_path: Path) -> None:
     """They share memory, one after the other: the second must wait until the first is written."""
     store = CheckpointStore(tmp_path)

@@ -77,6 +77,10 @@ class Catalog(Protocol):
     def backend(self) -> Backend:
         """Where the store lies."""
 
+    @property
+    def in_place(self) -> bool:
+        """Whether every attempt has a `directory`, which costs no request."""
+
     def created(self, key: str, data: bytes, other: bytes) -> None:
         """Told right after this process created `key` holding `data`: an occasion to try the place.
 

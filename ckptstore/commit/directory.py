@@ -37,6 +37,8 @@ _STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has n
 class DirectoryCatalog(Ground):
     """The checkpoints of one local directory: a :class:`~ckptstore.commit.base.Catalog`."""
 
+    in_place = True
+
     def created(self, key: str, data: bytes, other: bytes) -> None:
         """Nothing to try: what a link or rename refuses here was refused by the kernel."""
 

@@ -73,6 +73,8 @@ def boot_clock() -> float:
 class RegisterCatalog:
     """The catalog of a store on S3, GCS or anything else with create-only single PUTs."""
 
+    in_place = False
+
     def __init__(
         self,
         backend: ObjectPlace,

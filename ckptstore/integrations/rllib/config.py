@@ -299,6 +299,9 @@ def plain(value: Any) -> Any:
 
 def _ray_object(record: Opaque) -> Any:
     """The class of Ray's that `record` mentions, or the member of an enumeration; else `UNKNOWN`."""
+    args = record.args or ()
+    if record.name == "functools.partial" and len(args) == 1 and record.state is None:
+        return plain(args[0])  # a CheckpointCallback is saved as RLlib's own callbacks, so wrapped
     name = CLASSES.get(record.name, record.name)
     if not name.startswith("ray.rllib."):
         return UNKNOWN

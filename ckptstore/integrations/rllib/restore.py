@@ -50,6 +50,7 @@ def from_checkpoint(
     source = checkpoint.rllib()
     if source.kind != "Algorithm":
         raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Use policy_from_checkpoint")
+    checkpoint.resume()
     wanted = _wanted(checkpoint.url, source, policy_ids)
     state = _state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
@@ -95,6 +96,7 @@ def restore(algo: Any, ckpt: Source) -> RestoreReport:
     source = checkpoint.rllib()
     if source.kind != "Algorithm":
         raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Name an algorithm's checkpoint")
+    checkpoint.resume()
     stack = "new" if algo.config.enable_rl_module_and_learner else "old"
     ids = newstack.module_ids(algo) if stack == "new" else oldstack.policy_ids(algo)
     wanted = _wanted(checkpoint.url, source, ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -35,11 +36,32 @@ def save(
     number = algo.iteration if step is None else step
     staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
-        algo.save_checkpoint(os.fspath(path))
-        with open(os.path.join(path, WRITER), "w", encoding="utf-8") as file:
-            json.dump({"python": platform.python_version()}, file)
+        write(algo, os.fspath(path))
     assert staged.checkpoint is not None
     return staged.checkpoint
+
+
+def write(algo: Any, directory: str) -> None:
+    """Let RLlib write its files of `algo`, and beside them which Python it ran on."""
+    _writing.now = True
+    try:
+        algo.save_checkpoint(directory)
+    finally:
+        _writing.now = False
+    with open(os.path.join(directory, WRITER), "w", encoding="utf-8") as file:
+        json.dump({"python": platform.python_version()}, file)
+
+
+class _Writing(threading.local):
+    now = False
+
+
+_writing = _Writing()
+
+
+def writing() -> bool:
+    """Whether this thread is inside of `write`: what is pickled then stays, and may be read anywhere."""
+    return _writing.now
 
 
 def export_policy(
