@@ -251,7 +251,8 @@ class RegisterCatalog:
         yield
         with told(self.backend.url):
             # In this order: a delete removes its intent only once its tombstone is there.
-            if self.backend.list(f"{DELETING}/{name}"):
+            # Twice, as one listing may lack what is there.
+            if any(self.backend.list(f"{DELETING}/{name}") for _ in range(2)):
                 raise CheckpointGone(str(name), "it is being deleted, or a delete of it was interrupted")
             self._check_alive(name)
 
@@ -340,7 +341,7 @@ class RegisterAttempt:
             self._check_copies()
             held = self._catalog.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
             if held != manifest:
-                self._refuse(held)
+                self._refuse(held, manifest)
         self._supersede()
         return self.name
 
@@ -361,13 +362,19 @@ class RegisterAttempt:
         self.check_fence()
         self._sent = True
 
-    def _refuse(self, held: bytes) -> None:
+    def _refuse(self, held: bytes, manifest: bytes) -> None:
         state = small_state(held)
         if state == "deleted":
             raise CheckpointGone(str(self.name), "it was committed and deleted before the reply came")
         if state == "aborted":
             # Never go on to the next directory from here: two writers would take turns for ever.
             raise SaveAborted(str(self.name), "another writer took this step over")
+        if manifest.startswith(held):
+            # Cut on its way, to a place that takes what comes. It is ours, as the directory is; left
+            # there it would hide what this attempt was to replace.
+            self._catalog.backend.replace(f"{self.name}/{MANIFEST}", TOMBSTONE)
+            why = f"the place stored {len(held)} of the manifest's {len(manifest)} bytes"
+            raise StoreUnavailable(str(self.name), why, "Save again")
         raise CheckpointExists(str(self.name), "another writer committed it first")
 
     def abandon(self) -> None:

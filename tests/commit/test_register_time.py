@@ -182,6 +182,22 @@ def test_an_interrupted_delete_blocks_tags_until_it_is_forgotten(world: World) -
         pass
 
 
+def test_one_empty_listing_hides_no_delete(world: World) -> None:
+    catalog = world.catalog()
+    start(catalog).commit(manifest_bytes("a"))
+    catalog.create(f"{DELETING}/{NAME}/running.json", b"{}")
+    honest = catalog.backend.list
+    lies: list[list[Listed]] = [[]]
+
+    def list_once_empty(prefix: str = "") -> list[Listed]:
+        return lies.pop() if lies and prefix.startswith(DELETING) else honest(prefix)
+
+    catalog.backend.list = list_once_empty  # type: ignore[method-assign]
+    with pytest.raises(CheckpointGone), catalog.guard(NAME):
+        pass
+    assert not lies
+
+
 def test_a_protected_checkpoint_outlives_its_replacement(world: World) -> None:
     catalog = world.catalog()
     start(catalog).commit(manifest_bytes("a"))
