@@ -23,7 +23,7 @@ RAY := $(SCRATCH)/ray
 rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; passed over where that fails
 	@mkdir -p $(SCRATCH)
 	@if $(MAKE) --no-print-directory $(RAY)/.ready >$(SCRATCH)/ray.log 2>&1; then \
-	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib; \
+	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib tests/native/test_torchscript.py; \
 	else \
 	  echo "SKIPPED tests/integrations/rllib: Ray doesn't install here: $$(grep -m1 -i error $(SCRATCH)/ray.log || tail -1 $(SCRATCH)/ray.log)"; \
 	fi
@@ -38,10 +38,11 @@ lint: $(READY)  ## style and types
 	$(RUN)mypy
 
 OLDER_RAYS := 2.10.0 2.40.0
-compat: $(READY) $(SCRATCH)/ray/.ready $(OLDER_RAYS:%=$(SCRATCH)/ray-%/.ready)  ## files of today opened by other Pythons, numpys and RLlib, which it downloads
+compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(OLDER_RAYS:%=$(SCRATCH)/ray-%/.ready)  ## files of today opened by other Pythons, numpys and RLlib, which it downloads
 	$(RUN)python -m tests.codec.other_pythons
 	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python CKPTSTORE_OLDER_RAYS="$(OLDER_RAYS:%=$(CURDIR)/$(SCRATCH)/ray-%/bin/python)" $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/migrations/test_other_pythons.py tests/compat
 	$(RAY)/bin/python -m pytest -q -rs tests/integrations/rllib
+	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/native
 
 torture: $(READY)  ## crashes, power cuts, races and random operations, at length
 	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py tests/test_fault_matrix.py
@@ -72,6 +73,12 @@ $(SCRATCH)/ray/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SCRATCH)/ray
 	$(SCRATCH)/ray/bin/python -m pip install --quiet "ray[rllib]==2.60.0" "torch==2.13.0"
 	$(SCRATCH)/ray/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# Torch without Ray.
+$(SCRATCH)/torch/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SCRATCH)/torch
+	$(SCRATCH)/torch/bin/python -m pip install --quiet "torch==2.13.0" --editable '.[dev]'
 	@touch $@
 
 # Ray 2.10 needs a Python below 3.12, numpy 1 and what setuptools had up to 80.

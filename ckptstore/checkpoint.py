@@ -374,11 +374,14 @@ class Checkpoint:
         format: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> Exported:
-        """Write the weights of one policy to the new file `dest`, a path or URL, for other tools to read.
+        """Write one policy to the new file `dest`, a path or URL, for other tools to read or run.
 
-        `format` is "npz", "safetensors" (``ckptstore[export]``) or "json"; by default the extension of
-        `dest` tells. The id may be left out if there is one policy. The file appears whole or not at all.
-        Raises InvalidRequest for a file that is there already, or weights that the format can't hold.
+        `format` is "npz", "safetensors" (``ckptstore[export]``) or "json" for its weights, "onnx"
+        (``ckptstore[onnx]``) or "torchscript" (``ckptstore[torch]``) for the network, if it is one of RLlib's
+        own; by default the extension of `dest` tells. A network is run from its file and compared with the
+        weights first. The id may be left out if there is one policy. The file appears whole or not at all.
+        Raises InvalidRequest for a file that is there already, or weights that the format can't hold, and
+        UnreadableFormat for a network that isn't known.
         """
         from ckptstore.exporting import export  # which needs this class
 

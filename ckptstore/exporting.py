@@ -14,8 +14,10 @@ import numpy as np
 from ckptstore import strictjson
 from ckptstore.backends import open_backend
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import InvalidRequest
+from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.failures import translated
+from ckptstore.native import onnxfile, torchscript
+from ckptstore.networks import Network, acting_network
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -28,6 +30,13 @@ class Exported(NamedTuple):
     policy_id: str
     format: str
     bytes: int
+    difference: float | None = None
+    """Of a network: the largest one between what the file computed in a trial and what the weights do."""
+
+
+class _Made(NamedTuple):
+    data: bytes
+    difference: float | None = None
 
 
 def export(
@@ -41,7 +50,8 @@ def export(
     """Write one policy to the new file `dest`, whole or not at all; see `Checkpoint.export`."""
     path = os.fspath(dest)
     folder, name = _split(path)
-    kind = format or name.rpartition(".")[2]
+    ending = name.rpartition(".")[2]
+    kind = format or _ENDINGS.get(ending, ending)
     if kind not in FORMATS:
         raise InvalidRequest(
             "format", f"{kind!r} is none of {', '.join(FORMATS)}", "Name one, or end the file's name in it"
@@ -52,13 +62,13 @@ def export(
                 "policy_id", f"{checkpoint.name} holds {len(checkpoint.policy_ids)} policies", "Name one"
             )
         policy_id = checkpoint.policy_ids[0]
-    data = FORMATS[kind](checkpoint, policy_id)
+    data, difference = FORMATS[kind](checkpoint, policy_id)
     with translated(path):
         try:
             open_backend(folder, storage_options).publish(name, data)
         except FileExistsError as error:
             raise InvalidRequest(path, "it is there already", "Name a new file") from error
-    return Exported(path, policy_id, kind, len(data))
+    return Exported(path, policy_id, kind, len(data), difference)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -90,7 +100,7 @@ def _weights(checkpoint: Checkpoint, policy_id: str, kinds: str, remedy: str) ->
     return arrays
 
 
-def _npz(checkpoint: Checkpoint, policy_id: str) -> bytes:
+def _npz(checkpoint: Checkpoint, policy_id: str) -> _Made:
     """What `numpy.load` opens. Not by `numpy.savez`, which can't write an array called "file"."""
     arrays = _weights(checkpoint, policy_id, "biufcSU", "Export to safetensors")
     buffer = io.BytesIO()
@@ -99,10 +109,10 @@ def _npz(checkpoint: Checkpoint, policy_id: str) -> bytes:
             entry = zipfile.ZipInfo(f"{name}.npy")  # of no date: the same weights make the same file
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-    return buffer.getvalue()
+    return _Made(buffer.getvalue())
 
 
-def _safetensors(checkpoint: Checkpoint, policy_id: str) -> bytes:
+def _safetensors(checkpoint: Checkpoint, policy_id: str) -> _Made:
     try:
         from safetensors.numpy import save
     except ImportError as error:
@@ -116,10 +126,10 @@ def _safetensors(checkpoint: Checkpoint, policy_id: str) -> bytes:
         raise InvalidRequest(
             f"{checkpoint.name} policy {policy_id!r}", f"safetensors says: {error}", "Export to npz"
         ) from error
-    return data
+    return _Made(data)
 
 
-def _json(checkpoint: Checkpoint, policy_id: str) -> bytes:
+def _json(checkpoint: Checkpoint, policy_id: str) -> _Made:
     """Nested lists, for languages without arrays. What JSON has no number for becomes text."""
     arrays = _weights(checkpoint, policy_id, "biufU", "Export to npz or safetensors")
     weights = {
@@ -127,7 +137,7 @@ def _json(checkpoint: Checkpoint, policy_id: str) -> bytes:
         for name, array in arrays.items()
     }
     body = {**_about(checkpoint, policy_id), "weights": weights}
-    return (strictjson.dumps(body) + "\n").encode("ascii")
+    return _Made((strictjson.dumps(body) + "\n").encode("ascii"))
 
 
 def _finite(value: Any) -> Any:
@@ -136,9 +146,82 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-FORMATS: dict[str, Callable[[Checkpoint, str], bytes]] = {
+def _onnx(checkpoint: Checkpoint, policy_id: str) -> _Made:
+    network = network_of(checkpoint, policy_id)
+    told = about_network(network, _about(checkpoint, policy_id))
+    return _Made(*onnxfile.dumps(network, told, _place(checkpoint, policy_id)))
+
+
+def _torchscript(checkpoint: Checkpoint, policy_id: str) -> _Made:
+    network = network_of(checkpoint, policy_id)
+    told = about_network(network, _about(checkpoint, policy_id))
+    return _Made(*torchscript.dumps(network, told, _place(checkpoint, policy_id)))
+
+
+def _place(checkpoint: Checkpoint, policy_id: str) -> str:
+    return f"{checkpoint.name} policy {policy_id!r}"
+
+
+def about_network(network: Network, about: Mapping[str, str]) -> dict[str, str]:
+    """`about`, and what is needed to act by the network's outputs."""
+    return {
+        **about,
+        "module": network.module.class_name.rpartition(".")[2],
+        "action_distribution": network.distribution or "none: the largest of qf_preds",
+        "action_space": strictjson.dumps(_text(network.module.action_space)),
+        "observation_filter": "inside" if network.normal is not None else "none",
+    }
+
+
+def _text(value: Any) -> Any:
+    """A space, of plain values."""
+    if isinstance(value, Mapping):
+        return {str(key): _text(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _finite(value.tolist())
+    return [_text(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def network_of(checkpoint: Checkpoint, policy_id: str) -> Network:
+    """What a policy computes from the observations that its environment gives it.
+
+    UnreadableFormat if its network isn't one of RLlib's own, or if there is something before it that isn't
+    in the checkpoint or isn't known here.
+    """
+    place = _place(checkpoint, policy_id)
+    source = checkpoint.rllib()
+    policy = source.policy(policy_id, False, False)
+    state = source.state(False, False) if source.kind == "Algorithm" else {}
+    found = (state.get("filters") or {}).get(policy_id)
+    try:
+        _refuse_unseen(policy, state, found, place)
+        return acting_network(policy, found, place)
+    except UnreadableFormat as error:
+        raise UnreadableFormat(error.what, error.why, _REMEDY) from error
+
+
+_REMEDY = "Export its weights (npz, safetensors, json) and build the network yourself"
+
+
+def _refuse_unseen(policy: Mapping[str, Any], state: Mapping[str, Any], found: Any, place: str) -> None:
+    """Refuse a policy whose observations were normalised by what isn't at hand."""
+    config = policy.get("config")
+    asked = config.get("observation_filter") if isinstance(config, Mapping) else None
+    if found is None and asked not in (None, "NoFilter"):
+        why = f"its observations went through a {asked!s:.40}, which only the algorithm's checkpoint holds"
+        raise UnreadableFormat(place, why)
+    normalised = [path for path in state.get("connectors") or {} if "meanstd" in str(path).lower()]
+    if normalised:
+        raise UnreadableFormat(place, f"its observations went through the connector {normalised[0]!s:.80}")
+
+
+_ENDINGS = {"pt": "torchscript", "ts": "torchscript"}
+
+FORMATS: dict[str, Callable[[Checkpoint, str], _Made]] = {
     "npz": _npz,
     "safetensors": _safetensors,
     "json": _json,
+    "onnx": _onnx,
+    "torchscript": _torchscript,
 }
 """From a checkpoint and the id of one of its policies to the bytes of a file; by the file's extension."""

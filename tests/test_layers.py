@@ -67,7 +67,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "writers": {"errors", "names", "strictjson", "codec", "networks", "plan"},
     "migrating": {"errors", "digest", "manifest", "eras", "writers", "checkpoint", "store"},
-    "exporting": {"errors", "strictjson", "backends", "failures", "checkpoint"},
+    "native": {"errors", "strictjson", "version", "networks"},
+    "exporting": {"errors", "strictjson", "backends", "failures", "native", "networks", "checkpoint"},
     "finding": {"names", "plan", "eras"},
     "bulk": {
         "errors", "names", "backends", "failures", "reading", "signing", "checkpoint", "store", "migrating",
@@ -110,6 +111,8 @@ FORBIDDEN_IN_PURE = {
 HEAVY = [
     "ray",
     "torch",
+    "onnx",
+    "onnxruntime",
     "tensorflow",
     "jax",
     "gym",

@@ -184,10 +184,11 @@ def _occupied(place: Backend) -> bool:
     "--format", "kind", type=click.Choice(list(FORMATS)), help="By default what FILE's name ends in."
 )
 def export(session: Session, target: str, destination: str, policy_id: str | None, kind: str | None) -> None:
-    """Write the weights of one policy to a file that other tools read.
+    """Write one policy to a file that other tools read or run.
 
     FILE is a path or URL and must be new. npz is for numpy, safetensors for most frameworks, json for
-    anything else.
+    anything else: they hold its weights. onnx and torchscript hold the network, if it is one of RLlib's own,
+    and are run and compared with the weights first.
     """
     checkpoint = find_checkpoint(session, target).checkpoint
     assert checkpoint is not None
@@ -199,8 +200,10 @@ def export(session: Session, target: str, destination: str, policy_id: str | Non
             "format": done.format,
             "file": done.path,
             "bytes": done.bytes,
+            "difference": done.difference,
         },
-        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {size(done.bytes)}",
+        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {size(done.bytes)}"
+        + ("" if done.difference is None else f", within {done.difference:.1g} of the weights in a trial"),
     )
 
 

@@ -2,7 +2,8 @@
 
 RLlib's default networks compute the same on both stacks; they differ in how weights are called and in a few
 that the old stack made and never used. A network is converted if every one of its weights is accounted for,
-and refused by name otherwise: a guess would be a policy that acts, and acts wrongly.
+and refused by name otherwise: a guess would be a policy that acts, and acts wrongly. What a module computes
+is said in `forward`, for files in formats that other programs run.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 
 from ckptstore.errors import CheckpointError, UnreadableFormat
 from ckptstore.networks import dqn, new_stack, ppo, sac, tensorflow
-from ckptstore.networks.moving import Module, refuse
+from ckptstore.networks.forward import Network, network
+from ckptstore.networks.moving import CLIP, Module, refuse
+from ckptstore.networks.normal import normal_of
 
 _CONVERTERS = {"PPO": ppo.convert, "DQN": dqn.convert, "SAC": sac.convert}
 _FRAMEWORKS = ("Torch", "TF1", "TF2", "TF")
 
-__all__ = ["Module", "new_stack_module"]
+__all__ = ["Module", "Network", "acting_network", "new_stack_module"]
 
 
 def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module:
@@ -36,6 +39,17 @@ def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module
         # A config is whatever its file says, and any of its values may be of any type.
         what = f"{type(error).__name__}: {error!s:.100}"
         raise refuse(place, f"its config or spaces aren't as RLlib writes them ({what})") from error
+
+
+def acting_network(policy: Mapping[str, Any], filter: Any = None, place: str = "policy") -> Network:
+    """What `policy`, in the model of ``docs/model.md``, computes in one step, behind its observation filter.
+
+    `filter` is the algorithm's for this policy, as the model has it; None is none. UnreadableFormat, naming
+    what isn't understood, as `new_stack_module` raises it.
+    """
+    module = new_stack_module(policy, place)
+    clips = any(str(name).endswith(f".{CLIP}") for name in policy["weights"])
+    return network(module, normal_of(filter, place), clips=clips, place=place)
 
 
 def _converted(policy: Mapping[str, Any], place: str) -> Module:

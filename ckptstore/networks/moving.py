@@ -38,7 +38,7 @@ def refuse(place: str, why: str) -> UnreadableFormat:
     """For a network that isn't recognised."""
     return UnreadableFormat(
         place,
-        f"{why}, so RLlib's new API stack has no module that is known to compute the same",
+        f"{why}, so it is none of the networks of RLlib's own that are known here",
         "Migrate it to 1.1, or convert it in a step of your own",
     )
 

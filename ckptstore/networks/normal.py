@@ -1,0 +1,59 @@
+"""The filter that observations of the old API stack went through before the network saw them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ckptstore.errors import UnreadableFormat
+
+_SMALL = 1e-6  # what RLlib adds to a deviation
+
+
+class Normal(NamedTuple):
+    """``(obs - mean) / deviation``, within -limit and limit if there is one."""
+
+    mean: Any
+    """float64, of the shape of an observation."""
+    deviation: Any
+    limit: float | None
+
+
+def normal_of(stored: Any, place: str) -> Normal | None:
+    """A policy's filter, as the model has it among the algorithm's `filters`; None if it lets all through."""
+    if not isinstance(stored, Mapping) or stored.get("filter") == "NoFilter":
+        return None
+    try:
+        return _normal(stored)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UnreadableFormat(
+            place,
+            f"its observations went through a filter that isn't known here ({stored.get('filter')!s:.60}: "
+            f"{type(error).__name__} {error!s:.60})",
+            "Export its weights (npz, safetensors, json) and filter observations yourself",
+        ) from error
+
+
+def _normal(stored: Mapping[str, Any]) -> Normal:
+    if stored["filter"] not in ("MeanStdFilter", "ConcurrentMeanStdFilter"):
+        raise ValueError("an unknown kind")
+    if "rs" in stored:  # up to Ray 2.0
+        stats = stored["rs"]
+        pushes, mean, squares = stats["_n"], stats["_M"], stats["_S"]
+    else:
+        stats = stored["running_stats"]
+        pushes, mean = stats["num_pushes"], stats["mean_array"]
+        squares = stats.get("sum_sq_diff_array", stats.get("std_array"))  # before Ray 2.41 the second
+    mean, squares = np.asarray(mean, np.float64), np.asarray(squares, np.float64)
+    if mean.shape != squares.shape:
+        raise ValueError("mean and deviation of other shapes")
+    variance = squares / (int(pushes) - 1) if int(pushes) > 1 else np.square(mean)
+    deviation = np.sqrt(variance) + _SMALL
+    limit = stored.get("clip")
+    return Normal(
+        mean if stored["demean"] else np.zeros_like(mean),
+        deviation if stored["destd"] else np.ones_like(mean),
+        float(limit) if limit else None,
+    )
