@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import conformance
+
 
 class Figures:
     """Named counters. Thread-safe enough: each name is counted by one test at a time."""
@@ -38,4 +40,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if TOTAL.counts:
         terminalreporter.section("what was tried")
         for line in TOTAL.lines():
+            terminalreporter.write_line(line)
+    if lines := list(conformance.table(terminalreporter.stats)):
+        terminalreporter.section("conformance")
+        for line in lines:
             terminalreporter.write_line(line)
