@@ -194,7 +194,7 @@ def network_of(checkpoint: Checkpoint, policy_id: str) -> Network:
     state = source.state(False, False) if source.kind == "Algorithm" else {}
     found = (state.get("filters") or {}).get(policy_id)
     try:
-        _refuse_unseen(policy, state, found, place)
+        _refuse_unseen(state, place)
         return acting_network(policy, found, place)
     except UnreadableFormat as error:
         raise UnreadableFormat(error.what, error.why, _REMEDY) from error
@@ -203,13 +203,8 @@ def network_of(checkpoint: Checkpoint, policy_id: str) -> Network:
 _REMEDY = "Export its weights (npz, safetensors, json) and build the network yourself"
 
 
-def _refuse_unseen(policy: Mapping[str, Any], state: Mapping[str, Any], found: Any, place: str) -> None:
-    """Refuse a policy whose observations were normalised by what isn't at hand."""
-    config = policy.get("config")
-    asked = config.get("observation_filter") if isinstance(config, Mapping) else None
-    if found is None and asked not in (None, "NoFilter"):
-        why = f"its observations went through a {asked!s:.40}, which only the algorithm's checkpoint holds"
-        raise UnreadableFormat(place, why)
+def _refuse_unseen(state: Mapping[str, Any], place: str) -> None:
+    """Refuse a policy whose observations were normalised by what isn't known here."""
     normalised = [path for path in state.get("connectors") or {} if "meanstd" in str(path).lower()]
     if normalised:
         raise UnreadableFormat(place, f"its observations went through the connector {normalised[0]!s:.80}")

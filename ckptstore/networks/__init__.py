@@ -15,7 +15,7 @@ from ckptstore.errors import CheckpointError, UnreadableFormat
 from ckptstore.networks import dqn, new_stack, ppo, sac, tensorflow
 from ckptstore.networks.forward import Network, network
 from ckptstore.networks.moving import CLIP, Module, refuse
-from ckptstore.networks.normal import normal_of
+from ckptstore.networks.normal import connected_filter, normal_of
 
 _CONVERTERS = {"PPO": ppo.convert, "DQN": dqn.convert, "SAC": sac.convert}
 _FRAMEWORKS = ("Torch", "TF1", "TF2", "TF")
@@ -44,12 +44,22 @@ def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module
 def acting_network(policy: Mapping[str, Any], filter: Any = None, place: str = "policy") -> Network:
     """What `policy`, in the model of ``docs/model.md``, computes in one step, behind its observation filter.
 
-    `filter` is the algorithm's for this policy, as the model has it; None is none. UnreadableFormat, naming
-    what isn't understood, as `new_stack_module` raises it.
+    `filter` is the algorithm's for this policy, as the model has it; without one, it is the policy's own
+    connector if there is one. Raises UnreadableFormat as `new_stack_module` does, and where a filter is asked
+    for that isn't to be found.
     """
     module = new_stack_module(policy, place)
     clips = any(str(name).endswith(f".{CLIP}") for name in policy["weights"])
-    return network(module, normal_of(filter, place), clips=clips, place=place)
+    found = filter if filter is not None else connected_filter(policy)
+    config = policy.get("config")
+    asked = config.get("observation_filter") if isinstance(config, Mapping) else None
+    if found is None and asked not in (None, "NoFilter"):
+        raise UnreadableFormat(
+            place,
+            f"its observations went through a {asked!s:.40}, which only the algorithm's checkpoint holds",
+            "Export it from there",
+        )
+    return network(module, normal_of(found, place), clips=clips, place=place)
 
 
 def _converted(policy: Mapping[str, Any], place: str) -> Module:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ckptstore.codec import npbytes
+from ckptstore.codec.budget import DEFAULT, Meter
 from ckptstore.errors import UnreadableFormat
 
 _SMALL = 1e-6  # what RLlib adds to a deviation
@@ -36,6 +38,24 @@ def normal_of(stored: Any, place: str) -> Normal | None:
         ) from error
 
 
+def connected_filter(policy: Mapping[str, Any]) -> Any:
+    """The filter among a policy's connectors, for `normal_of`; None if there is none.
+
+    Ray 2.3 to 2.60 keep it with every policy of the old stack: a list of one for each part of an observation.
+    """
+    connectors = policy.get("connectors")
+    agent = connectors.get("agent") if isinstance(connectors, Mapping) else None
+    items = agent[1] if isinstance(agent, (list, tuple)) and len(agent) == 2 else ()
+    for item in items if isinstance(items, (list, tuple)) else ():
+        if isinstance(item, (list, tuple)) and len(item) == 2 and item[0] in _CONNECTORS:
+            params = item[1] if isinstance(item[1], Mapping) else {}
+            return {**params, "filter": "MeanStdFilter"}
+    return None
+
+
+_CONNECTORS = ("MeanStdObservationFilterAgentConnector", "ConcurrentMeanStdObservationFilterAgentConnector")
+
+
 def _normal(stored: Mapping[str, Any]) -> Normal:
     if stored["filter"] not in ("MeanStdFilter", "ConcurrentMeanStdFilter"):
         raise ValueError("an unknown kind")
@@ -44,6 +64,13 @@ def _normal(stored: Mapping[str, Any]) -> Normal:
         pushes, mean, squares = stats["_n"], stats["_M"], stats["_S"]
     else:
         stats = stored["running_stats"]
+        if isinstance(stats, (list, tuple)):  # as connectors have it
+            [stats] = stats
+            meter = Meter(DEFAULT, 0)
+            stats = {
+                key: npbytes.npy_base64(value, meter) if isinstance(value, str) else value
+                for key, value in stats.items()
+            }
         pushes, mean = stats["num_pushes"], stats["mean_array"]
         squares = stats.get("sum_sq_diff_array", stats.get("std_array"))  # before Ray 2.41 the second
     mean, squares = np.asarray(mean, np.float64), np.asarray(squares, np.float64)

@@ -18,7 +18,7 @@ from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.native import onnxfile
 from ckptstore.networks import acting_network
 from ckptstore.networks.forward import Numbers
-from ckptstore.networks.normal import normal_of
+from ckptstore.networks.normal import connected_filter, normal_of
 from tests.native.truth import DATA, Truth, difference, run_onnx, truths
 
 TRUTHS = list(truths(DATA))
@@ -180,18 +180,42 @@ def test_a_filter_that_is_elsewhere(monkeypatch: Any, tmp_path: Path) -> None:
     state = checkpoint.rllib().state(False, False)
     contents = type(checkpoint.rllib())
     monkeypatch.setattr(contents, "state", lambda *_: {**state, "filters": {}})
+    policy = checkpoint.rllib().policy("default_policy", False, False)
+    checkpoint.export(tmp_path / "connected.onnx")
+    (tmp_path / "connected.onnx").unlink()
+    monkeypatch.setattr(contents, "policy", lambda *_: {**policy, "connectors": {}})
     with pytest.raises(UnreadableFormat, match="only the algorithm's checkpoint holds"):
         checkpoint.export(tmp_path / "x.onnx")
     odd = {"default_policy": {"filter": "MyFilter"}}
     monkeypatch.setattr(contents, "state", lambda *_: {**state, "filters": odd})
     with pytest.raises(UnreadableFormat, match="MyFilter"):
         checkpoint.export(tmp_path / "x.onnx")
+    monkeypatch.undo()
     connectors: dict[str, Any] = {"env_to_module_connector/MeanStdFilter": {}}
     modules = Checkpoint.open(DATA / "v2_0/ray_2.40.0_ppo/checkpoint")
     state = modules.rllib().state(False, False)
     monkeypatch.setattr(contents, "state", lambda *_: {**state, "connectors": connectors})
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
         modules.export(tmp_path / "x.onnx")
+
+
+def test_a_policys_own_connector_has_the_same_filter() -> None:
+    source = Checkpoint.open(DATA / "v1_1/ray_2.10.0_filter/checkpoint").rllib()
+    normal = normal_of(source.state(False, False)["filters"]["default_policy"], "here")
+    own = normal_of(connected_filter(source.policy("default_policy", False, False)), "here")
+    assert normal is not None
+    assert own is not None
+    assert normal.mean.std() > 0
+    np.testing.assert_array_equal(own.mean, normal.mean)
+    np.testing.assert_array_equal(own.deviation, normal.deviation)
+    for connectors in (
+        None,
+        {},
+        {"agent": 3},
+        {"agent": ("Pipeline", None)},
+        {"agent": ("Pipeline", [3, ("a",)])},
+    ):
+        assert connected_filter({"connectors": connectors}) is None
 
 
 def test_what_is_not_rllibs_at_all(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Ray itself is imported when a call needs it. See ``docs/rllib.md``.
 """
 
 from ckptstore.integrations.rllib.callback import CheckpointCallback, resume_or_build
+from ckptstore.integrations.rllib.models import export_model
 from ckptstore.integrations.rllib.policies import policy_from_checkpoint
 from ckptstore.integrations.rllib.report import RestoreReport, report
 from ckptstore.integrations.rllib.restore import from_checkpoint, restore
@@ -17,6 +18,7 @@ from ckptstore.integrations.rllib.saving import export_policy, save
 __all__ = [
     "CheckpointCallback",
     "RestoreReport",
+    "export_model",
     "export_policy",
     "from_checkpoint",
     "policy_from_checkpoint",
