@@ -47,10 +47,9 @@ def read_all(backend: Backend) -> dict[str, Target]:
     return {ref: target for ref, target in found.items() if target is not None}
 
 
-def write(backend: Backend, ref: str, target: Target | None) -> None:
-    """Point `ref` at `target`, or with None at nothing. Durable; the last mover wins."""
-    body = {"schema_version": SCHEMA_VERSION, "target": target and target._asdict()}
-    data = (strictjson.dumps(body) + "\n").encode("ascii")
+def write(backend: Backend, ref: str, target: Target | None) -> int:
+    """Point `ref` at `target`, or with None at nothing. Durable; the last mover wins. The move's number."""
+    data = _encoded(target)
     where = f"{backend.url}/{names.REFS}/{ref}"
     with translated(where):
         number = max(_numbers(backend, ref), default=0)
@@ -58,10 +57,25 @@ def write(backend: Backend, ref: str, target: Target | None) -> None:
             number += 1
             try:
                 backend.publish(_key(ref, number), data)
-                return
+                return number
             except FileExistsError:
                 continue  # another mover, or our own write whose reply was lost: the next number settles it
     raise StoreUnavailable(where, f"{_MAX_TRIES} other writers moved it meanwhile")
+
+
+def write_next(backend: Backend, ref: str, number: int, target: Target | None) -> bool:
+    """The same, if the move `number` is still the last one; else False."""
+    with translated(f"{backend.url}/{names.REFS}/{ref}"):
+        try:
+            backend.publish(_key(ref, number + 1), _encoded(target))
+        except FileExistsError:
+            return False
+        return True
+
+
+def read_at(backend: Backend, ref: str, number: int) -> Target | None:
+    """What `ref` pointed at by the move `number`; nothing before the first."""
+    return surely(partial(_read, backend, ref, number)) if number else None
 
 
 def parse_name(target: Target) -> names.CheckpointName:
@@ -79,6 +93,11 @@ def pointing_at(refs: Mapping[str, Target], name: str) -> list[str]:
         for ref, target in refs.items()
         if target.name == name
     ]
+
+
+def _encoded(target: Target | None) -> bytes:
+    body = {"schema_version": SCHEMA_VERSION, "target": target and target._asdict()}
+    return (strictjson.dumps(body) + "\n").encode("ascii")
 
 
 def _numbers(backend: Backend, ref: str) -> Iterable[int]:

@@ -492,16 +492,36 @@ class CheckpointStore:
         return refs.read_all(self._backend)
 
     def _point(self, ref: str, checkpoint: Checkpoint) -> None:
-        before = self._refs().get(ref)
-        written = False
+        self._identity.prove()
+        number = None
         try:
             with translated(self.url), self._catalog.guard(_name(checkpoint)):
-                refs.write(self._backend, ref, refs.Target(checkpoint.name, checkpoint.id))
-                written = True
+                self._check_same(checkpoint)
+                number = refs.write(self._backend, ref, refs.Target(checkpoint.name, checkpoint.id))
         except CheckpointGone:
-            if written:
-                refs.write(self._backend, ref, before)
+            if number is not None:
+                self._point_back(ref, number)
             raise
+
+    def _check_same(self, checkpoint: Checkpoint) -> None:
+        """CheckpointGone if its directory's name is another's by now: a disk gives names away again."""
+        if self._survey.named(_name(checkpoint)).id != checkpoint.id:
+            raise CheckpointGone(f"{self.url}/{checkpoint.name}", "it was deleted, and its step saved anew")
+
+    def _point_back(self, ref: str, number: int) -> None:
+        """Undo our move of `ref`, unless somebody has moved it on; to nothing if what it left is gone."""
+        before = refs.read_at(self._backend, ref, number - 1)
+        if before is not None:
+            try:
+                with translated(self.url), self._catalog.guard(refs.parse_name(before)):
+                    if not refs.write_next(self._backend, ref, number, before):
+                        return
+                    number += 1
+            except CheckpointGone:
+                pass
+            else:
+                return
+        refs.write_next(self._backend, ref, number, None)
 
     def _tagged(self, tag: str) -> Checkpoint:
         target = self._refs().get(names.check_ref(tag))
@@ -516,12 +536,14 @@ class CheckpointStore:
 
     def delete(self, which: Which) -> None:
         """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned."""
-        self._delete(_name(self._resolve(which)))
+        self._delete(self._resolve(which))
 
-    def _delete(self, name: CheckpointName, superseded: bool = False) -> None:
-        """Delete `name`; if it must be `superseded`, only while a later step is committed."""
+    def _delete(self, checkpoint: Checkpoint, superseded: bool = False) -> None:
+        """Delete it; if it must be `superseded`, only while a later step is committed."""
+        name = _name(checkpoint)
 
         def check() -> None:
+            self._check_same(checkpoint)
             protecting = refs.read_all(self._backend)
             for attempt in range(name.attempt + 1):  # what it superseded goes with it
                 _check_unprotected(str(CheckpointName(name.step, attempt)), protecting)
@@ -585,7 +607,7 @@ class CheckpointStore:
                 continue
             if not dry_run:
                 try:
-                    self._delete(_name(checkpoint), superseded=True)
+                    self._delete(checkpoint, superseded=True)
                 except (CheckpointGone, CheckpointProtected) as error:
                     logs.logger.info("not pruned: %s", error)
                     continue

@@ -6,7 +6,8 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from ckptstore.backends.flock import Lock, try_lock
 from ckptstore.backends.local import is_temporary, open_below
@@ -25,12 +26,15 @@ from ckptstore.commit.ground import (
     is_committed,
     leads_to,
 )
-from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest
+from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest, StoreUnavailable
 from ckptstore.names import META, CheckpointName
 
 __all__ = ["DirectoryAttempt", "DirectoryCatalog"]
 
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z")
+_MAX_LOOKS = 20
+T = TypeVar("T", bound=Iterable[CheckpointName])
+
 _STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has no living writer
 
 
@@ -47,15 +51,32 @@ class DirectoryCatalog(Ground):
     def names(self) -> list[CheckpointName]:
         """Every directory named like a checkpoint, ascending. FileNotFoundError without a root."""
         with self.backend.open_root() as root:
-            return all_names(self.backend.disk, root)
+            return self._settled(lambda: all_names(self.backend.disk, root), root)
 
     def scan(self) -> Mapping[CheckpointName, Mapping[str, int]]:
         """The same, each with its files: path inside the checkpoint to size in bytes."""
-        found: dict[CheckpointName, dict[str, int]] = {}
-        for name in self.names():
-            prefix = f"{name}/"
-            found[name] = {file.key[len(prefix) :]: file.size for file in self.backend.list(str(name))}
-        return found
+
+        def look() -> dict[CheckpointName, dict[str, int]]:
+            found: dict[CheckpointName, dict[str, int]] = {}
+            for name in all_names(self.backend.disk, root):
+                prefix = f"{name}/"
+                found[name] = {file.key[len(prefix) :]: file.size for file in self.backend.list(str(name))}
+            return found
+
+        with self.backend.open_root() as root:
+            return self._settled(look, root)
+
+    def _settled(self, look: Callable[[], T], root: Directory) -> T:
+        """What `look` sees, once no new name turns up meanwhile.
+
+        A step that is being replaced changes its directory's name. A look that takes time can find the
+        old one gone and have been too early for the new one, and so miss the step altogether.
+        """
+        for _ in range(_MAX_LOOKS):
+            seen = look()
+            if set(all_names(self.backend.disk, root)) <= set(seen):
+                return seen
+        raise StoreUnavailable(root.path, f"checkpoints kept appearing through {_MAX_LOOKS} looks")
 
     # ---- Changes
 

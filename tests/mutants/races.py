@@ -1,0 +1,87 @@
+"""Ways to get concurrency wrong, each applied to the process that calls it; the races have to notice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ckptstore.backends.base import Listed
+from ckptstore.backends.local import open_below
+from ckptstore.backends.posix import Directory
+from ckptstore.commit.states import REGISTERS, State, sizes, state_of
+from ckptstore.commit.sweep import Sweep
+from ckptstore.names import CheckpointName
+from ckptstore.survey import Survey
+
+
+def _listing_trusted() -> None:
+    """A listing is kept and believed as long as it is not empty, as fsspec's own cache does."""
+    real = Survey.names
+    kept: dict[int, list[Any]] = {}
+
+    def names(self: Survey) -> list[CheckpointName]:
+        held = kept.setdefault(id(self), [0, []])
+        held[0] += 1
+        if not held[1] or held[0] % 20 == 0:
+            held[1] = real(self)
+        return list(held[1])
+
+    Survey.names = names  # type: ignore[method-assign]
+
+
+def _sweep_seals_nothing() -> None:
+    """What has no manifest and is older than the grace loses its payload, but no seal is put first."""
+
+    def directory(self: Sweep, name: CheckpointName, files: Mapping[str, Listed]) -> None:
+        if state_of(sizes(files)) is State.CLAIMED and self._older(files, self._grace):
+            self._catalog.remove_payload([entry for path, entry in files.items() if path not in REGISTERS])
+
+    Sweep._directory = directory  # type: ignore[method-assign]
+
+
+def _sweep_without_grace() -> None:
+    """Unfinished saves are given up at once, whoever works on them."""
+    real = Sweep._older
+    Sweep._older = lambda self, entries, seconds: seconds != self._grace or real(self, entries, seconds)  # type: ignore[method-assign]
+
+
+def _locks_ignored_by_gc() -> None:
+    """On a local disk: gc takes what lies in the staging directory, locked or not."""
+    from ckptstore.commit import directory
+
+    directory.try_lock = lambda fd: True  # type: ignore[attr-defined]
+
+
+def _not_looked_up_under_the_lock() -> None:
+    """On a local disk: the step is looked up before the lock is taken, and no more under it."""
+
+    from ckptstore.commit import attempt
+
+    attempt.committed = lambda disk, root, step: []  # type: ignore[attr-defined]
+
+
+def _manifest_without_its_payload() -> None:
+    """On a local disk: a file is unlinked where it lies before the checkpoint is unpublished."""
+    from ckptstore.commit.ground import Ground
+
+    real = Ground.unpublish
+
+    def unpublish(self: Ground, root: Directory, names: list[CheckpointName]) -> list[str]:
+        for name in names:
+            with open_below(self.backend.disk, root, str(name), make=False) as directory:
+                self.backend.disk.unlink(directory, "algorithm_state.pkl")
+        time.sleep(0.05)  # a moment that a busy machine may well take
+        return real(self, root, names)
+
+    Ground.unpublish = unpublish  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "listing trusted": _listing_trusted,
+    "a sweep that doesn't seal": _sweep_seals_nothing,
+    "a sweep without grace": _sweep_without_grace,
+    "gc ignores locks": _locks_ignored_by_gc,
+    "the step is not looked up under the lock": _not_looked_up_under_the_lock,
+    "payload removed before the name": _manifest_without_its_payload,
+}

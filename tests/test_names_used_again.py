@@ -1,0 +1,128 @@
+"""A name, a tag or a listing that changes hands between two looks: nobody else's checkpoint is touched."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptstore import CheckpointStore, refs
+from ckptstore.backends.local import LocalBackend
+from ckptstore.errors import CheckpointGone, CheckpointNotFound
+from ckptstore.names import CheckpointName
+
+
+def anew(store: CheckpointStore) -> None:
+    """Delete step 1 and save it again: on a disk, under the same name."""
+    store.delete(1)
+    assert store.save(1, "new").name == "checkpoint_000001"
+
+
+@pytest.mark.parametrize("operation", ["delete", "tag", "pin"])
+def test_what_was_saved_anew_is_not_what_was_meant(tmp_path: Path, operation: str) -> None:
+    store = CheckpointStore(tmp_path)
+    old = store.save(1, "old")
+    anew(CheckpointStore(tmp_path))
+    with pytest.raises(CheckpointGone):
+        {"delete": store.delete, "tag": lambda which: store.tag("t", which), "pin": store.pin}[operation](old)
+    assert store.get(1).state == "new"
+    assert store.tags() == {}
+    store.delete(1)
+
+
+def test_prune_takes_nothing_that_was_saved_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in (1, 2):
+        store.save(step, "old")
+    real = CheckpointStore._refs
+
+    def meanwhile(self: CheckpointStore) -> dict[str, refs.Target]:
+        monkeypatch.setattr(CheckpointStore, "_refs", real)
+        anew(CheckpointStore(tmp_path))
+        return real(self)
+
+    monkeypatch.setattr(CheckpointStore, "_refs", meanwhile)
+    assert store.prune(1) == []
+    assert store.get(1).state == "new"
+
+
+def test_a_step_that_is_replaced_is_in_every_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = CheckpointStore(tmp_path), CheckpointStore(tmp_path)
+    for step in (1, 2, 3):
+        store.save(step, "old")
+    real = LocalBackend.list
+    left = [1, 2, 3]
+
+    def meanwhile(self: LocalBackend, prefix: str = "") -> Any:
+        """Each step is replaced after its name was listed and before its files are."""
+        if left and prefix == f"checkpoint_{left[0]:06}":
+            other.save(left.pop(0), "new", if_exists="replace")
+        return real(self, prefix)
+
+    monkeypatch.setattr(LocalBackend, "list", meanwhile)
+    assert [(ckpt.step, ckpt.state) for ckpt in store.checkpoints()] == [(1, "new"), (2, "new"), (3, "new")]
+    assert left == []
+
+
+@pytest.fixture
+def bucket() -> tuple[CheckpointStore, CheckpointStore]:
+    """Two who look at one store of objects."""
+    url = f"memory://{uuid.uuid4().hex}"
+    store = CheckpointStore(url)
+    for step in (1, 2, 3):
+        store.save(step, step)
+    return store, CheckpointStore(url)
+
+
+def after_the_write(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """`happens` between the next write of a tag and the look at what it points at."""
+    real = refs.write
+
+    def write(*arguments: Any) -> int:
+        number = real(*arguments)
+        monkeypatch.setattr(refs, "write", real)
+        happens()
+        return number
+
+    monkeypatch.setattr(refs, "write", write)
+
+
+def test_a_tag_that_somebody_moved_on_stays_where_it_is(
+    bucket: tuple[CheckpointStore, CheckpointStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = bucket
+    store.tag("t", 1)
+
+    def happens() -> None:
+        other.tag("t", 3)
+        other.delete(2)
+
+    after_the_write(monkeypatch, happens)
+    with pytest.raises(CheckpointGone):
+        store.tag("t", 2)
+    assert store.tags() == {"t": "checkpoint_000003"}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_tag_goes_back_only_to_what_is_there(
+    bucket: tuple[CheckpointStore, CheckpointStore], monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    store, other = bucket
+    store.tag("t", 1)
+
+    def happens() -> None:
+        # A delete that had looked at the tags before.
+        other._catalog.delete(CheckpointName(2), lambda: None)
+        if gone:
+            other.delete(1)
+
+    after_the_write(monkeypatch, happens)
+    with pytest.raises(CheckpointGone):
+        store.tag("t", 2)
+    assert store.tags() == ({} if gone else {"t": "checkpoint_000001"})
+    if gone:
+        with pytest.raises(CheckpointNotFound):
+            store.get("tag:t")
