@@ -314,7 +314,7 @@ class Checkpoint:
         """Read every byte and check it. Raises CheckpointCorrupt listing each file that is wrong."""
         report = self.check(progress=progress)
         if not report.ok:
-            raise CheckpointCorrupt(self.url, "; ".join(report.problems))
+            raise CheckpointCorrupt(self.url, report.summary())
         return report
 
     def check(self, *, progress: Progress | None = None) -> VerifyReport:
@@ -344,7 +344,9 @@ class Checkpoint:
                 problems.append(f"{error.what}: {error.why}")
         problems += [str(note) for note in self.notes if note.kind in ("mismatch", "missing")]
         sizes = self._files.paths()
-        return VerifyReport(self.url, len(sizes), sum(sizes.values()), tuple(dict.fromkeys(problems)))
+        problems += [f"{path}: a link, pipe or device" for path, size in sizes.items() if size < 0]
+        read = sum(size for size in sizes.values() if size > 0)
+        return VerifyReport(self.url, len(sizes), read, tuple(dict.fromkeys(problems)))
 
     def migrate(
         self,

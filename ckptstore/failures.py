@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ckptstore.backends.base import PlaceMissing
+from ckptstore.backends.base import NotPlain, PlaceMissing
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -16,6 +16,7 @@ from ckptstore.errors import (
     StoreFull,
     StoreNotFound,
     StoreUnavailable,
+    UnsafeContent,
 )
 
 T = TypeVar("T")
@@ -31,6 +32,10 @@ def typed(error: OSError | EOFError, what: str) -> CheckpointError:
     why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, EOFError):
         return CheckpointCorrupt(what, why)
+    if isinstance(error, NotPlain):
+        return CheckpointCorrupt(
+            str(error.filename or what), why, "Remove it, or use an older checkpoint if it was part of one"
+        )
     if isinstance(error, PlaceMissing):
         return StoreNotFound(what, why, "Bring it back, or open a new CheckpointStore to begin anew")
     if isinstance(error, FileNotFoundError):
@@ -53,6 +58,17 @@ def translated(what: str) -> Iterator[None]:
         raise
     except (OSError, EOFError) as error:
         raise typed(error, what) from error
+
+
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Says what is too large for this machine's memory: a length is claimed by whoever wrote the file."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UnsafeContent(
+            what, "it takes more memory than there is", "Load fewer policies, or with mmap=True"
+        ) from error
 
 
 def surely(read: Callable[[], T]) -> T:

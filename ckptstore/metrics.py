@@ -16,6 +16,7 @@ from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _MAX_DEPTH = 32
+_TOO_LARGE = 10**4000  # of more than 4,300 digits Python itself makes no decimal text
 
 
 def encode(values: Mapping[str, Any], what: str = "metrics") -> dict[str, Any]:
@@ -42,7 +43,7 @@ def _encode(value: Any, what: str, depth: int) -> Any:
         value = value.item()
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, int):
+    if isinstance(value, int) and abs(value) < _TOO_LARGE:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": str(float(value))}
@@ -60,32 +61,34 @@ def _encode(value: Any, what: str, depth: int) -> Any:
 
 def decode(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """What `encode` was given (tuples as lists, numpy scalars as plain numbers)."""
-    return {_key(key): _decode(value, source) for key, value in raw.items()}
+    return {_key(key): _decode(value, source, 0) for key, value in raw.items()}
 
 
 def _key(key: str) -> str:
     return key[1:] if key.startswith("$") else key
 
 
-def _decode(value: Any, source: str) -> Any:
+def _decode(value: Any, source: str, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise CheckpointCorrupt(source, f"its metrics are nested more than {_MAX_DEPTH} deep")
     if isinstance(value, dict):
         if value.keys() == {"$float"}:
             if not isinstance(name := value["$float"], str) or name not in _FLOATS:
                 raise CheckpointCorrupt(source, f"{str(name)[:40]!r} is not a float")
             return _FLOATS[name]
-        return decode(value, source)
+        return {_key(key): _decode(item, source, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decode(item, source) for item in value]
+        return [_decode(item, source, depth + 1) for item in value]
     return value
 
 
-def number(values: Mapping[str, Any], metric: str) -> float | None:
+def number(values: Mapping[str, Any], metric: str) -> int | float | None:
     """The number at `metric`, a name or a path of names; None if there is none or it is NaN."""
     value: Any = values.get(metric)
     if metric not in values:
         value = values
         for name in metric.split("/"):
             value = value.get(name) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value
+    return None if value != value else value  # not math.isnan: an int may be larger than any float

@@ -38,6 +38,7 @@ MIN_MANIFEST_BYTES = 1024  # a committed manifest is at least this long ...
 SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing tells them apart
 
 MAX_STEP = 10**18 - 1
+MAX_DEPTH = 100  # directories within directories in a checkpoint; ten would be many
 _MAX_NAME_BYTES = 255  # of one path component, on every local file system in use
 _CHECKPOINT = re.compile(r"checkpoint_(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,8}))?\Z", re.ASCII)
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
@@ -155,12 +156,13 @@ def relative_path(path: object, source: str) -> str:
     """`path` if it is a plain relative file path that stays below its root; else CheckpointCorrupt.
 
     `source` names the file that holds the path. This is the gate for every path read from a manifest
-    or listing: no ``..``, no empty or dot component, no absolute path, no backslash, no NUL.
+    or listing: no ``..``, no empty or dot component, no absolute path, no backslash, no NUL, and an end.
     """
     if (
         not isinstance(path, str)
         or not path
         or len(path) > 4096
+        or path.count("/") > MAX_DEPTH
         or _NOT_IN_PATHS.search(path)
         or any(part in {"", ".", ".."} for part in path.split("/"))
     ):

@@ -25,13 +25,14 @@ from ckptstore.errors import (
     CheckpointUntrusted,
     UnsafeContent,
 )
-from ckptstore.failures import surely, translated
+from ckptstore.failures import fitting, surely, translated
 from ckptstore.manifest import Manifest
 from ckptstore.parts import PART_BYTES, FileParts, Part
 from ckptstore.writing import Progress, run_all
 
 _BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
 _WORTH_LEAVING_OUT = 2**20  # bytes of an array: fewer are fetched along with what lies around them
+_TOLD = 20  # problems that fit in one line
 _T = TypeVar("_T")
 Fill = Callable[[Iterable[np.ndarray[Any, Any]]], bool]
 
@@ -52,6 +53,11 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether everything is as it was committed."""
         return not self.problems
+
+    def summary(self) -> str:
+        """The problems in one line, of many the first ones."""
+        more = len(self.problems) - _TOLD
+        return "; ".join(self.problems[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
 
 
 def fetch_manifest(
@@ -84,9 +90,11 @@ def _fetch_manifest(
             data = backend.read(key)
         except FileNotFoundError:
             return None
+        except MemoryError as error:
+            raise CheckpointCorrupt(source, "it is far too large for a manifest") from error
     if len(data) <= names.SMALL_STATE_BYTES:
         try:
-            if json.loads(data).get("state") in {"aborted", "deleted"}:
+            if json.loads(data).get("state") in ("aborted", "deleted"):  # no set: it may be a list
                 return None
         except (ValueError, AttributeError, RecursionError):
             pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
@@ -153,7 +161,7 @@ class Unverified:
 
     def read(self, path: str) -> bytes:
         """The bytes of the file `path`."""
-        with translated(f"{self.label}/{path}"):
+        with translated(f"{self.label}/{path}"), fitting(f"{self.label}/{path}"):
             return self._backend.read(_key(self._prefix, path))
 
     def stream(self, path: str) -> Iterator[bytes]:
@@ -221,7 +229,8 @@ class Reader:
     def fetch(self, path: str) -> memoryview:
         """The verified bytes of the file `path`, in private memory."""
         file = self._file(path)
-        view = np.empty(file.size, np.uint8).data  # unlike a bytearray, not filled with zeros first
+        with fitting(f"{self.label}/{path}"):
+            view = np.empty(file.size, np.uint8).data  # unlike a bytearray, not filled with zeros first
         self._fetch_into(view, path, file.parts)
         return view
 
@@ -248,7 +257,8 @@ class Reader:
         spans = {span.offset: span for span in file.arrays}
         # Small arrays between come along: another request costs more than they do.
         large = {span.offset for span in file.arrays if span.length > _WORTH_LEAVING_OUT}
-        view = np.empty(file.size, np.uint8).data  # pages that are never touched take no memory
+        with fitting(f"{self.label}/{path}"):
+            view = np.empty(file.size, np.uint8).data  # pages that are never touched take no memory
         missing: list[Part] = []
         now: list[Part] = []
         skip_until = 0
@@ -394,7 +404,7 @@ class Reader:
     def _guarded(self, path: str, read: Callable[[], _T]) -> _T:
         """`read()`, with a missing or short file explained: deleted meanwhile, or damaged."""
         try:
-            with translated(f"{self.label}/{path}"):
+            with translated(f"{self.label}/{path}"), fitting(f"{self.label}/{path}"):
                 return read()
         except (CheckpointCorrupt, FileNotFoundError) as error:
             why = "it is missing" if isinstance(error, FileNotFoundError) else error.why

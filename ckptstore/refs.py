@@ -37,6 +37,8 @@ def read_all(backend: Backend) -> dict[str, Target]:
     highest: dict[str, int] = {}
     with translated(f"{backend.url}/{names.REFS}"):
         listed = backend.list(names.META)
+    if odd := [item.key for item in listed if item.size < 0 and f"{item.key}/".startswith(f"{names.REFS}/")]:
+        raise CheckpointCorrupt(f"{backend.url}/{odd[0]}", "it is a link, pipe or device, and may hide refs")
     if not any(item.key == names.STORE for item in listed):
         raise StoreUnavailable(f"{backend.url}/{names.META}", "its listing lacks the store's own file")
     for item in listed:

@@ -185,6 +185,10 @@ def local_files(directory: str) -> list[str]:
 
 def _plain_files(directory: str) -> Iterator[str]:
     for folder, folders, files in os.walk(directory, onerror=_raise):
+        if folder.count(os.sep) - directory.rstrip(os.sep).count(os.sep) > names.MAX_DEPTH:
+            raise InvalidRequest(
+                folder, f"it lies more than {names.MAX_DEPTH} directories deep", "Move it up"
+            )
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in files + links:
             full = os.path.join(folder, name)

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from ckptstore import names, plan
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit.base import Catalog
+from ckptstore.commit.states import SEAL, TOMBSTONE
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, StoreUnavailable
 from ckptstore.failures import translated
 from ckptstore.identity import Identity
@@ -19,6 +20,8 @@ from ckptstore.reading import fetch_manifest
 from ckptstore.writing import run_all
 
 _MAX_TRIES = 20
+_DEAD = (None, len(SEAL), len(TOMBSTONE))
+"""Sizes of what commits nothing. Anything else that is as small is a manifest cut off, or no plain file."""
 T = TypeVar("T")
 
 
@@ -173,13 +176,13 @@ class Survey:
 
     def _examine(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> Found | None:
         """What `scan` comes to; None if something in it was gone by the time it was read."""
-        candidates = [
-            name for name, files in scan.items() if files.get(names.MANIFEST, 0) > names.SMALL_STATE_BYTES
-        ]
+        candidates = [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
         looked = run_all(self._look, candidates, self._concurrency)
         skipped: list[Skipped] = []
         whole: list[tuple[CheckpointName, Manifest]] = []
         for name, manifest in zip(candidates, looked, strict=True):
+            if manifest is None and scan[name][names.MANIFEST] <= names.SMALL_STATE_BYTES:
+                continue  # a seal or tombstone all the same, as another version may write it
             if manifest is None:
                 return None
             problem = manifest if isinstance(manifest, str) else _mismatch(manifest, name, scan[name])
@@ -218,7 +221,7 @@ class Survey:
         problem = _mismatch(manifest, name, checkpoint.listing()) and self._listed_otherwise(name, manifest)
         if problem is None and verified:
             report = checkpoint.check()
-            problem = None if report.ok else "; ".join(report.problems)
+            problem = None if report.ok else report.summary()
         if problem is None:
             return manifest
         if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage

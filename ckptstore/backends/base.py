@@ -8,6 +8,7 @@ Failures are builtins, so that a backend needs nothing of ours to say what happe
 ====================  ==========================================================
 FileNotFoundError     the key is not there (never used for "can't tell")
 PlaceMissing          a FileNotFoundError: not the key but the bucket is not there
+NotPlain              a link, pipe or device, or a directory in a file's place, or the other way round
 FileExistsError       a create-only write met an existing key
 PermissionError       wrong or expired credentials, missing rights, read-only
 OSError(ENOSPC, ...)  no space or quota left
@@ -35,6 +36,13 @@ class Listed(NamedTuple):
 
 class PlaceMissing(FileNotFoundError):
     """The bucket itself is not there: a typo in the URL, not an empty store."""
+
+
+class NotPlain(NotADirectoryError):
+    """What lies there is neither the plain file nor the plain directory that a store puts there.
+
+    Its `filename` says where. Never followed, never read, and nothing that waiting would mend.
+    """
 
 
 class Sink(Protocol):

@@ -17,12 +17,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
+from ckptstore import names
 from ckptstore.backends.base import Listed, PlaceMissing
 from ckptstore.backends.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.posix import Directory, Disk, Entry
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
+_DEEPEST = names.MAX_DEPTH + 10  # directories within directories: a store may lie below the root
 _AHEAD = 1 << 23  # bytes after which the disk is told to begin
 
 
@@ -197,7 +199,7 @@ class LocalBackend:
         """Every file below `prefix`, sorted by key. FileNotFoundError without a root.
 
         What is no regular file is listed with size -1, which no manifest names: it shows up as a
-        difference, and reading it is refused.
+        difference, and reading it is refused. So is a directory too deep to be a store's.
         """
         found: list[Listed] = []
         pending = [prefix]
@@ -205,7 +207,7 @@ class LocalBackend:
             place = pending.pop()
             for entry in self._entries(place):
                 key = f"{place}/{entry.name}" if place else entry.name
-                if entry.is_dir:
+                if entry.is_dir and key.count("/") < _DEEPEST:
                     pending.append(key)
                 elif not _TEMPORARY.match(entry.name):
                     found.append(Listed(key, entry.size, entry.modified))

@@ -13,12 +13,14 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
+from ckptstore.backends.base import NotPlain
 from ckptstore.backends.mounts import warn_once
 
 if sys.platform != "win32":
@@ -29,6 +31,10 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _LINK_REFUSED = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_LINK = "a symbolic link, which is never followed"
+_NO_FILE = "not a regular file, so it is never read"
+_NO_DIRECTORY = "no directory, or a link to one, which is never followed"
+_DEEP = 64  # directories within directories that are walked with one descriptor each
 
 Identity = tuple[int, int]
 """Device and inode number: the file itself, whatever it is called by now."""
@@ -91,17 +97,17 @@ class Disk:
         return Directory(self, self.opened(os.open(path, _DIRECTORY)), path)
 
     def open_dir(self, parent: Directory, name: str) -> Directory:
-        """Open the directory `name`; NotADirectoryError for anything else, a symbolic link included."""
+        """Open the directory `name`; NotPlain for anything else, a symbolic link included."""
         path = os.path.join(parent.path, name)
         if _BY_PATH:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+                raise NotPlain(errno.ENOTDIR, _NO_DIRECTORY, path)
             return Directory(self, -1, path)
         try:
             fd = os.open(name, _DIRECTORY | _NOFOLLOW, dir_fd=parent.fd)
         except OSError as error:
-            if error.errno == errno.ELOOP:  # macOS; Linux says ENOTDIR by itself
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):  # Linux, macOS
+                raise NotPlain(errno.ENOTDIR, _NO_DIRECTORY, path) from error
             error.filename = path
             raise
         return Directory(self, self.opened(fd), path)
@@ -109,29 +115,42 @@ class Disk:
     def open_file(self, parent: Directory, name: str) -> int:
         """Open the regular file `name` for reading.
 
-        OSError for anything else: a fifo would block for ever, a device would act, and a symbolic
+        NotPlain for anything else: a fifo would block for ever, a device would act, and a symbolic
         link could lead out of the store.
         """
         path, dir_fd = parent.at(name)
         full = os.path.join(parent.path, name)
         if _BY_PATH and os.path.islink(full):
-            raise OSError(errno.ELOOP, "a symbolic link, which is never followed", full)
+            raise NotPlain(errno.ELOOP, _NO_LINK, full)
         try:
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _NOFOLLOW, dir_fd=dir_fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise OSError(errno.ELOOP, "a symbolic link, which is never followed", full) from error
+                raise NotPlain(errno.ELOOP, _NO_LINK, full) from error
+            if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+                raise NotPlain(errno.ENXIO, _NO_FILE, full) from error
             error.filename = full
             raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file, so it is never read", full)
+            raise NotPlain(errno.EINVAL, _NO_FILE, full)
         return self.opened(fd)
 
     def open_lock(self, parent: Directory, name: str) -> int:
-        """Open the lock file `name` for writing, without which NFS does not lock it."""
+        """Open the lock file `name` for writing, without which NFS does not lock it; NotPlain for no file."""
         path, dir_fd = parent.at(name)
-        return self.opened(os.open(path, os.O_RDWR | _NOFOLLOW, dir_fd=dir_fd))
+        full = os.path.join(parent.path, name)
+        try:
+            fd = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NOFOLLOW, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise NotPlain(error.errno, _NO_FILE, full) from error
+            error.filename = full
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise NotPlain(errno.EINVAL, _NO_FILE, full)
+        return self.opened(fd)
 
     def opened(self, fd: int) -> int:
         """Called with each new descriptor, so that a test knows what a dying process would drop."""
@@ -280,22 +299,37 @@ class Disk:
         os.rmdir(path, dir_fd=dir_fd)
 
     def remove_tree(self, parent: Directory, name: str) -> int:
-        """Remove `name` and all below it; the bytes that freed. Another process may do the same meanwhile."""
+        """Remove `name` and all below it; the bytes that freed. Another process may do the same meanwhile.
+
+        However deep it is: what lies too deep to be walked to is moved up beside `name` first.
+        """
+        freed, pending = 0, [name]
+        while pending:
+            freed += self._remove_below(parent, pending.pop(), (parent, pending), _DEEP)
+        return freed
+
+    def _remove_below(
+        self, parent: Directory, name: str, top: tuple[Directory, list[str]], levels: int
+    ) -> int:
         try:
             directory = self.open_dir(parent, name)
         except FileNotFoundError:
             return 0
-        except NotADirectoryError:
+        except NotPlain:
             return self._remove_file(parent, name)
         freed = 0
         with directory:
             if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o300 != 0o300:
                 self.chmod(directory.fd, 0o700)  # others staged it read-only: unlink needs it writable
             for entry in list(self.entries(directory)):
-                if entry.is_dir:
-                    freed += self.remove_tree(directory, entry.name)
-                else:
+                if not entry.is_dir:
                     freed += self._remove_file(directory, entry.name)
+                elif levels:
+                    freed += self._remove_below(directory, entry.name, top, levels - 1)
+                else:
+                    top[1].append(f"deep.{secrets.token_hex(8)}")
+                    with contextlib.suppress(FileNotFoundError):
+                        self.rename(directory, entry.name, top[0], top[1][-1])
         with contextlib.suppress(FileNotFoundError):
             self.rmdir(parent, name)
         return freed

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,6 +146,8 @@ def _load_zip(data: bytes, budget: Budget, meter: Meter) -> Any:
                 EOFError,
                 RuntimeError,
                 ValueError,
+                OverflowError,  # a record that begins at byte 2**63
+                struct.error,  # ... or too near the end, up to Python 3.11
                 OSError,
                 NotImplementedError,
             ) as error:

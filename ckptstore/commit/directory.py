@@ -27,7 +27,7 @@ from ckptstore.commit.ground import (
     leads_to,
 )
 from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest, StoreUnavailable
-from ckptstore.names import META, CheckpointName
+from ckptstore.names import MAX_DEPTH, META, CheckpointName
 
 __all__ = ["DirectoryAttempt", "DirectoryCatalog"]
 
@@ -207,9 +207,13 @@ class DirectoryCatalog(Ground):
             except (FileNotFoundError, NotADirectoryError):
                 return 0
             for entry in list(disk.entries(directory)):
-                if entry.is_dir:
+                if entry.is_dir and place.count("/") < MAX_DEPTH:
                     pending.append(f"{place}/{entry.name}")
-                elif is_temporary(entry.name) and _age(disk, directory, entry.name) > _STRAY_AGE:
+                elif (
+                    not entry.is_dir
+                    and is_temporary(entry.name)
+                    and _age(disk, directory, entry.name) > _STRAY_AGE
+                ):
                     freed += disk.remove_tree(directory, entry.name)
         return freed
 

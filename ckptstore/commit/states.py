@@ -43,7 +43,7 @@ def small_state(data: bytes) -> str | None:
         return None
     try:
         state = json.loads(data)["state"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return state if state in ("aborted", "deleted") else None
 

@@ -301,9 +301,9 @@ def test_links_are_listed_as_different_and_not_entered(
 def test_writes_do_not_follow_links_out(backend: LocalBackend, root: Path, tmp_path: Path) -> None:
     backend.publish("a", b"x")
     (root / "out").symlink_to(tmp_path)
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(OSError, match="no directory"):
         backend.publish("out/evil", b"x")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(OSError, match="no directory"):
         backend.delete(["out/evil"])
     assert not (tmp_path / "evil").exists()
 
