@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import email.utils
 import io
+import random
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -24,6 +28,17 @@ Act = Literal[
     "404", "empty",  # a listing that finds nothing
 ]  # fmt: skip
 """What may happen to a request. All but the last seven may happen to any."""
+
+Trouble = Literal[
+    "again late",  # delivered, and once more some seconds later
+    "lost and late",  # the client sees a cut connection; what it sent arrives some seconds later
+    "slow",  # the reply begins after a while, and comes in drips
+    "ahead", "behind",  # every time in the reply is that of a clock which is 20 minutes off
+]  # fmt: skip
+"""What may happen to requests for as long as a bad day lasts."""
+LATE = (1.0, 4.0)
+"""Seconds after which what is late arrives."""
+_SKEW = {"ahead": 1200.0, "behind": -1200.0}
 
 _CODES = {
     "503": "SlowDown",
@@ -68,11 +83,27 @@ class FaultProxy:
         self.seen: list[Seen] = []
         self.sent = 0
         """Bytes of content in all replies so far, listings included."""
-        self._plan: Callable[[int, Seen], Act | None] = lambda index, seen: None
+        self._plan: Callable[[int, Seen], Act | Trouble | None] = lambda index, seen: None
         self._started = 0
         self.endpoint = ""
+        self._late: set[asyncio.Task[None]] = set()
 
-    def reset(self, plan: Callable[[int, Seen], Act | None] | None = None) -> None:
+    def settle(self) -> None:
+        """Wait until everything that is late has arrived."""
+
+        async def arrived() -> None:
+            await asyncio.gather(*self._late)
+
+        asyncio.run_coroutine_threadsafe(arrived(), self._loop).result(120)
+
+    async def _deliver_late(self, request: web.Request, headers: dict[str, str], body: bytes) -> None:
+        await asyncio.sleep(random.uniform(*LATE))
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        with contextlib.suppress(aiohttp.ClientError):
+            async with self._session.request(request.method, url, headers=headers, data=body) as reply:
+                await reply.read()
+
+    def reset(self, plan: Callable[[int, Seen], Act | Trouble | None] | None = None) -> None:
         """Forget what was seen; from now on `plan(number of the request, request)` says what breaks."""
         self.seen.clear()
         self.sent = 0
@@ -100,6 +131,14 @@ class FaultProxy:
             if name.lower() not in ("transfer-encoding", "content-length")
         }
         url = self._upstream + request.raw_path
+        if act in ("again late", "lost and late"):
+            task = asyncio.get_running_loop().create_task(self._deliver_late(request, headers, body))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            if act == "lost and late":
+                return _cut(request)
+        if act == "slow":
+            await asyncio.sleep(random.uniform(0.05, 0.5))
         if act == "cut short":
             headers["Content-Length"] = str(len(body))
             with contextlib.suppress(aiohttp.ClientError, _EndsHere):
@@ -128,6 +167,16 @@ class FaultProxy:
                 data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
             if act == "short":
                 data = data[: len(data) // 2]
+            if act in _SKEW:
+                data, kept = _skewed(data, kept, _SKEW[act])
+            if act == "slow" and data and request.method != "HEAD":
+                response = web.StreamResponse(status=reply.status, headers=kept)
+                await response.prepare(request)
+                for at in range(0, len(data), max(1, len(data) // 5)):
+                    await response.write(data[at : at + max(1, len(data) // 5)])
+                    await asyncio.sleep(0.05)
+                await response.write_eof()
+                return response
             if act == "truncate" and data:
                 response = web.StreamResponse(status=reply.status, headers=kept)
                 await response.prepare(request)
@@ -156,6 +205,31 @@ class FaultProxy:
 
     def _close(self) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
+
+
+def _skewed(data: bytes, headers: dict[str, str], seconds: float) -> tuple[bytes, dict[str, str]]:
+    """A reply as a server sends it whose clock is wrong."""
+
+    def stamp(match: re.Match[bytes]) -> bytes:
+        moved = datetime.datetime.fromisoformat(match[2].decode().replace("Z", "+00:00")) + shift
+        return match[1] + moved.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3].encode() + b"Z"
+
+    shift = datetime.timedelta(seconds=seconds)
+    data = _TIMES.sub(stamp, data)
+    headers = dict(headers)
+    for name in ("Date", "Last-Modified"):
+        if name in headers:
+            moved = email.utils.parsedate_to_datetime(headers[name]) + shift
+            headers[name] = email.utils.format_datetime(moved, usegmt=True)
+    if "Content-Length" in headers:
+        headers["Content-Length"] = str(len(data))
+    return data, headers
+
+
+_TIMES = re.compile(
+    rb'(<(?:LastModified|Initiated)>|"(?:updated|timeCreated)": ?")'
+    rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?)\d*Z"
+)
 
 
 class _EndsHere(Exception):

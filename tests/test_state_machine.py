@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from ckptstore import CheckpointStore
 from ckptstore.errors import CheckpointExists, CheckpointNotFound, CheckpointProtected
+from tests.figures import TOTAL
+from tests.servers import Server
 
 STEPS = st.integers(0, 5)
 TAGS = st.sampled_from(["champion", "other"])
@@ -28,10 +36,18 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.url = self.new_url()
-        self.store = CheckpointStore(self.url)
+        self.store = self.open(create=True)
         self.model: dict[int, tuple[Any, float]] = {}
         self.tags: dict[str, int] = {}
         self.loaded: int | None = None
+        self.last: int | None = None
+        """The step that was saved or loaded last."""
+        TOTAL.add(f"random lives of a store against a dict, {self.place}", 1)
+
+    place = ""
+
+    def open(self, create: bool) -> CheckpointStore:
+        return CheckpointStore(self.url, create=create)
 
     def new_url(self) -> str:
         raise NotImplementedError
@@ -49,6 +65,7 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.store.save(step, value, {"p": value}, metrics=metrics)
             self.model[step] = (value, metric)
+            self.last = step
 
     @rule(step=STEPS, value=VALUES, metric=st.floats(-9, 9))
     def replace(self, step: int, value: Any, metric: float) -> None:
@@ -56,6 +73,7 @@ class StoreMachine(RuleBasedStateMachine):
             return  # the tag keeps the old attempt: said and tested elsewhere
         self.store.save_async(step, value, metrics={"m": metric}, if_exists="replace").result(60)
         self.model[step] = (value, metric)
+        self.last = step
         if self.loaded == step:
             self.loaded = None
 
@@ -78,7 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.get(step)
         else:
             assert self.store.get(step).load().state == self.model[step][0]
-            self.loaded = step
+            self.loaded = self.last = step
 
     @rule(tag=TAGS, step=STEPS)
     def tag(self, tag: str, step: int) -> None:
@@ -98,7 +116,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(keep=st.integers(1, 4))
     def prune(self, keep: int) -> None:
-        keeping = {*sorted(self.model)[-keep:], *self.tags.values(), self.loaded}
+        keeping = {*sorted(self.model)[-keep:], *self.tags.values(), self.loaded, self.last}
         doomed = [step for step in sorted(self.model) if step not in keeping]
         assert len(self.store.prune(keep)) == len(doomed)
         for step in doomed:
@@ -116,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.rollback(target)
             for step in later:
                 del self.model[step]
-            self.loaded = target
+            self.loaded = self.last = target
 
     @rule()
     def gc(self) -> None:
@@ -125,17 +143,19 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = CheckpointStore(self.url, create=False)
-        self.loaded = None
+        self.store = self.open(create=False)
+        self.loaded = self.last = None
 
     @invariant()
     def same(self) -> None:
+        TOTAL.add(f"    operations in them, each followed by a look at everything, {self.place}", 1)
         listed = self.store.checkpoints()
         assert {ckpt.step: ckpt.state for ckpt in reversed(listed)} == {
             step: value for step, (value, _) in self.model.items()
         }
         # reading marked the last one as resumed from: forget it, the model does not know
         self.store._resumed_from = self.store.get(self.loaded).id if self.loaded in self.model else None
+        self.store._last = self.store.get(self.last) if self.last in self.model else None
         assert [ckpt.step for ckpt in listed] == sorted(self.model)
         newest = self.store.latest()
         assert (newest.step if newest else None) == max(self.model, default=None)
@@ -145,6 +165,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class OnDisk(StoreMachine):
+    place = "local disk"
+
     def new_url(self) -> str:
         self.directory = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         return self.directory
@@ -154,8 +176,21 @@ class OnDisk(StoreMachine):
 
 
 class InMemory(StoreMachine):
+    place = "memory"
+
     def new_url(self) -> str:
         return f"memory://{uuid.uuid4().hex}"
+
+
+class OnMoto(StoreMachine):
+    place = "moto"
+    server: Server
+
+    def new_url(self) -> str:
+        return self.server.new_url()
+
+    def open(self, create: bool) -> CheckpointStore:
+        return CheckpointStore(self.url, storage_options=self.server.options, create=create)
 
 
 SETTINGS = settings(
@@ -165,3 +200,11 @@ TestOnDisk = pytest.mark.timeout(1800)(OnDisk.TestCase)
 TestOnDisk.settings = SETTINGS
 TestInMemory = pytest.mark.timeout(1800)(InMemory.TestCase)
 TestInMemory.settings = SETTINGS
+
+
+@pytest.mark.timeout(1800)
+def test_on_moto(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer and shorter: each operation is followed by dozens of requests that look at everything."""
+    monkeypatch.setattr(OnMoto, "server", moto, raising=False)
+    fewer = settings(SETTINGS, max_examples=max(2, EXAMPLES // 10), stateful_step_count=12)
+    run_state_machine_as_test(OnMoto, settings=fewer)
