@@ -351,18 +351,26 @@ def scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def single_policies(config: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, str]:
-    """The settings that only some of the `wanted` policies had, and what to do: they aren't carried."""
+def single_policies(
+    config: Mapping[str, Any], wanted: Iterable[str], target: Any, new_stack: bool
+) -> tuple[dict[str, Translation], dict[str, str]]:
+    """The settings that only some of the `wanted` policies had, for today's ``PolicySpec(config=...)``.
+
+    `target` has those of all. Beside them what isn't carried, with the reason.
+    """
     specs = config.get("policies") or (config.get("multiagent") or {}).get("policies")
-    found = {}
+    found: dict[str, Translation] = {}
+    dropped: dict[str, str] = {}
     for policy_id in wanted:
         spec = specs.get(policy_id) if isinstance(specs, Mapping) else None
         own = spec.get("config") if isinstance(spec, Mapping) else None
         if isinstance(spec, (list, tuple)) and len(spec) > 3:  # the class, two spaces, and this
             own = spec[3]
-        if own:
+        place = f"policies/{policy_id}/config"
+        if own and isinstance(own, Mapping) and not new_stack:
+            found[policy_id] = made = translate(own, target, False)
+            dropped |= {f"{place}/{name}": why for name, why in made.dropped.items()}
+        elif own:
             names = ", ".join(map(str, own)) if isinstance(own, Mapping) else "of a class"
-            found[f"policies/{policy_id}/config"] = (
-                f'its own settings ({names}): pass config={{"policies": ...}}'
-            )
-    return found
+            dropped[place] = f'its own settings ({names}): pass config={{"policies": ...}}'
+    return found, dropped

@@ -65,9 +65,12 @@ def from_checkpoint(
     else:
         overrides = dict(config or {})
         code = Code(checkpoint, trusted)
-        _policies(target, code, state, wanted, policy_mapping_fn, policies_to_train, overrides)
+        own: dict[str, configs.Translation] = {}
         if "policies" not in overrides:
-            told.dropped |= configs.single_policies(state["config"], wanted)
+            own, dropped = configs.single_policies(state["config"], wanted, target, stack == "new")
+            told.dropped |= dropped
+            told.renamed += [f"{name}: {line}" for name, item in own.items() for line in item.renamed]
+        _policies(target, code, state, wanted, own, policy_mapping_fn, policies_to_train, overrides)
         _environment(target, code, state, overrides)
         if stack == "new":
             newstack.specify_modules(target, policies, told)
@@ -254,6 +257,7 @@ def _policies(
     code: Code,
     state: Mapping[str, Any],
     wanted: list[str],
+    own: Mapping[str, configs.Translation],
     mapping: Callable[..., str] | None,
     trained: Collection[str] | Callable[..., bool] | None,
     overrides: dict[str, Any],
@@ -263,7 +267,7 @@ def _policies(
     mapping = mapping or overrides.pop("policy_mapping_fn", None)
     if trained is None:
         trained = overrides.pop("policies_to_train", None)
-    if wanted == [_DEFAULT_POLICY]:
+    if wanted == [_DEFAULT_POLICY] and not own:
         return
     if mapping is None and configs.is_code(state["policy_mapping_fn"]):
         mapping = code.real("policy_mapping_fn", state["policy_mapping_fn"], "Pass policy_mapping_fn=")
@@ -272,7 +276,8 @@ def _policies(
         trained = code.real("policies_to_train", stored, "Pass policies_to_train=")
     elif trained is None and isinstance(stored, (list, tuple, set)):
         trained = [name for name in stored if name in wanted]
-    target.multi_agent(policies={policy_id: PolicySpec() for policy_id in wanted})
+    values = {policy_id: item.values for policy_id, item in own.items()}
+    target.multi_agent(policies={name: PolicySpec(config=values.get(name)) for name in wanted})
     if mapping is not None:
         target.multi_agent(policy_mapping_fn=mapping)
     target.policies_to_train = trained if trained is None or callable(trained) else list(trained)

@@ -92,15 +92,38 @@ def test_registered_environments_are_not(env: str) -> None:
     assert not configs.imports(env)
 
 
-def test_settings_of_single_policies_are_told() -> None:
+def test_settings_of_single_policies() -> None:
     of_1_0 = {"policy_class": None, "observation_space": None, "action_space": None, "config": {"lr": 1e-3}}
     of_2_40 = [None, None, None, {"gamma": 0.5}]
     plain = [None, None, None, None]
     specs = {"a": of_1_0, "b": of_2_40, "c": plain, "d": {**of_1_0, "config": {}}}
-    expected = {"policies/a/config": "lr", "policies/b/config": "gamma"}
+    now = target(lr=1e-2, gamma=0.9)
     for stored in ({"policies": specs}, {"multiagent": {"policies": specs}}):
-        told = configs.single_policies(stored, ["a", "b", "c", "d"])
-        assert told.keys() == expected.keys()
-        assert all(f"({name})" in told[key] for key, name in expected.items())
-        assert configs.single_policies(stored, ["c"]) == {}
-    assert configs.single_policies({"policies": {"a", "b"}}, ["a"]) == {}
+        found, dropped = configs.single_policies(stored, ["a", "b", "c", "d"], now, False)
+        assert {name: item.values for name, item in found.items()} == {"a": {"lr": 1e-3}, "b": {"gamma": 0.5}}
+        assert dropped == {}
+        assert configs.single_policies(stored, ["c"], now, False) == ({}, {})
+        found, dropped = configs.single_policies(stored, ["a", "c"], now, True)
+        assert found == {}
+        assert list(dropped) == ["policies/a/config"]
+        assert "(lr)" in dropped["policies/a/config"]
+    assert configs.single_policies({"policies": {"a", "b"}}, ["a"], now, False) == ({}, {})
+
+
+def test_settings_of_single_policies_lead_nowhere_either() -> None:
+    own = {
+        "exploration_config": {"type": "builtins.exec"},
+        "lr": 1e-3,
+        "nonsense": 1,
+        "callbacks": Opaque("os.system"),
+    }
+    specs = {"a": {"config": own}, "b": {"config": Opaque("my.Config")}}
+    now = target(lr=1e-2, exploration_config={}, callbacks_class=type)
+    found, dropped = configs.single_policies({"policies": specs}, ["a", "b"], now, False)
+    assert found["a"].values == {"lr": 1e-3}
+    assert sorted(dropped) == [
+        "policies/a/config/callbacks_class",
+        "policies/a/config/exploration_config",
+        "policies/a/config/nonsense",
+        "policies/b/config",
+    ]
