@@ -44,8 +44,8 @@ compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(OLDER_RAYS:%=$(
 	$(RAY)/bin/python -m pytest -q -rs tests/integrations/rllib
 	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/native
 
-torture: $(READY)  ## crashes, power cuts, races and random operations, at length
-	CKPTSTORE_EXAMPLES=300 $(RUN)pytest -q -s tests/crash tests/commit tests/model tests/test_races.py tests/test_state_machine.py tests/test_fault_matrix.py
+torture: $(READY)  ## crashes, power cuts, races, bad days and random operations, for most of an hour
+	$(RUN)python -m tests.torture
 
 FUZZ := pickle layout torch scan msgpack manifest parts refs
 SECONDS_EACH ?= 450

@@ -44,7 +44,9 @@ def typed(error: OSError | EOFError, what: str) -> CheckpointError:
         return StoreFull(what, why)
     if isinstance(error, PermissionError) or error.errno in _DENIED:
         return StoreDenied(
-            what, why, "Check the credentials, the file modes and whether it is mounted read-only"
+            what,
+            why,
+            "Check the credentials, the clock here, the file modes and whether it is mounted read-only",
         )
     return StoreUnavailable(what, why)
 

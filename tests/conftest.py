@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,6 +21,15 @@ from tests.figures import figures, pytest_terminal_summary  # noqa: E402, F401  
 from tests.servers import STARTERS, Server  # noqa: E402
 
 remote.FAST = False  # as without ckptstore[fast]; the tests of `fast` say so
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With CKPTSTORE_SHARE, only that share of the tests, drawn by CKPTSTORE_SEED."""
+    share, seed = float(os.environ.get("CKPTSTORE_SHARE", "1")), os.environ.get("CKPTSTORE_SEED", "1")
+    drawn = [item for item in items if zlib.crc32(f"{seed} {item.nodeid}".encode()) < share * 2**32]
+    if len(drawn) < len(items):
+        config.hook.pytest_deselected(items=sorted(set(items) - set(drawn), key=items.index))
+        items[:] = drawn
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import json
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -37,6 +39,9 @@ def figures() -> Figures:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The figures of the whole run, after the tests."""
+    if path := os.environ.get("CKPTSTORE_FIGURES"):
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(TOTAL.counts, file)
     if TOTAL.counts:
         terminalreporter.section("what was tried")
         for line in TOTAL.lines():

@@ -9,6 +9,7 @@ else may be, whatever arrived late.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import random
 import time
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import botocore.auth
+import botocore.compat
 import numpy as np
 import pytest
 
@@ -28,6 +31,7 @@ from ckptstore.errors import (
     CheckpointGone,
     CheckpointNotFound,
     SaveAborted,
+    StoreDenied,
     StoreUnavailable,
 )
 from ckptstore.names import MANIFEST, CheckpointName
@@ -319,6 +323,30 @@ def test_a_manifest_that_is_removed_comes_back(
             break
     proxy.reset()
     assert life.wrong
+
+
+@pytest.mark.parametrize("minutes", [-20, 20])
+def test_a_clock_here_that_is_wrong_is_told(
+    seaweedfs: Server, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    """Signatures then bear a time that the server refuses; at once, and nothing is harmed."""
+    url = seaweedfs.new_url()
+    CheckpointStore(url, storage_options=seaweedfs.options).save(1, *content("1"))
+    real = botocore.compat.get_current_datetime
+    off = datetime.timedelta(minutes=minutes)
+    with monkeypatch.context() as patch:
+        patch.setattr(botocore.auth, "get_current_datetime", lambda *args, **kw: real(*args, **kw) + off)
+        store = CheckpointStore(url, storage_options=seaweedfs.options, timeout=TIMEOUT)
+        operations: list[Callable[[], Any]] = [
+            store.latest,
+            lambda: store.save(2, *content("2")),
+            lambda: store.delete(1),
+            store.gc,
+        ]
+        for operate in operations:
+            with pytest.raises(StoreDenied, match=r"time.*the clock here"):
+                operate()
+    assert [ckpt.load().state for ckpt in store.checkpoints()] == [{"token": "1"}]
 
 
 @pytest.mark.parametrize("act", ["ahead", "behind"])

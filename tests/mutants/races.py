@@ -43,7 +43,21 @@ def _sweep_seals_nothing() -> None:
 def _sweep_without_grace() -> None:
     """Unfinished saves are given up at once, whoever works on them."""
     real = Sweep._older
-    Sweep._older = lambda self, entries, seconds: seconds != self._grace or real(self, entries, seconds)  # type: ignore[method-assign]
+
+    def older(self: Sweep, entries: Mapping[str, Listed], seconds: float) -> bool:
+        return seconds == self._grace or real(self, entries, seconds)
+
+    Sweep._older = older  # type: ignore[method-assign]
+
+
+def _registers_forgotten_at_once() -> None:
+    """Seals, tombstones and claims go with the next sweep, not a horizon later."""
+    real = Sweep._older
+
+    def older(self: Sweep, entries: Mapping[str, Listed], seconds: float) -> bool:
+        return seconds == self._catalog.horizon or real(self, entries, seconds)
+
+    Sweep._older = older  # type: ignore[method-assign]
 
 
 def _locks_ignored_by_gc() -> None:
@@ -81,6 +95,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "listing trusted": _listing_trusted,
     "a sweep that doesn't seal": _sweep_seals_nothing,
     "a sweep without grace": _sweep_without_grace,
+    "a seal removed early": _registers_forgotten_at_once,
     "gc ignores locks": _locks_ignored_by_gc,
     "the step is not looked up under the lock": _not_looked_up_under_the_lock,
     "payload removed before the name": _manifest_without_its_payload,

@@ -77,6 +77,7 @@ BUCKET = {
     "listing trusted": {"stale", "false empty", "missed"},
     "a sweep that doesn't seal": {"damaged read"},
     "a sweep without grace": {"aborted without a reason"},
+    "a seal removed early": {"damaged read", "comes back", "gone", "lost", "failed save seen", "two winners"},
 }
 
 
