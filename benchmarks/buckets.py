@@ -95,7 +95,23 @@ def pyarrow_client(server: Server, bucket: str) -> tuple[Put, Get]:
     return put, get
 
 
-CLIENTS = {"boto3": boto3_client, "obstore": obstore_client, "pyarrow": pyarrow_client}
+def s3fs_client(server: Server, bucket: str) -> tuple[Put, Get]:
+    """s3fs as Lightning uses it: the whole body in one `pipe_file`, and `cat_file`."""
+    import s3fs
+
+    place = s3fs.S3FileSystem(**server.options, skip_instance_cache=True)
+    return (
+        lambda key, data: place.pipe_file(f"{bucket}/{key}", bytes(data)),
+        lambda key: place.cat_file(f"{bucket}/{key}"),
+    )
+
+
+CLIENTS = {
+    "boto3": boto3_client,
+    "obstore": obstore_client,
+    "pyarrow": pyarrow_client,
+    "s3fs": s3fs_client,
+}
 
 
 def cpu() -> float:
