@@ -38,25 +38,8 @@ def dumps(
         raise InvalidRequest(
             "format", f"{error.name or 'onnx'} is not installed", "pip install 'ckptstore[onnx]'"
         ) from error
-    graph = _Graph(network, opset)
-    made = network.run(graph, {name: name for name in network.inputs})
-    for name, value in made.items():
-        graph.add("Identity", [value], name)
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            str(about["policy"]),
-            [graph.described(name, shape) for name, shape in network.inputs.items()],
-            [graph.described(name, shape) for name, shape in network.outputs.items()],
-            graph.initializers,
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-        ir_version=_IR if opset <= OPSET else 10,
-        producer_name="ckptstore",
-        producer_version=__version__,
-    )
-    onnx.helper.set_model_props(model, dict(about))
     try:
+        model = _model(network, about, opset)
         onnx.checker.check_model(model, full_check=True)
         data: bytes = model.SerializeToString()
         options = onnxruntime.SessionOptions()
@@ -70,6 +53,30 @@ def dumps(
         return dict(zip(names, session.run(names, dict(given)), strict=True))
 
     return data, largest_difference(network, run, place)
+
+
+def _model(network: Network, about: Mapping[str, str], opset: int) -> Any:
+    from onnx import helper
+
+    graph = _Graph(network, opset)
+    made = network.run(graph, {name: name for name in network.inputs})
+    for name, value in made.items():
+        graph.add("Identity", [value], name)
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "policy",
+            [graph.described(name, shape) for name, shape in network.inputs.items()],
+            [graph.described(name, shape) for name, shape in network.outputs.items()],
+            graph.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=_IR if opset <= OPSET else 10,
+        producer_name="ckptstore",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, dict(about))
+    return model
 
 
 class _Graph:

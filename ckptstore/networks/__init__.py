@@ -53,7 +53,7 @@ def acting_network(policy: Mapping[str, Any], filter: Any = None, place: str = "
     found = filter if filter is not None else connected_filter(policy)
     config = policy.get("config")
     asked = config.get("observation_filter") if isinstance(config, Mapping) else None
-    if found is None and asked not in (None, "NoFilter"):
+    if found is None and asked is not None and str(asked) != "NoFilter":
         raise UnreadableFormat(
             place,
             f"its observations went through a {asked!s:.40}, which only the algorithm's checkpoint holds",

@@ -7,6 +7,7 @@ few lines. Every weight is used or known to be of no use for acting; anything el
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +19,9 @@ from ckptstore.networks.moving import CLIP, Array, Module, refuse
 from ckptstore.networks.normal import Normal
 
 T = TypeVar("T")
+
+LARGEST = 2**22
+"""Numbers in one observation: a file may claim any, and weights are compared with what is computed."""
 
 
 class Convolution(NamedTuple):
@@ -94,6 +98,8 @@ def network(module: Module, normal: Normal | None = None, *, clips: bool = False
 def _network(module: Module, normal: Normal | None, clips: bool, place: str) -> Network:
     described = {"observation_space": module.observation_space, "action_space": module.action_space}
     shape, size = config.observed(described, place), config.outputs(described, place)
+    if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
+        raise refuse(place, f"it observes boxes of the shape {shape!s:.80}")
     _refuse_settings(module, place)
     kind = module.action_space["space"]
     gaussian, q = kind == "box", "DQN" in module.class_name
@@ -248,18 +254,26 @@ class _Walk:
 
     def convolutions(self, prefix: str, active: str) -> list[Convolution]:
         filters, sizes = self.settings.get("conv_filters"), self.module.observation_space["shape"][:2]
+        channels = self.module.observation_space["shape"][2]
         if not isinstance(filters, (list, tuple)):
             raise refuse(self.place, "its config doesn't tell the strides of its convolutions")
         found, position = [], 0
         for item in filters:
             same = len(item) == 3 or item[3] == "same"
             kernel, stride = _pair(item[1]), _pair(item[2])
+            if min(stride) < 1:
+                raise refuse(self.place, f"its convolutions have strides of {stride}")
             sides = zip(sizes, kernel, stride, strict=True)
             pads = tuple(_padded(*side) if same else (0, 0) for side in sides)
             if min(pads[0] + pads[1]) < 0:
                 raise refuse(self.place, "its convolutions have strides larger than their kernels")
             position += int(same)
-            found.append(Convolution(f"{prefix}.{position}", stride, (pads[0], pads[1])))
+            layer, expected = f"{prefix}.{position}", (int(item[0]), channels, *kernel)
+            shape = np.shape(self.module.weights[f"{layer}.weight"])
+            if shape != expected:
+                raise refuse(self.place, f"its layer {layer!r} has the shape {shape}, not {expected}")
+            channels = expected[0]
+            found.append(Convolution(layer, stride, (pads[0], pads[1])))
             position += config.step(active)
             sizes = [
                 (size + sum(pad) - length) // step + 1

@@ -25,14 +25,17 @@ class Normal(NamedTuple):
 
 def normal_of(stored: Any, place: str) -> Normal | None:
     """A policy's filter, as the model has it among the algorithm's `filters`; None if it lets all through."""
-    if not isinstance(stored, Mapping) or stored.get("filter") == "NoFilter":
+    if stored is None:
+        return None
+    kind = stored.get("filter") if isinstance(stored, Mapping) else stored
+    if isinstance(kind, str) and kind == "NoFilter":
         return None
     try:
         return _normal(stored)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UnreadableFormat(
             place,
-            f"its observations went through a filter that isn't known here ({stored.get('filter')!s:.60}: "
+            f"its observations went through a filter that isn't known here ({kind!s:.60}: "
             f"{type(error).__name__} {error!s:.60})",
             "Export its weights (npz, safetensors, json) and filter observations yourself",
         ) from error
@@ -57,7 +60,7 @@ _CONNECTORS = ("MeanStdObservationFilterAgentConnector", "ConcurrentMeanStdObser
 
 
 def _normal(stored: Mapping[str, Any]) -> Normal:
-    if stored["filter"] not in ("MeanStdFilter", "ConcurrentMeanStdFilter"):
+    if str(stored["filter"]) not in ("MeanStdFilter", "ConcurrentMeanStdFilter"):
         raise ValueError("an unknown kind")
     if "rs" in stored:  # up to Ray 2.0
         stats = stored["rs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.app import root as cli
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.native import onnxfile
-from ckptstore.networks import acting_network
-from ckptstore.networks.forward import Numbers
+from ckptstore.networks import acting_network, new_stack_module
+from ckptstore.networks.forward import Numbers, network
 from ckptstore.networks.normal import connected_filter, normal_of
 from tests.native.truth import DATA, Truth, difference, run_onnx, truths
 
@@ -260,10 +261,10 @@ def test_a_weight_of_no_known_layer() -> None:
 def test_modules_of_the_new_stack_bound_the_logarithm_of_deviations(tmp_path: Path) -> None:
     bias = np.zeros_like(module()["weights"]["pi.net.mlp.2.bias"])
     bias[len(bias) // 2 :] = 50
-    network = acting_network(module(**{"pi.net.mlp.2.bias": bias}))
-    data, _ = onnxfile.dumps(network, {"policy": "p"}, "here")
+    acting = acting_network(module(**{"pi.net.mlp.2.bias": bias}))
+    data, _ = onnxfile.dumps(acting, {"policy": "p"}, "here")
     (tmp_path / "x.onnx").write_bytes(data)
-    obs = np.zeros((4, *network.inputs["obs"]), "f4")
+    obs = np.zeros((4, *acting.inputs["obs"]), "f4")
     found = run_onnx(tmp_path / "x.onnx", {"obs": obs})["action_dist_inputs"]
     assert (found[:, len(bias) // 2 :] == 20).all()
     assert np.abs(found[:, : len(bias) // 2]).max() < 5
@@ -280,3 +281,58 @@ def test_a_filter_of_numbers_known() -> None:
     assert plain is not None
     assert Numbers({}, "here").normal(np.array([[5.0, 2.0]]), plain).tolist() == [[5.0, 2.0]]
     assert normal_of({"filter": "NoFilter"}, "here") is None
+
+
+HOSTILE: list[tuple[str, tuple[str, ...], Any]] = [
+    ("ppo_conv", ("config", "model", "conv_filters"), [[16, [10**9, 10**9], 1]] * 3),
+    ("ppo_conv", ("config", "model", "conv_filters"), [[16, [5, 5], 0], [32, [5, 5], -1]]),
+    ("ppo_conv", ("observation_space", "shape"), (10**5, 10**5, 3)),
+    ("ppo_gaussian", ("observation_space", "shape"), (10**15,)),
+    ("ppo_gaussian", ("observation_space", "shape"), (-4,)),
+    ("ppo_gaussian", ("action_space", "shape"), (10**15,)),
+    ("ppo_gaussian", ("config", "observation_filter"), np.zeros(3)),
+    ("ppo_gaussian", ("weights", "_logits._model.0.bias"), np.array(["a"])),
+    ("ppo_lstm", ("weights", "lstm.weight_hh_l0"), np.zeros((0, 0), "f4")),
+]
+
+
+@pytest.mark.parametrize(("case", "path", "value"), HOSTILE, ids=lambda item: str(item)[:40])
+def test_nothing_of_a_hostile_size_or_kind_is_computed_with(
+    case: str, path: tuple[str, ...], value: Any
+) -> None:
+    policy = (
+        Checkpoint.open(DATA / "old_stack" / case / "checkpoint")
+        .rllib()
+        .policy("default_policy", False, False)
+    )
+    inner = policy = copy.deepcopy(policy)
+    for key in path[:-1]:
+        inner = inner[key]
+    assert path[-1] in inner
+    inner[path[-1]] = value
+    with pytest.raises(UnreadableFormat):
+        acting_network(policy)
+
+
+@pytest.mark.parametrize(
+    "filter", [3, {"filter": np.zeros(3)}, {"filter": "MeanStdFilter"}, {}, {"filter": None}]
+)
+def test_a_filter_that_is_none(filter: Any) -> None:
+    policy = gaussian().rllib().policy("default_policy", False, False)
+    with pytest.raises(UnreadableFormat, match="filter"):
+        acting_network(policy, filter)
+
+
+@pytest.mark.parametrize("stride", [1, 0, -1])
+def test_kernels_that_only_the_config_of_a_module_claims(stride: int) -> None:
+    policy = (
+        Checkpoint.open(DATA / "old_stack/ppo_conv/checkpoint").rllib().policy("default_policy", False, False)
+    )
+    made = new_stack_module(policy)
+    network(made, place="here")
+    filters = [list(item) for item in made.model_config["conv_filters"]]
+    filters[-1][2] = stride
+    if stride == 1:
+        filters[-1][1] = [10**5, 10**5]
+    with pytest.raises(UnreadableFormat, match=r"has the shape|strides"):
+        network(made._replace(model_config={**made.model_config, "conv_filters": filters}), place="here")
