@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -33,53 +34,76 @@ class SaveFuture(Future[T], Generic[T]):
 
 
 class Background(Generic[T]):
-    """Runs one job at a time on a thread; a failure nobody looked at comes up at the next call."""
+    """Runs jobs one after the other; a failure nobody looked at comes up at the next call."""
 
-    def __init__(self) -> None:
-        self._future: SaveFuture[T] | None = None
+    def __init__(self, max_pending: int = 1) -> None:
+        """`max_pending` jobs may be in flight, each with the memory of a snapshot of its own."""
+        self._max_pending = max_pending
+        self._pending: deque[tuple[SaveFuture[T], _Memory]] = deque()
+        self._free: list[_Memory] = []
         self._lock = threading.Lock()
-        self._memory = _Memory()
 
     def submit(self, items: Sequence[Item], job: Callable[[list[Item]], T]) -> SaveFuture[T]:
-        """Start `job` on a snapshot of `items`, after the one in flight has ended.
+        """Start `job` on a snapshot of `items`, to run after those in flight; waits while they are too many.
 
         Whoever owns the arrays may go on writing them when this returns. Raises the unseen failure of
-        the job before, first.
+        a job before, first.
         """
         with self._lock:
-            self._drain()
-            # Here, and not before: the memory is the last one's, which has only now done with it.
-            frozen = self._memory.snapshot(items)
+            self._drain(self._max_pending - 1)
+            # Memory that was used before, by a job that has only now done with it.
+            memory = self._free.pop() if self._free else _Memory()
+            try:
+                frozen = memory.snapshot(items)
+            except BaseException:
+                self._free.append(memory)
+                raise
             future: SaveFuture[T] = SaveFuture()
+            before = self._pending[-1][0] if self._pending else None
             thread = threading.Thread(
-                target=_run, args=(future, partial(job, frozen)), name="ckptstore-save", daemon=True
+                target=_run, args=(future, partial(job, frozen), before), name="ckptstore-save", daemon=True
             )
             _drain_at_exit(self)
-            self._future = future
+            self._pending.append((future, memory))
             thread.start()
             return future
 
     def wait(self) -> None:
         """Return when nothing is in flight. Raises the failure nobody looked at, once."""
         with self._lock:
-            self._drain()
+            self._drain(0)
 
     def close(self) -> None:
         """The same, and give the memory of snapshots back."""
         self.wait()
-        self._memory = _Memory()
+        self._free.clear()
 
-    def _drain(self) -> None:
-        future, self._future = self._future, None
-        if future is not None:
-            error = Future.exception(future)
+    def _drain(self, left: int) -> None:
+        """Wait until no more than `left` jobs are in flight. Of several failures the first is raised."""
+        failure: BaseException | None = None
+        while self._pending and (len(self._pending) > left or self._pending[0][0].done()):
+            future, memory = self._pending[0]
+            wait([future])
+            error = None if future.cancelled() else Future.exception(future)
+            self._pending.popleft()
+            self._free.append(memory)
+            if error is None or future.looked_at:
+                continue
+            if failure is None:
+                failure = error
+            else:
+                logger.error("one more save in the background failed", exc_info=error)
+        if not self._pending:
             _in_flight.discard(self)
-            if error is not None and not future.looked_at:
-                raise error
+        if failure is not None:
+            raise failure
 
 
-def _run(future: SaveFuture[T], job: Callable[[], T]) -> None:
-    future.set_running_or_notify_cancel()
+def _run(future: SaveFuture[T], job: Callable[[], T], before: SaveFuture[T] | None) -> None:
+    if before is not None:
+        wait([before])  # what came of it is told there
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         future.set_result(job())
     except BaseException as error:  # noqa: BLE001  # it is the caller's: handed over whole

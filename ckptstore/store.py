@@ -57,6 +57,7 @@ class CheckpointStore:
         timeout: seconds after which a place that gives no proper answer counts as unavailable.
         retries: how often one request is tried again within `timeout`.
         concurrency: files moved at once; None takes what suits the place.
+        max_pending: saves of `save_async` in flight before the next one waits; each holds a snapshot.
         single_writer: accept a place without create-only writes; then only one process may save.
         create: make the store on first use if it isn't there. With False, a missing store is an error.
         signing_key: an Ed25519 private key in PEM, with which every new checkpoint is signed.
@@ -74,6 +75,7 @@ class CheckpointStore:
         timeout: float = 120.0,
         retries: int = 8,
         concurrency: int | None = None,
+        max_pending: int = 1,
         single_writer: bool = False,
         create: bool = True,
         signing_key: bytes | str | None = None,
@@ -84,12 +86,15 @@ class CheckpointStore:
             if isinstance(url, (str, os.PathLike))
             else url
         )
+        if isinstance(max_pending, bool) or not isinstance(max_pending, int) or max_pending < 1:
+            raise InvalidRequest("max_pending", f"{max_pending!r} is not a positive int", "Pass 1 or more")
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency
         if trusted_keys is not None:
             trusted_keys = (trusted_keys,) if isinstance(trusted_keys, (bytes, str)) else tuple(trusted_keys)
         self._settings: dict[str, Any] = {
             "concurrency": concurrency,
+            "max_pending": max_pending,
             "single_writer": single_writer,
             "create": create,
             "trusted_keys": trusted_keys,
@@ -100,7 +105,7 @@ class CheckpointStore:
         if self._signer and self._trust and self._signer.public not in self._trust.keys:
             raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
         self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded, self._trust)
-        self._background: background.Background[Checkpoint] = background.Background()
+        self._background: background.Background[Checkpoint] = background.Background(max_pending)
         self._last: Checkpoint | None = None  # the one that the run goes on from
         self._resumed_from: str | None = None  # id of the one this process has loaded last
 
@@ -167,9 +172,9 @@ class CheckpointStore:
         """Like `save`, but returns once everything is snapshotted: the caller may go on changing it.
 
         The memory of the snapshot, as large as what is saved, is kept for the next one until `close`.
-        One save is in flight at a time: a second call waits for the first. A failure is the future's
-        exception; if nobody looked at it, the next `save`, `save_async`, `wait` or `close` raises it.
-        The interpreter doesn't exit under a save in flight.
+        When `max_pending` are in flight, the oldest is waited for; they are written in their order. A
+        failure is the future's exception; if nobody looked at it, the next `save`, `save_async`, `wait` or
+        `close` raises it. The interpreter doesn't exit under a save in flight.
         """
         contents = plan.Contents(state, policies, components, policy)
         request = self._request(contents.kind, contents.policy_ids, step, metrics, labels, if_exists)

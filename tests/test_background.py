@@ -6,11 +6,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ckptstore import CheckpointStore
+from ckptstore import CheckpointStore, errors
+from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.posix import Directory, Disk
 from ckptstore.background import _Memory
 from ckptstore.plan import pickled
 
@@ -64,10 +67,79 @@ def test_snapshots_of_two_threads_are_not_mixed(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert store._background._memory._slabs
+    assert any(memory._slabs for _, memory in store._background._pending)
     store.close()
-    assert not store._background._memory._slabs  # given back
+    assert not store._background._pending
+    assert not store._background._free  # given back
     assert [set(ckpt.state["x"]) for ckpt in store.checkpoints()] == [{step} for step in range(16)]
+
+
+class Gated(Disk):
+    """Commits nothing until the gate opens, then fails for those that say so."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.failing: set[str] = set()
+
+    def rename_noreplace(
+        self, source_dir: Directory, source: str, target_dir: Directory, target: str
+    ) -> None:
+        assert self.gate.wait(60)
+        if target in self.failing:
+            raise OSError(28, "No space left on device")
+        super().rename_noreplace(source_dir, source, target_dir, target)
+
+
+def test_as_many_are_in_flight_as_may_be(tmp_path: Path) -> None:
+    disk = Gated()
+    store = CheckpointStore(LocalBackend(tmp_path, disk), max_pending=3)
+    weights = np.zeros(300_000)
+    futures = []
+    for step in range(3):
+        weights[:] = step
+        futures.append(store.save_async(step, {"x": weights}))
+    assert not any(future.done() for future in futures)
+    late: list[int] = []
+
+    def fourth() -> None:
+        store.save_async(3, {"x": np.full(300_000, 3.0)})
+        late.append(sum(future.done() for future in futures))
+
+    thread = threading.Thread(target=fourth)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    disk.gate.set()
+    thread.join()
+    store.wait()
+    assert late[0] >= 1
+    found = store.checkpoints()
+    assert [set(ckpt.state["x"]) for ckpt in found] == [{step} for step in range(4)]
+    parents = [ckpt.manifest.parent and ckpt.manifest.parent.id for ckpt in found]
+    assert parents == [None, *(ckpt.id for ckpt in found[:-1])]
+    assert len(store._background._free) == 3  # no more than that, ever
+
+
+def test_one_that_fails_stops_none_behind_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = Gated()
+    disk.failing = {"checkpoint_000000", "checkpoint_000001"}
+    store = CheckpointStore(LocalBackend(tmp_path, disk), max_pending=4)
+    for step in range(3):
+        store.save_async(step, {"x": step})
+    called_off = store.save_async(3, {"x": 3})
+    assert called_off.cancel()
+    disk.gate.set()
+    with pytest.raises(errors.StoreFull):
+        store.wait()
+    assert "one more save in the background failed" in caplog.text
+    store.wait()  # told once
+    assert [ckpt.state for ckpt in store.checkpoints()] == [{"x": 2}]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "2"])
+def test_max_pending_is_a_positive_int(tmp_path: Path, wrong: Any) -> None:
+    with pytest.raises(errors.InvalidRequest, match="max_pending"):
+        CheckpointStore(tmp_path, max_pending=wrong)
 
 
 def test_the_memory_of_snapshots_is_used_again_and_no_larger_than_needed(
