@@ -93,9 +93,7 @@ def test_logits_are_those_of_the_live_algorithms(tmp_path: Path) -> None:
             assert np.abs(np.array(answer["logits"][0]) - truth).max() < 1e-5, job["path"]
         counted[f"{answer['class']}: " + ("opened" if truth is None else "logits equal")] += 1
     print(dict(counted))
-    assert {name for name in counted if name.startswith("refused")} <= {
-        "refused: eager TensorFlow stored its weights as a list with"
-    }
+    assert not [name for name in counted if name.startswith("refused")]
     assert counted["DefaultPPOTorchRLModule: logits equal"] > 20
     assert counted["DefaultDQNTorchRLModule: logits equal"] > 1
     assert counted["DefaultSACTorchRLModule: opened"] > 1

@@ -23,8 +23,8 @@ from ckptstore.networks.normal import connected_filter, normal_of
 from tests.native.truth import DATA, Truth, difference, run_onnx, truths
 
 TRUTHS = list(truths(DATA))
-UNKNOWN = ("tf2", "heuristic")
-"""Golden checkpoints whose networks aren't known: weights without names, a policy without any."""
+UNKNOWN = ("heuristic",)
+"""Golden checkpoints without a network."""
 
 
 def gaussian() -> Checkpoint:
