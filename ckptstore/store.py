@@ -575,14 +575,16 @@ class CheckpointStore:
         # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
         holding = f"{names.PIN}rollback.{checkpoint.id}"
         self._point(holding, checkpoint)
+        removed = []
         try:
             for other in reversed(later):
-                with contextlib.suppress(CheckpointGone):  # somebody else's prune was here
+                with contextlib.suppress(CheckpointGone):  # somebody else's prune or replacement was here
                     self.delete(other)
+                    removed.append(other.name)
         finally:
             refs.write(self._backend, holding, None)
         self._loaded(checkpoint)
-        return [other.name for other in reversed(later)]
+        return removed
 
     def prune(self, keep: Keep, *, dry_run: bool = False) -> list[str]:
         """Delete what `keep` doesn't keep; returns the names, oldest first.

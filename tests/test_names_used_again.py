@@ -67,6 +67,22 @@ def test_a_step_that_is_replaced_is_in_every_listing(tmp_path: Path, monkeypatch
     assert left == []
 
 
+def test_rollback_tells_only_what_it_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = CheckpointStore(tmp_path), CheckpointStore(tmp_path)
+    for step in (1, 2, 3, 4):
+        store.save(step, "old")
+    real = CheckpointStore._point
+
+    def meanwhile(self: CheckpointStore, *arguments: Any) -> None:
+        monkeypatch.setattr(CheckpointStore, "_point", real)
+        other.save(3, "new", if_exists="replace")
+        real(self, *arguments)
+
+    monkeypatch.setattr(CheckpointStore, "_point", meanwhile)
+    assert store.rollback(1) == ["checkpoint_000004", "checkpoint_000002"]
+    assert [(ckpt.step, ckpt.state) for ckpt in other.checkpoints()] == [(1, "old"), (3, "new")]
+
+
 @pytest.fixture
 def bucket() -> tuple[CheckpointStore, CheckpointStore]:
     """Two who look at one store of objects."""
