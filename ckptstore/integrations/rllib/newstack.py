@@ -13,6 +13,7 @@ from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib.oldstack import fits
 from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.networks import new_stack_module
+from ckptstore.networks.normal import normal_of
 
 # Buffers that hold a constant and that only some releases have.
 CONSTANTS = ("log_std_clip_param_const",)
@@ -45,7 +46,7 @@ def converted(state: Mapping[str, Any], policies: Mapping[str, Any], told: Resto
     filter: without it a policy would act on what it never saw.
     """
     for policy_id, stored in state["filters"].items():
-        if policy_id in policies and "running_stats" in stored:
+        if policy_id in policies and normal_of(stored, told.source) is not None:
             raise UnreadableFormat(
                 told.source,
                 f"the observations of {policy_id!r} went through a {stored['filter']}",

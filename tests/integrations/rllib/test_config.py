@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ckptstore import Opaque
+from ckptstore import Checkpoint, Opaque
+from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
+from ckptstore.integrations.rllib import newstack
+from ckptstore.integrations.rllib.report import RestoreReport
+
+DATA = Path(__file__).parents[2] / "data"
 
 
 def target(**attributes: Any) -> Any:
@@ -127,3 +133,12 @@ def test_settings_of_single_policies_lead_nowhere_either() -> None:
         "policies/a/config/nonsense",
         "policies/b/config",
     ]
+
+
+@pytest.mark.parametrize("case", ["v0_1/ray_2.0.1_ppo_filter", "v1_1/ray_2.10.0_filter"])
+def test_a_filter_has_no_place_on_the_new_stack_whatever_release_wrote_it(case: str) -> None:
+    source = Checkpoint.open(DATA / case / "checkpoint").rllib()
+    policies = {name: source.policy(name, False, False) for name in source.policy_ids}
+    told = RestoreReport("here", source.ray_version, "new", True)
+    with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
+        newstack.converted(source.state(False, False), policies, told)
