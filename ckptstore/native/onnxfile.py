@@ -16,7 +16,8 @@ from ckptstore.version import __version__
 OPSET = 17
 """What is written unless asked for otherwise: runtimes of 2022 and later know it."""
 OPSETS = range(13, 22)
-_IR = 8  # of the same year
+_IR = {19: 9, 20: 9, 21: 10}
+"""The version of the file itself that came with an opset; 8 for older ones. Runtimes refuse newer ones."""
 
 
 def dumps(
@@ -71,7 +72,7 @@ def _model(network: Network, about: Mapping[str, str], opset: int) -> Any:
             graph.initializers,
         ),
         opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=_IR if opset <= OPSET else 10,
+        ir_version=_IR.get(opset, 8),
         producer_name="ckptstore",
         producer_version=__version__,
     )
