@@ -149,7 +149,10 @@ def _space(item: Opaque, name: str) -> Any:
     if name == "Discrete":
         result.setdefault("start", 0)  # gym before 0.22 had none
     if name in {"Box", "MultiDiscrete"}:
-        result["shape"] = tuple(fields.get("_shape") or fields.get("shape") or ())
+        shapes = [fields[key] for key in ("_shape", "shape") if fields.get(key) is not None]
+        if not all(isinstance(shape, (tuple, list)) for shape in shapes):
+            return item  # no space that either library could have made
+        result["shape"] = next((tuple(shape) for shape in shapes if shape), ())
         result["dtype"] = _dtype_name(fields.get("dtype"))
     if name == "Dict" and isinstance(result.get("spaces"), dict):
         result["spaces"] = dict(result["spaces"])

@@ -91,6 +91,8 @@ class DirectoryCatalog(Ground):
             if if_exists != "replace" and (taken := committed(disk, root, step)):
                 raise CheckpointExists(str(taken[-1]))
             staging = open_below(disk, root, STAGING, make=True)
+            # Now, and not when the first delete wants to make room on a disk that has none for it.
+            open_below(disk, root, TRASH, make=True).close()
         try:
             return DirectoryAttempt(self, step, if_exists, attempt_id, staging, check)
         except BaseException:

@@ -364,7 +364,7 @@ def test_a_stopped_writer_is_alive_unless_locks_do_not_reach(root: str, stolen: 
         os.waitid(os.P_PID, writer.pid, os.WSTOPPED | os.WNOWAIT)
         assert catalog(root).sweep(0).attempts == []
         if stolen:
-            os.makedirs(f"{root}/.trash")
+            os.makedirs(f"{root}/.trash", exist_ok=True)
             os.rename(f"{root}/.staging/stopped", f"{root}/.trash/stopped.1")
         writer.send_signal(signal.SIGCONT)
         assert writer.stdout.read().split()[0] == ("aborted" if stolen else "committed")

@@ -1,25 +1,50 @@
-"""Every change that a save makes to the disk fails once, in every way a disk can fail.
+"""Every call of an operation on the disk fails once, in every way a disk can fail.
 
-The save must end in a typed error or, where the failure came after the commit, well; older checkpoints
-stay byte for byte, nothing half is visible, and the next save works without any clean-up.
+The operation must end in a typed error or, where the failure came after the commit, well; older checkpoints
+stay byte for byte, nothing half is visible, and the same again works without any clean-up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Disk
-from ckptstore.errors import CheckpointError, CheckpointExists, StoreDenied, StoreFull, StoreUnavailable
-from tests.crash.test_store_crash import POLICIES, STATE, Scenario, look, nothing, one_more, template
+from ckptstore.backends.posix import Directory, Disk, Entry
+from ckptstore.errors import (
+    CheckpointError,
+    CheckpointExists,
+    StoreDenied,
+    StoreFull,
+    StoreNotFound,
+    StoreUnavailable,
+)
+from tests.crash.test_store_crash import (
+    POLICIES,
+    SCENARIOS,
+    STATE,
+    Scenario,
+    between,
+    check_readable,
+    look,
+    new_store,
+    nothing,
+    template,
+    visible_steps,
+)
+from tests.figures import Figures
 
 EXPECTED: dict[int, type[CheckpointError]] = {
     errno.ENOSPC: StoreFull,
@@ -27,30 +52,79 @@ EXPECTED: dict[int, type[CheckpointError]] = {
     errno.EROFS: StoreDenied,
     errno.EACCES: StoreDenied,
     errno.EIO: StoreUnavailable,
+    errno.EINTR: StoreUnavailable,
 }
 
 
 class FailingDisk(Disk):
-    """The change number `at` fails with `code`; all others work."""
+    """The call number `at` fails with `code`, be it a change or only a look; all others work."""
 
     def __init__(self, at: int, code: int) -> None:
         self.left = at
         self.code = code
         self.hit = ""
+        self._lock = threading.Lock()
 
     def step(self, operation: str, path: str) -> None:
-        self.left -= 1
-        if self.left == -1:
+        with self._lock:
+            self.left -= 1
+            hit = self.left == -1
+        if hit:
             self.hit = f"{operation} {path}"
             raise OSError(self.code, "injected", path)
 
+    def open_root(self, path: str) -> Directory:
+        self.step("open_root", path)
+        return super().open_root(path)
 
-@pytest.mark.parametrize("code", EXPECTED, ids=errno.errorcode.get)
-@pytest.mark.parametrize("replacing", [False, True], ids=["save", "replace"])
-def test_every_change_fails_once(tmp_path: Path, code: int, replacing: bool) -> None:
-    prepare = one_more if replacing else nothing
-    origin = template(tmp_path / "origin", Scenario(lambda store: None, prepare))
+    def open_dir(self, parent: Directory, name: str) -> Directory:
+        self.step("open_dir", name)
+        return super().open_dir(parent, name)
+
+    def open_file(self, parent: Directory, name: str) -> int:
+        self.step("open_file", name)
+        return super().open_file(parent, name)
+
+    def open_lock(self, parent: Directory, name: str) -> int:
+        self.step("open_lock", name)
+        return super().open_lock(parent, name)
+
+    def entries(self, directory: Directory) -> Iterator[Entry]:
+        self.step("entries", directory.path)
+        return super().entries(directory)
+
+    def status(self, parent: Directory, name: str) -> os.stat_result:
+        self.step("status", name)
+        return super().status(parent, name)
+
+    def close(self, fd: int) -> None:
+        super().close(fd)  # NFS tells only here what it could not write; the descriptor is gone all the same
+        self.step("close", f"fd {fd}")
+
+
+def save_async(store: CheckpointStore) -> None:
+    store.save_async(3, STATE, POLICIES).result()
+
+
+OPERATIONS = {**SCENARIOS, "save_async": Scenario(save_async, nothing, (CheckpointExists,))}
+QUICK = {("save", errno.ENOSPC), ("stage", errno.EINTR), ("delete", errno.EIO), ("tag", errno.EROFS)}
+
+
+def matrix() -> Iterator[object]:
+    for name, code in itertools.product(OPERATIONS, EXPECTED):
+        slow = () if (name, code) in QUICK else pytest.mark.slow
+        yield pytest.param(name, code, marks=slow, id=f"{name}-{errno.errorcode[code]}")
+
+
+@pytest.mark.parametrize(("name", "code"), list(matrix()))
+def test_every_call_fails_once(tmp_path: Path, figures: Figures, name: str, code: int) -> None:
+    scenario = OPERATIONS[name]
+    origin = template(tmp_path / "origin", scenario)
     before = look(origin)
+    whole = tmp_path / "whole"
+    shutil.copytree(origin, whole)
+    scenario.operate(new_store(whole))
+    expected = look(whole)
     calls = survived = 0
     for at in itertools.count():
         root = tmp_path / "failing"
@@ -58,7 +132,7 @@ def test_every_change_fails_once(tmp_path: Path, code: int, replacing: bool) -> 
         disk = FailingDisk(at, code)
         store = CheckpointStore(LocalBackend(str(root), disk=disk), concurrency=1)
         try:
-            store.save(3, STATE, POLICIES, if_exists="replace" if replacing else "error")
+            scenario.operate(store)
             survived += 1
         except (EXPECTED[code], StoreUnavailable):
             pass
@@ -66,19 +140,129 @@ def test_every_change_fails_once(tmp_path: Path, code: int, replacing: bool) -> 
             break
         calls += 1
         seen = look(root)
-        for name in ("checkpoint_000001", "checkpoint_000002"):
-            assert seen[name] == before[name], disk.hit
-        again = CheckpointStore(root)
-        assert all(report.ok for report in again.verify()), disk.hit
+        for old in ("checkpoint_000001", "checkpoint_000002"):
+            assert seen.get(old, before[old]) == before[old], disk.hit
+        assert between(before, seen, expected), f"{disk.hit}: {sorted(seen)}"
+        check_readable(root, seen, disk.hit)
         try:
-            store.save(3, STATE, POLICIES, if_exists="replace" if replacing else "error")
-        except CheckpointExists:  # the failure came after the commit, or was that of the acknowledgement
-            assert again.get(3).verify().ok, disk.hit
-        assert again.get(3).state["iteration"] == 1
-        assert store.save(4).step == 4
+            scenario.operate(store)
+        except scenario.again_fails:  # it had failed after the fact
+            assert visible_steps(seen) == visible_steps(expected), disk.hit
+        assert visible_steps(look(root)) == visible_steps(expected), disk.hit
+        check_readable(root, look(root), disk.hit)
+        assert store.save(9).step == 9
         shutil.rmtree(root)
-    print(f"{errno.errorcode[code]}: {calls} calls failed, {survived - 1} saves survived it, 0 wrong")
-    assert calls > 40
+    print(f"{name} {errno.errorcode[code]}: {calls} calls failed, {survived - 1} survived it, 0 wrong")
+    figures.add("calls failed, one at a time, in every way", calls)
+    assert calls > 20
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_writes_that_stop_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A write may take fewer bytes than it was given: past 2 GiB, near a quota, at a signal."""
+    scenario = OPERATIONS[name]
+    origin = template(tmp_path / "origin", scenario)
+    real, cut = os.write, 0
+
+    def short(fd: int, data: memoryview) -> int:
+        nonlocal cut
+        cut += len(data) > 1000
+        return real(fd, data[: min(len(data), 1000)])
+
+    monkeypatch.setattr(os, "write", short)
+    scenario.operate(new_store(origin))
+    monkeypatch.undo()
+    assert cut > 300 or name not in ("save", "save_async")
+    check_readable(origin, look(origin), name)
+
+
+SIGNALS = """
+import signal, sys
+from pathlib import Path
+from tests.crash.test_failing_calls import OPERATIONS
+from tests.crash.test_store_crash import new_store
+came = 0
+def count(*_):
+    global came
+    came += 1
+signal.signal(signal.SIGALRM, count)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+OPERATIONS[sys.argv[2]].operate(new_store(Path(sys.argv[1])))
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert came > 3, came
+"""
+
+
+@pytest.mark.parametrize("name", ["save", "replace", "stage", "gc", "save_async"])
+def test_signals_all_the_time(tmp_path: Path, name: str) -> None:
+    """Thousands a second, so that calls that can be interrupted are."""
+    origin = template(tmp_path / "origin", OPERATIONS[name])
+    whole = tmp_path / "whole"
+    shutil.copytree(origin, whole)
+    OPERATIONS[name].operate(new_store(whole))
+    subprocess.run([sys.executable, "-c", SIGNALS, str(origin), name], check=True, timeout=120)
+    assert look(origin).keys() == look(whole).keys()
+    check_readable(origin, look(origin), name)
+
+
+class Vanishing(Disk):
+    """The whole root is moved away, or removed, before change number `at`."""
+
+    def __init__(self, at: int, root: Path, removed: bool) -> None:
+        self.left = at
+        self.root = root
+        self.away = root.with_name(f"away{at}")
+        self.removed = removed
+        self.gone = False
+        self._lock = threading.Lock()
+
+    def step(self, operation: str, path: str) -> None:
+        with self._lock:
+            self.left -= 1
+            if self.left == -1:
+                self.gone = True
+                self.root.rename(self.away)
+                if self.removed:  # what other threads make there meanwhile may stay: it has no name
+                    shutil.rmtree(self.away, ignore_errors=True)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["moved", "removed"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_root_that_vanishes_in_the_middle(
+    tmp_path: Path, figures: Figures, name: str, removed: bool
+) -> None:
+    """As when a disk is unmounted: nothing is made in its place, and what comes back is whole."""
+    scenario = OPERATIONS[name]
+    origin = template(tmp_path / "origin", scenario)
+    before = look(origin)
+    root = tmp_path / "vanishing"
+    whole = tmp_path / "whole"
+    shutil.copytree(origin, whole)
+    scenario.operate(new_store(whole))
+    expected = look(whole)
+    for at in itertools.count():
+        shutil.copytree(origin, root)
+        disk = Vanishing(at, root, removed)
+        store = CheckpointStore(LocalBackend(str(root), disk=disk), concurrency=1)
+        # In a stage the program that writes there meets it first.
+        with contextlib.suppress(CheckpointError, *([FileNotFoundError] if name == "stage" else [])):
+            scenario.operate(store)
+        if not disk.gone:
+            break
+        figures.add("roots that vanished in the middle", 1)
+        assert not root.exists(), "something was made where the store was"
+        for call in (store.latest, store.checkpoints, partial(store.save, 9), store.gc, store.tags):
+            with pytest.raises(StoreNotFound):
+                call()
+        assert not root.exists(), "something was made where the store was"
+        if not removed:
+            disk.away.rename(root)
+            seen = look(root)
+            assert between(before, seen, expected), f"change {at}: {sorted(seen)}"
+            check_readable(root, seen, f"change {at}")
+            assert store.save(9).step == 9
+            shutil.rmtree(root)
+    assert at > 5 or name == "tag"
 
 
 FULL = """
