@@ -94,7 +94,7 @@ $(SCRATCH)/fuzz/.ready:
 
 $(SCRATCH)/bench/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SCRATCH)/bench
-	$(SCRATCH)/bench/bin/python -m pip install --quiet "torch>=2.4" safetensors orbax-checkpoint torchrl pyarrow --editable '.[dev]'
+	$(SCRATCH)/bench/bin/python -m pip install --quiet "torch>=2.4" safetensors orbax-checkpoint torchrl pyarrow matplotlib --editable '.[dev]'
 	@touch $@
 
 # Quiet unless it fails.
