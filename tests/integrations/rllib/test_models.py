@@ -237,3 +237,17 @@ def test_files_that_rllib_exported_travel_with_the_checkpoint(tmp_path: Path) ->
     np.testing.assert_array_equal(logits.detach().numpy(), model_of(policy, obs.numpy(), [])[0])
     again = rllib.from_checkpoint(copied)
     again.stop()
+
+
+def test_a_filter_among_connectors_is_refused(tmp_path: Path) -> None:
+    from ray.rllib.connectors.env_to_module import MeanStdFilter
+
+    config = training.ppo("new")
+    config.env_runners(env_to_module_connector=lambda *args, **kwargs: MeanStdFilter())
+    algo = config.build_algo()
+    algo.train()
+    saved = rllib.save(algo, tmp_path / "runs")
+    algo.stop()
+    with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
+        saved.export(tmp_path / "x.onnx")
+    saved.export(tmp_path / "x.npz")
