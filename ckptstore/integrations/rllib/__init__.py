@@ -10,17 +10,23 @@ Ray itself is imported when a call needs it. See ``docs/rllib.md``.
 
 from ckptstore.integrations.rllib.callback import CheckpointCallback, resume_or_build
 from ckptstore.integrations.rllib.models import export_model
+from ckptstore.integrations.rllib.pointers import open_reported
 from ckptstore.integrations.rllib.policies import policy_from_checkpoint
 from ckptstore.integrations.rllib.report import RestoreReport, report
 from ckptstore.integrations.rllib.restore import from_checkpoint, restore
 from ckptstore.integrations.rllib.saving import export_policy, save
+from ckptstore.integrations.rllib.train import checkpoint_upload_fn
+from ckptstore.integrations.rllib.tune import StoredAlgorithm
 
 __all__ = [
     "CheckpointCallback",
     "RestoreReport",
+    "StoredAlgorithm",
+    "checkpoint_upload_fn",
     "export_model",
     "export_policy",
     "from_checkpoint",
+    "open_reported",
     "policy_from_checkpoint",
     "report",
     "restore",

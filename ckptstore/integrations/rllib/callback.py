@@ -113,7 +113,7 @@ class _Saver:
             )
             self._look()
             with staged as path:
-                write(algorithm, os.fspath(path))
+                write(algorithm.save_checkpoint, os.fspath(path))
             self._staged = staged
             if self._wait:
                 store.wait()

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
@@ -36,16 +36,16 @@ def save(
     number = algo.iteration if step is None else step
     staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
-        write(algo, os.fspath(path))
+        write(algo.save_checkpoint, os.fspath(path))
     assert staged.checkpoint is not None
     return staged.checkpoint
 
 
-def write(algo: Any, directory: str) -> None:
-    """Let RLlib write its files of `algo`, and beside them which Python it ran on."""
+def write(save_checkpoint: Callable[[str], Any], directory: str) -> None:
+    """Let RLlib write an algorithm's files, and beside them which Python it ran on."""
     _writing.now = True
     try:
-        algo.save_checkpoint(directory)
+        save_checkpoint(directory)
     finally:
         _writing.now = False
     with open(os.path.join(directory, WRITER), "w", encoding="utf-8") as file:
