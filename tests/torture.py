@@ -33,7 +33,7 @@ PARTS = (
     ),
     Part("trouble that lasts", ("tests/test_trouble.py",)),
     Part("every order, and the commit", ("tests/model", "tests/commit")),
-    Part("races of processes", ("tests/races", "tests/test_races.py"), {"CKPTSTORE_RACE_SECONDS": "120"}),
+    Part("races of processes", ("tests/races", "tests/test_races.py"), {"CKPTSTORE_RACE_SECONDS": "90"}),
     Part("random lives", ("tests/test_state_machine.py",), {"CKPTSTORE_EXAMPLES": "300"}),
 )
 """The longest first."""
