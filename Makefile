@@ -45,6 +45,7 @@ compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(OLDER_RAYS:%=$(
 	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/native
 
 torture: $(READY)  ## crashes, power cuts, races, bad days and random operations, for most of an hour
+	-@$(MAKE) --no-print-directory $(SCRATCH)/chaos/.ready
 	$(RUN)python -m tests.torture
 
 FUZZ := pickle layout torch scan msgpack manifest parts refs
@@ -85,6 +86,11 @@ $(SCRATCH)/torch/.ready: pyproject.toml
 $(SCRATCH)/ray-%/.ready:
 	$(PYTHON) -m venv $(SCRATCH)/ray-$*
 	$(SCRATCH)/ray-$*/bin/python -m pip install --quiet "ray[rllib]==$*" "torch==2.13.0" "numpy==1.26.4" "pyarrow<18" "setuptools<81"
+	@touch $@
+
+$(SCRATCH)/chaos/.ready:
+	$(PYTHON) -m venv $(SCRATCH)/chaos
+	$(SCRATCH)/chaos/bin/python -m pip install --quiet ckpt-chaos
 	@touch $@
 
 $(SCRATCH)/fuzz/.ready:

@@ -1,0 +1,33 @@
+"""Ways to get reading and looking wrong, each applied for the length of a ``with`` block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from ckptstore.backends import patience
+from ckptstore.reading import Reader
+from ckptstore.survey import Survey
+
+
+def _nothing(*arguments: Any, **options: Any) -> None:
+    pass
+
+
+def _names_as_listed(self: Survey) -> Any:
+    return self._catalog.names()
+
+
+class _Endless(patience.Patience):
+    """Waits for the end of time."""
+
+    def __init__(self, timeout: float, retries: int | None = None, **options: Any) -> None:
+        super().__init__(float("inf"), None, **options)
+
+
+MUTANTS: dict[str, Callable[[], Any]] = {
+    "digest not checked": lambda: patch.object(Reader, "_check", _nothing),
+    "listing trusted": lambda: patch.object(Survey, "names", _names_as_listed),
+    "retry without deadline": lambda: patch.object(patience, "Patience", _Endless),
+}
