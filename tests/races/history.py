@@ -12,7 +12,7 @@ import bisect
 import collections
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from ckptstore.names import CheckpointName
@@ -240,9 +240,11 @@ class _Judge:
             if not any(other.event.begin < event.end for other in others):
                 yield Violation("exists without a reason", f"{event}")
         elif event.outcome == "SaveAborted":
-            taken_over = any(_overlap(other.event, event) for other in others)
+            taken_over = any(_overlap(_with_late(other.event), event) for other in others)
             swept = any(
-                sweep.op == "gc" and _overlap(sweep, event) and sweep.grace - 2 < event.end - event.begin
+                sweep.op == "gc"
+                and _overlap(_with_late(sweep), event)
+                and sweep.grace - 2 < event.end - event.begin
                 for sweep in self.events
             )  # two seconds: stores tell times to the second
             if not taken_over and not swept:
@@ -344,6 +346,11 @@ def _lost(event: Event) -> str | None:
 
 def _overlap(one: Event, other: Event) -> bool:
     return one.begin < other.end and other.begin < one.end
+
+
+def _with_late(event: Event) -> Event:
+    """As long as a request of it may still be on its way: a seal that was sent before its process died."""
+    return replace(event, end=event.end + 5) if event.outcome in UNCERTAIN else event
 
 
 def _parsed(name: str) -> CheckpointName:
