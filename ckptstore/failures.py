@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ckptstore.backends.base import NotPlain, PlaceMissing
+from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
     CheckpointNotFound,
+    InvalidRequest,
     StoreDenied,
     StoreFull,
     StoreNotFound,
@@ -35,6 +36,10 @@ def typed(error: OSError | EOFError, what: str) -> CheckpointError:
     if isinstance(error, NotPlain):
         return CheckpointCorrupt(
             str(error.filename or what), why, "Remove it, or use an older checkpoint if it was part of one"
+        )
+    if isinstance(error, BadOptions):
+        return InvalidRequest(
+            f"storage_options of {what}", why, "See what s3fs, gcsfs or fsspec's own file system takes"
         )
     if isinstance(error, PlaceMissing):
         return StoreNotFound(what, why, "Bring it back, or open a new CheckpointStore to begin anew")

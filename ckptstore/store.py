@@ -564,7 +564,7 @@ class CheckpointStore:
     def rollback(self, which: Which) -> list[str]:
         """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.
 
-        Returns the names removed. Raises CheckpointProtected before anything is removed if one of
+        Returns the names that this call removed. Raises CheckpointProtected before anything is removed if one of
         them is tagged or pinned.
         """
         checkpoint = self._resolve(which)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -86,3 +88,24 @@ def test_a_bucket_that_vanishes(moto: Server) -> None:
     client.create_bucket(Bucket=bucket)
     again = CheckpointStore(f"s3://{bucket}/run", storage_options=moto.options)
     assert again.save(3, {"a": 3}).verify().ok
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("s3://bucket/run", {"key": "me", "secret": "sentinel", "frobnicate": "sentinel"}),
+        ("s3://bucket/run", {"key": "me", "secret": "sentinel", "client_kwargs": {"frob": 1}}),
+        ("s3://bucket/run", {"key": "me", "secret": "sentinel", "config_kwargs": {"frob": 1}}),
+        ("s3://bucket/run", {"key": "me", "secret": "sentinel", "endpoint_url": "no://url at all"}),
+        ("gs://bucket/run", {"token": {"a": "sentinel"}}),
+        ("gs://bucket/run", {"token": "/no/such/token.json"}),
+        ("gs://bucket/run", {"token": "anon", "access": "frob"}),
+    ],
+)
+def test_options_that_the_client_cannot_use(url: str, options: dict[str, Any]) -> None:
+    store = CheckpointStore(url, storage_options=options, timeout=5)
+    assert store.url == url
+    for call in (store.latest, lambda: store.save(1)):
+        with pytest.raises(CheckpointError) as caught:
+            call()
+        assert "sentinel" not in "".join(traceback.format_exception(caught.value))

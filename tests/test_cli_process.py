@@ -97,7 +97,7 @@ def test_a_disk_full_under_the_output(store: CheckpointStore) -> None:
 def test_interrupt() -> None:
     script = (
         "import sys, time, ckptstore.cli.session as session\n"
-        "def wait(*_, **__):\n    print('waiting', flush=True)\n    time.sleep(60)\n"
+        "def wait(*_, **__):\n    print('waiting', flush=True)\n    time.sleep(600)\n"
         "session.CheckpointStore = wait\n"
         "from ckptstore.cli import main\nsys.exit(main(['ls', 'store']))\n"
     )
@@ -108,7 +108,7 @@ def test_interrupt() -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(200) == 130
         assert process.stderr.read() == ""
 
 

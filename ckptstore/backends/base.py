@@ -14,6 +14,7 @@ PermissionError       wrong or expired credentials, missing rights, read-only
 OSError(ENOSPC, ...)  no space or quota left
 TimeoutError          no proper answer until the deadline
 EOFError              fewer bytes than asked for
+BadOptions            an OSError: the client can't be set up like that
 OSError               anything else the place says
 ====================  ==========================================================
 """
@@ -36,6 +37,10 @@ class Listed(NamedTuple):
 
 class PlaceMissing(FileNotFoundError):
     """The bucket itself is not there: a typo in the URL, not an empty store."""
+
+
+class BadOptions(OSError):
+    """The client of the place takes no such options, or can't make sense of one."""
 
 
 class NotPlain(NotADirectoryError):

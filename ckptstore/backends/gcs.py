@@ -27,7 +27,7 @@ from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for 
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
-from ckptstore.backends.remote import run, secrets_in, split_url, without_secrets
+from ckptstore.backends.remote import run, secrets_in, setting_up, split_url, without_secrets
 from ckptstore.backends.wire import Body, Got, Page, Unfinished, Upload
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
@@ -82,6 +82,11 @@ class GcsOpener:
         split_url(url)
         self._state = (url, dict(options), timeout, concurrency)
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"gs://{'/'.join(split_url(self._state[0]))}".rstrip("/")
+
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
         kept = without_secrets(options, _PICKLED)
@@ -94,7 +99,8 @@ class GcsOpener:
         self._state = state
 
     def __call__(self) -> GcsWire:
-        return GcsWire(*self._state)
+        with setting_up(self._state[1]):
+            return GcsWire(*self._state)
 
 
 class GcsWire:

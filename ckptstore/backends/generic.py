@@ -21,7 +21,7 @@ import fsspec
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
-from ckptstore.backends.remote import secrets_in
+from ckptstore.backends.remote import secrets_in, setting_up
 from ckptstore.backends.wire import Body, Got, Page, Unfinished, Upload
 
 _PASSING = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE}
@@ -38,11 +38,17 @@ class GenericOpener:
         self._url = url
         self._options = dict(options)
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._url.rstrip("/")
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_url": self._url, "_options": {}}
 
     def __call__(self) -> GenericWire:
-        return GenericWire(self._url, self._options)
+        with setting_up(self._options):
+            return GenericWire(self._url, self._options)
 
 
 class GenericWire:

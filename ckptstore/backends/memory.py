@@ -117,7 +117,7 @@ class MemoryOpener:
     """Opens a :class:`MemoryWire`; what a pickle of the backend holds."""
 
     def __init__(self, url: str, options: object = None, timeout: float = 0, concurrency: int = 0) -> None:
-        self._url = url
+        self.url = url.rstrip("/")
 
     def __call__(self) -> MemoryWire:
-        return MemoryWire(self._url)
+        return MemoryWire(self.url)

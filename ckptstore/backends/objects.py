@@ -17,9 +17,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ckptstore.backends.base import Listed, PlaceMissing, Sink
+from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink
 from ckptstore.backends.patience import GaveUp, Patience, Verdict
-from ckptstore.backends.wire import Body, Page, Upload, Wire
+from ckptstore.backends.remote import MISTAKES
+from ckptstore.backends.wire import Body, Opener, Page, Upload, Wire
 
 T = TypeVar("T")
 
@@ -27,10 +28,6 @@ DEFAULT_TIMEOUT = 60.0
 DEFAULT_CONCURRENCY = 8
 FIRST_READ_BYTES = 2**18
 """What a read of unknown length asks for at first: manifests and JSON files are whole in one request."""
-
-
-_AS_THEY_ARE = (TypeError, ValueError, AttributeError, LookupError, AssertionError, NotImplementedError)
-"""Mistakes in a program, or a wire's own word: not answers of the place."""
 
 
 class ObjectBackend:
@@ -41,7 +38,7 @@ class ObjectBackend:
 
     def __init__(
         self,
-        wire: Callable[[], Wire],
+        wire: Opener,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retries: int | None = None,
@@ -103,7 +100,7 @@ class ObjectBackend:
 
     @property
     def url(self) -> str:
-        return self.wire.url
+        return self._open.url
 
     @property
     def place(self) -> str:
@@ -301,8 +298,10 @@ class ObjectBackend:
             return EOFError(f"{name}: {brief}")
         if verdict is Verdict.FULL:
             return OSError(errno.ENOSPC, f"{name}: {brief}")
-        if isinstance(error, _AS_THEY_ARE):
-            return error
+        if isinstance(error, NotImplementedError):
+            return error  # the wire's own word
+        if isinstance(error, MISTAKES):
+            return BadOptions(f"{type(error).__name__}: {brief}")
         return OSError(f"{name}: {brief}")
 
     def _name(self, key: str) -> str:

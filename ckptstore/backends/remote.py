@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from ckptstore.backends.base import BadOptions
 
 T = TypeVar("T")
 
@@ -27,6 +30,22 @@ def run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: 
     except BaseException:
         future.cancel()
         raise
+
+
+MISTAKES = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
+"""What no place answers: a client raises these when it can't be set up with what it was given."""
+
+
+@contextmanager
+def setting_up(options: Mapping[str, Any]) -> Iterator[None]:
+    """BadOptions for what a client makes of `options` that it can't use; no secret of theirs is told."""
+    try:
+        yield
+    except MISTAKES as error:
+        text = f"{type(error).__name__}: {error}"
+        for secret in secrets_in(options):
+            text = text.replace(secret, "***")
+        raise BadOptions(text) from None  # the client's own traceback may show them
 
 
 def split_url(url: str) -> tuple[str, str]:

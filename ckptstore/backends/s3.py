@@ -112,6 +112,11 @@ class S3Opener:
         split_url(url)
         self._state = (url, dict(options), timeout, concurrency)
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"s3://{'/'.join(split_url(self._state[0]))}".rstrip("/")
+
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
         return url, without_secrets(options, _PICKLED), timeout, concurrency
@@ -120,12 +125,13 @@ class S3Opener:
         self._state = state
 
     def __call__(self) -> S3Wire:
-        if remote.FAST and importlib.util.find_spec("obstore") is not None:
-            from ckptstore.backends import fast
+        with remote.setting_up(self._state[1]):
+            if remote.FAST and importlib.util.find_spec("obstore") is not None:
+                from ckptstore.backends import fast
 
-            if fast.suits(self._state[1]):
-                return fast.FastS3Wire(*self._state)
-        return S3Wire(*self._state)
+                if fast.suits(self._state[1]):
+                    return fast.FastS3Wire(*self._state)
+            return S3Wire(*self._state)
 
 
 class S3Wire:

@@ -104,3 +104,14 @@ class Wire(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+class Opener(Protocol):
+    """Opens a wire, in each process its own. Pickles without secrets."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, known without a connection; no trailing slash, no credentials."""
+
+    def __call__(self) -> Wire:
+        """The connection. BadOptions if there can be none with these options."""

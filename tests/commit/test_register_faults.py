@@ -44,10 +44,10 @@ class Place:
         self.backends: list[ObjectBackend] = []
         self._direct: Catalog | None = None
 
-    def catalog(self, direct: bool = False) -> Catalog:
+    def catalog(self, direct: bool = False, **settings: Any) -> Catalog:
         """A cold catalog, as a new process has it."""
         options = self.server.options if direct else self._options
-        backend = open_backend(self.url, options, **self._settings)
+        backend = open_backend(self.url, options, **{**self._settings, **settings})
         assert isinstance(backend, ObjectBackend)
         self.backends.append(backend)
         return open_catalog(backend)
@@ -142,10 +142,10 @@ def test_a_fault_at_any_request_of_the_rest(place: Place, proxy: FaultProxy, act
 def test_an_outage_ends_by_the_deadline(server: Server, proxy: FaultProxy) -> None:
     import time
 
-    place = Place(server, proxy, timeout=1.0)
+    place = Place(server, proxy, timeout=30.0)
     proxy.reset()
     save(place.catalog(), 1)
-    catalog = place.catalog()
+    catalog = place.catalog(timeout=1.0)
     operations: list[Callable[[], object]] = [
         lambda: save(catalog, 2),
         catalog.names,
@@ -167,8 +167,8 @@ def test_an_outage_ends_by_the_deadline(server: Server, proxy: FaultProxy) -> No
 
 
 def test_a_commit_in_an_outage_is_never_cleaned_up(place: Place, proxy: FaultProxy, server: Server) -> None:
-    place = Place(server, proxy, timeout=1.0)
-    catalog = place.catalog()
+    place = Place(server, proxy, timeout=30.0)
+    catalog = place.catalog(timeout=5.0)
     attempt = catalog.begin(3, "error", uuid.uuid4().hex)
     for path in FILES:
         with attempt.create(path) as sink:
