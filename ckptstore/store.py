@@ -564,8 +564,8 @@ class CheckpointStore:
     def rollback(self, which: Which) -> list[str]:
         """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.
 
-        Returns the names that this call removed. Raises CheckpointProtected before anything is removed if one of
-        them is tagged or pinned.
+        Returns the names that this call removed. Raises CheckpointProtected before anything is removed
+        if one of them is tagged or pinned.
         """
         checkpoint = self._resolve(which)
         later = [other for other in self.checkpoints() if other.step > checkpoint.step]
