@@ -96,8 +96,10 @@ def test_a_disk_full_under_the_output(store: CheckpointStore) -> None:
 
 def test_interrupt() -> None:
     script = (
-        "import sys, time, ckptstore.cli.session as session\n"
-        "def wait(*_, **__):\n    print('waiting', flush=True)\n    time.sleep(600)\n"
+        "import signal, sys, time, ckptstore.cli.session as session\n"
+        # What runs in the background of a shell is started with interrupts ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def wait(*_, **__):\n    print('waiting', flush=True)\n    time.sleep(90)\n"
         "session.CheckpointStore = wait\n"
         "from ckptstore.cli import main\nsys.exit(main(['ls', 'store']))\n"
     )
@@ -108,7 +110,7 @@ def test_interrupt() -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(200) == 130
+        assert process.wait(60) == 130
         assert process.stderr.read() == ""
 
 
