@@ -186,7 +186,7 @@ def count(*_):
     global came
     came += 1
 signal.signal(signal.SIGALRM, count)
-signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+signal.setitimer(signal.ITIMER_REAL, 0.00003, 0.00003)
 OPERATIONS[sys.argv[2]].operate(new_store(Path(sys.argv[1])))
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert came > 3, came
