@@ -39,6 +39,10 @@ class _Made(NamedTuple):
     difference: float | None = None
 
 
+Format = Callable[[Checkpoint, str], _Made]
+"""Makes the file of one policy."""
+
+
 def export(
     checkpoint: Checkpoint,
     dest: str | os.PathLike[str],
@@ -146,16 +150,15 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _onnx(checkpoint: Checkpoint, policy_id: str) -> _Made:
-    network = network_of(checkpoint, policy_id)
-    told = about_network(network, _about(checkpoint, policy_id))
-    return _Made(*onnxfile.dumps(network, told, _place(checkpoint, policy_id)))
+def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]]) -> Format:
+    """The format that `dumps` writes networks in."""
 
+    def made(checkpoint: Checkpoint, policy_id: str) -> _Made:
+        network = network_of(checkpoint, policy_id)
+        told = about_network(network, _about(checkpoint, policy_id))
+        return _Made(*dumps(network, told, _place(checkpoint, policy_id)))
 
-def _torchscript(checkpoint: Checkpoint, policy_id: str) -> _Made:
-    network = network_of(checkpoint, policy_id)
-    told = about_network(network, _about(checkpoint, policy_id))
-    return _Made(*torchscript.dumps(network, told, _place(checkpoint, policy_id)))
+    return made
 
 
 def _place(checkpoint: Checkpoint, policy_id: str) -> str:
@@ -212,11 +215,11 @@ def _refuse_unseen(state: Mapping[str, Any], place: str) -> None:
 
 _ENDINGS = {"pt": "torchscript", "ts": "torchscript"}
 
-FORMATS: dict[str, Callable[[Checkpoint, str], _Made]] = {
+FORMATS: dict[str, Format] = {
     "npz": _npz,
     "safetensors": _safetensors,
     "json": _json,
-    "onnx": _onnx,
-    "torchscript": _torchscript,
+    "onnx": _by(onnxfile.dumps),
+    "torchscript": _by(torchscript.dumps),
 }
 """From a checkpoint and the id of one of its policies to the bytes of a file; by the file's extension."""

@@ -138,6 +138,12 @@ def check_checkpoint_name(text: str, what: str, remedy: str) -> CheckpointName:
     return name
 
 
+def check_positive(what: str, value: object, remedy: str) -> None:
+    """InvalidRequest about `what` unless `value` is a count of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidRequest(what, f"{value!r} is not a positive int", remedy)
+
+
 def check_ref(name: object) -> str:
     """A tag's name: up to 100 of ``A-Z a-z 0-9 _ . -``, not starting with a dot or dash."""
     if not isinstance(name, str) or not _REF.match(name) or name.startswith(PIN):

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ckptstore.errors import InvalidRequest
 from ckptstore.metrics import number
+from ckptstore.names import check_positive
 
 
 class Candidate(NamedTuple):
@@ -176,8 +177,7 @@ def _members(one: Rule) -> tuple[Rule, ...]:
 
 
 def _positive(name: str, n: object) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InvalidRequest(name, f"{n!r} is not a positive int", f"Pass for example {name}(3)")
+    check_positive(name, n, f"Pass for example {name}(3)")
 
 
 def _moment(text: str) -> datetime.datetime | None:

@@ -86,8 +86,7 @@ class CheckpointStore:
             if isinstance(url, (str, os.PathLike))
             else url
         )
-        if isinstance(max_pending, bool) or not isinstance(max_pending, int) or max_pending < 1:
-            raise InvalidRequest("max_pending", f"{max_pending!r} is not a positive int", "Pass 1 or more")
+        names.check_positive("max_pending", max_pending, "Pass 1 or more")
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency
         if trusted_keys is not None:

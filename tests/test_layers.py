@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "digest": set(),
     "strictjson": {"errors"},
     "metrics": {"errors"},
-    "retention": {"errors", "metrics"},
+    "retention": {"errors", "metrics", "names"},
     "parts": {"errors", "names", "digest", "strictjson"},
     "manifest": {"errors", "names", "digest", "strictjson", "metrics"},
     "signing": {"errors", "manifest"},

@@ -27,7 +27,7 @@ from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for 
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
-from ckptstore.backends.remote import run, secrets_in, setting_up, split_url, without_secrets
+from ckptstore.backends.remote import run, secrets_in, setting_up, shown_url, split_url, without_secrets
 from ckptstore.backends.wire import Body, Got, Page, Unfinished, Upload
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
@@ -85,7 +85,7 @@ class GcsOpener:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"gs://{'/'.join(split_url(self._state[0]))}".rstrip("/")
+        return shown_url("gs", self._state[0])
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
@@ -111,7 +111,7 @@ class GcsWire:
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = f"gs://{self.bucket}/{self.root}".rstrip("/")
+        self.url = shown_url("gs", url)
         self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
         self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
         self._kms = options.get("kms_key_name")

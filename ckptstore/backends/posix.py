@@ -118,32 +118,23 @@ class Disk:
         NotPlain for anything else: a fifo would block for ever, a device would act, and a symbolic
         link could lead out of the store.
         """
+        return self._open_plain(parent, name, os.O_RDONLY)
+
+    def open_lock(self, parent: Directory, name: str) -> int:
+        """Open the lock file `name` for writing, without which NFS does not lock it; NotPlain for no file."""
+        return self._open_plain(parent, name, os.O_RDWR)
+
+    def _open_plain(self, parent: Directory, name: str, access: int) -> int:
         path, dir_fd = parent.at(name)
         full = os.path.join(parent.path, name)
         if _BY_PATH and os.path.islink(full):
             raise NotPlain(errno.ELOOP, _NO_LINK, full)
         try:
-            fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _NOFOLLOW, dir_fd=dir_fd)
+            fd = os.open(path, access | getattr(os, "O_NONBLOCK", 0) | _NOFOLLOW, dir_fd=dir_fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise NotPlain(errno.ELOOP, _NO_LINK, full) from error
-            if error.errno == errno.ENXIO:  # a socket, or a device without a driver
-                raise NotPlain(errno.ENXIO, _NO_FILE, full) from error
-            error.filename = full
-            raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise NotPlain(errno.EINVAL, _NO_FILE, full)
-        return self.opened(fd)
-
-    def open_lock(self, parent: Directory, name: str) -> int:
-        """Open the lock file `name` for writing, without which NFS does not lock it; NotPlain for no file."""
-        path, dir_fd = parent.at(name)
-        full = os.path.join(parent.path, name)
-        try:
-            fd = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NOFOLLOW, dir_fd=dir_fd)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            if error.errno in (errno.ENXIO, errno.EISDIR):  # a socket, a device without a driver; to write
                 raise NotPlain(error.errno, _NO_FILE, full) from error
             error.filename = full
             raise

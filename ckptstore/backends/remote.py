@@ -64,6 +64,11 @@ def split_url(url: str) -> tuple[str, str]:
     return parts.netloc, prefix + "/" if prefix else ""
 
 
+def shown_url(scheme: str, url: str) -> str:
+    """`url` as people see it: its bucket and prefix under one scheme, whichever it was written with."""
+    return f"{scheme}://{'/'.join(split_url(url))}".rstrip("/")
+
+
 def without_secrets(options: Mapping[str, Any], keep: frozenset[str]) -> dict[str, Any]:
     """The settings of `options` that may go into a pickle: those named in `keep`, no secret inside."""
 

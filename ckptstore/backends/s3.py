@@ -23,7 +23,7 @@ import s3fs
 from ckptstore.backends import remote
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
-from ckptstore.backends.remote import run, secrets_in, split_url, without_secrets
+from ckptstore.backends.remote import run, secrets_in, shown_url, split_url, without_secrets
 from ckptstore.backends.wire import Body, Got, Page, Unfinished, Upload
 
 PART_BYTES = 16 * 2**20
@@ -115,7 +115,7 @@ class S3Opener:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"s3://{'/'.join(split_url(self._state[0]))}".rstrip("/")
+        return shown_url("s3", self._state[0])
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
@@ -142,7 +142,7 @@ class S3Wire:
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = f"s3://{self.bucket}/{self.root}".rstrip("/")
+        self.url = shown_url("s3", url)
         self.secrets = secrets_in(options)
         endpoint = options.get("endpoint_url") or (options.get("client_kwargs") or {}).get("endpoint_url")
         self.place = f"{self.url} at {endpoint or 'AWS'}"

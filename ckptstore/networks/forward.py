@@ -190,11 +190,7 @@ class _Walk:
         return [("actor_", "encoder.actor_encoder"), *critic]
 
     def ppo(self, x: Any) -> dict[str, Any]:
-        found = [self.encoded(name, x) for _, name in self.encoders()]
-        made = {"action_dist_inputs": self.headed(found[0])}
-        if self.critic:
-            made["vf_preds"] = self.layers("vf.net.mlp", found[-1], self.head, False)
-        return made
+        return self.heads([self.encoded(name, x) for _, name in self.encoders()])
 
     def recurrent(self, given: dict[str, Any]) -> dict[str, Any]:
         states: dict[str, Any] = {}
@@ -205,10 +201,14 @@ class _Walk:
             h, c = self.ops.lstm(x, h, c, f"{name}.lstm")
             states |= {f"state_out_{role}h": h, f"state_out_{role}c": c}
             found.append(h)
+        return {**self.heads(found), **states}
+
+    def heads(self, found: list[Any]) -> dict[str, Any]:
+        """What comes of the latents that the encoders found."""
         made = {"action_dist_inputs": self.headed(found[0])}
         if self.critic:
             made["vf_preds"] = self.layers("vf.net.mlp", found[-1], self.head, False)
-        return {**made, **states}
+        return made
 
     def dqn(self, x: Any) -> dict[str, Any]:
         latent = self.encoded("encoder", x)

@@ -8,8 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ckptstore import retention
-from ckptstore.errors import InvalidRequest
+from ckptstore import names, retention
 from ckptstore.integrations.rllib.places import Place, StoreSource
 from ckptstore.integrations.rllib.restore import from_checkpoint
 from ckptstore.integrations.rllib.saving import write, writing
@@ -46,8 +45,7 @@ class CheckpointCallback:
     def __init__(
         self, store: StoreSource, *, every: int = 1, keep: Keep | None = None, wait: bool = False
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InvalidRequest("every", f"{every!r} is not a positive int", "Pass for example every=10")
+        names.check_positive("every", every, "Pass for example every=10")
         self._place = Place(store)
         self._every = every
         self._keep = None if keep is None else retention.rule(keep)
