@@ -411,7 +411,11 @@ class Reader:
             raise self._corrupt(path, why) from error
 
     def _corrupt(self, path: str, why: str) -> CheckpointError:
-        """CheckpointGone if the checkpoint was deleted meanwhile, else CheckpointCorrupt."""
-        if fetch_manifest(self.backend, self.prefix, self.label) is None:
+        """CheckpointGone if the checkpoint was deleted meanwhile, else CheckpointCorrupt.
+
+        On a disk another one may have its name by now.
+        """
+        now = fetch_manifest(self.backend, self.prefix, self.label)
+        if now is None or now.id != self.manifest.id:
             return CheckpointGone(self.label, "it was deleted while it was being read")
         return CheckpointCorrupt(f"{self.label}/{path}", why)

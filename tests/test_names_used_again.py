@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ckptstore import CheckpointStore, refs
+from ckptstore import Checkpoint, CheckpointStore, refs
 from ckptstore.backends.local import LocalBackend
 from ckptstore.errors import CheckpointGone, CheckpointNotFound
 from ckptstore.names import CheckpointName
@@ -31,6 +32,23 @@ def test_what_was_saved_anew_is_not_what_was_meant(tmp_path: Path, operation: st
     assert store.get(1).state == "new"
     assert store.tags() == {}
     store.delete(1)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["cold", "parts known"])
+@pytest.mark.parametrize("read", [Checkpoint.load, lambda ckpt: ckpt.state], ids=["load", "state"])
+def test_a_reader_is_told_that_its_checkpoint_is_gone(
+    tmp_path: Path, read: Callable[[Checkpoint], object], known: bool
+) -> None:
+    """Not that it is damaged, which would send people looking for what broke their disk."""
+    store = CheckpointStore(tmp_path)
+    store.save(1, "old", {"p": {"weights": {"w": np.zeros(10)}}})
+    old = store.get(1)
+    if known:
+        assert old.verify().ok
+    anew(CheckpointStore(tmp_path))
+    with pytest.raises(CheckpointGone):
+        read(old)
+    assert store.get(1).state == "new"
 
 
 def test_prune_takes_nothing_that_was_saved_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
