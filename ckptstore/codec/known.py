@@ -160,7 +160,10 @@ def _space(item: Opaque, name: str) -> Any:
 
 
 def _other_space(item: Opaque, name: str) -> Any:
-    return {"space": name.lower(), **{key.lstrip("_"): value for key, value in _fields(item).items()}}
+    fields = _fields(item)
+    if not all(isinstance(key, str) for key in fields):
+        return item  # no space that either library could have made
+    return {"space": name.lower(), **{key.lstrip("_"): value for key, value in fields.items()}}
 
 
 _SPACES: dict[str, tuple[str, tuple[str, ...]]] = {
