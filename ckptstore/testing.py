@@ -126,6 +126,7 @@ class PowerCutDisk(CrashingDisk):
         super().__init__(after)
         self._scratch = tempfile.mkdtemp(dir=scratch)
         self._names: list[_Change] = []
+        self._mutex = threading.Lock()  # directories are synced by several threads
         self._sizes: dict[Identity, tuple[int, int]] = {}  # own descriptor, durable bytes
 
     def cut(self, lose: Callable[[], bool] | random.Random | None = None) -> None:
@@ -155,7 +156,8 @@ class PowerCutDisk(CrashingDisk):
             Directory(Disk(), os.open(".", os.O_RDONLY, dir_fd=each.fd), each.path) for each in directories
         )
         unsynced = {identity(os.fstat(each.fd)) for each in directories}
-        self._names.append(_Change(unsynced, places, lambda: undo(*places)))
+        with self._mutex:
+            self._names.append(_Change(unsynced, places, lambda: undo(*places)))
 
     def _keep(self, directory: Directory, name: str) -> str | None:
         """A second link to a file that is about to lose its name."""
@@ -190,11 +192,12 @@ class PowerCutDisk(CrashingDisk):
         """Make names durable."""
         super().fsync_dir(directory)
         this = identity(os.fstat(directory.fd))
-        for change in self._names:
-            change.unsynced.discard(this)
-            if not change.unsynced:
-                change.close()
-        self._names = [change for change in self._names if change.unsynced]
+        with self._mutex:
+            for change in self._names:
+                change.unsynced.discard(this)
+                if not change.unsynced:
+                    change.close()
+            self._names = [change for change in self._names if change.unsynced]
 
     def rename(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
         """Move a name, which is taken back until both directories are synced."""

@@ -20,6 +20,7 @@ from types import TracebackType
 from ckptstore import names
 from ckptstore.backends.base import Listed, PlaceMissing
 from ckptstore.backends.mounts import file_system, warn_once, weaknesses
+from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory, Disk, Entry
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
@@ -353,17 +354,6 @@ class LocalBackend:
         if any(part in {"", ".", ".."} or separators & set(part) for part in parts):
             raise ValueError(f"{key!r} is not a plain relative key")
         return parts
-
-
-def open_below(disk: Disk, directory: Directory, name: str, *, make: bool) -> Directory:
-    """Open the directory `name` in `directory`; with `make`, made if it is absent."""
-    if make:
-        try:
-            return disk.open_dir(directory, name)
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):
-                disk.mkdir(directory, name)
-    return disk.open_dir(directory, name)
 
 
 def is_temporary(name: str) -> bool:

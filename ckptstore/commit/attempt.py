@@ -11,16 +11,18 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from ckptstore.backends.flock import Lock, try_lock
-from ckptstore.backends.local import FileSink, open_below
+from ckptstore.backends.local import FileSink
+from ckptstore.backends.openpath import OpenPaths
 from ckptstore.backends.posix import Directory, Disk, identity
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.ground import LOCK, Ground, committed, drop_lock, leads_to, logger
 from ckptstore.errors import CheckpointExists, CheckpointProtected, InvalidRequest, SaveAborted
-from ckptstore.names import MANIFEST, META, MIN_MANIFEST_BYTES, CheckpointName, relative_path
+from ckptstore.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
 _PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
@@ -58,6 +60,7 @@ class DirectoryAttempt:
         self._pending: list[Future[None]] = []
         self._room = threading.BoundedSemaphore(_PENDING)
         self._synced: dict[tuple[int, int], tuple[int, int]] = {}
+        self._times: dict[str, int] = {}
         self._failure: BaseException | None = None
         self._published = False
         self._lock = _new_lock(self._disk, staging, attempt_id, catalog.timeout)
@@ -65,6 +68,8 @@ class DirectoryAttempt:
             self._disk.mkdir(staging, attempt_id)
             self._top = self._disk.open_dir(staging, attempt_id)
             self._identity = identity(self._disk.status(staging, attempt_id))
+            self._places = OpenPaths(self._disk, lambda: self._disk.open_dir(self._top, "."), make=True)
+            self._others = OpenPaths(self._disk, catalog.backend.open_root)
         except BaseException:
             self._drop_lock()
             raise
@@ -78,7 +83,7 @@ class DirectoryAttempt:
 
         def finish(fd: int, error: BaseException | None) -> None:
             if error is None:
-                self._submit(fd)
+                self._submit(partial(self._settle_file, fd))
                 return
             self._failure = self._failure or error  # the file is cut short: never commit it
             self._disk.close(fd)
@@ -93,17 +98,14 @@ class DirectoryAttempt:
         the manifest that vouches for it. Then write it anew.
         """
         *parts, source = relative_path(key, self.id).split("/")
-        with self._place(path) as (directory, name), contextlib.ExitStack() as stack:
+        with self._place(path) as (directory, name):
             try:
-                origin = stack.enter_context(self._catalog.backend.open_root())
-                committed = None
-                for part in parts:
-                    origin = stack.enter_context(self._disk.open_dir(origin, part))
-                    committed = committed or self._committed_at(origin)
+                committed = self._committed_at(parts[:1])
+                origin = self._others.to(parts)
                 status = self._disk.status(origin, source)
                 if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222 or status.st_size != size:
                     return False
-                if committed is None or status.st_mtime_ns > committed:
+                if status.st_mtime_ns > committed:
                     return False
                 self._disk.link(origin, source, directory, name)
             except FileExistsError:
@@ -113,10 +115,13 @@ class DirectoryAttempt:
                 return False
         return True
 
-    def _committed_at(self, checkpoint: Directory) -> int:
+    def _committed_at(self, checkpoint: Sequence[str]) -> int:
         """When the manifest in there was written, in nanoseconds by the file system's clock."""
-        with self._disk.open_dir(checkpoint, META) as meta:
-            return self._disk.status(meta, MANIFEST.rpartition("/")[2]).st_mtime_ns
+        key = "/".join(checkpoint)
+        if key not in self._times:
+            meta, manifest = MANIFEST.split("/")
+            self._times[key] = self._disk.status(self._others.to([*checkpoint, meta]), manifest).st_mtime_ns
+        return self._times[key]
 
     @contextlib.contextmanager
     def _place(self, path: str) -> Iterator[tuple[Directory, str]]:
@@ -124,11 +129,7 @@ class DirectoryAttempt:
         self._check_alive()
         *parts, name = relative_path(path, self.id).split("/")
         try:
-            with contextlib.ExitStack() as stack:
-                directory = self._top
-                for part in parts:
-                    directory = stack.enter_context(open_below(self._disk, directory, part, make=True))
-                yield directory, name
+            yield self._places.to(parts), name
         except (FileExistsError, NotADirectoryError):
             raise InvalidRequest(path, "the checkpoint has a file there already") from None
         except FileNotFoundError:
@@ -141,35 +142,44 @@ class DirectoryAttempt:
         if not self._lock.held:
             raise SaveAborted(f"save of step {self._step}", "it ended already, or began in another process")
 
-    def _submit(self, fd: int) -> None:
-        """Have a background thread make `fd` durable and close it."""
+    def _submit(self, settle: Callable[[], None]) -> None:
+        """Have a background thread make something durable."""
         self._room.acquire()
         with self._mutex:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="ckptstore-sync")
             try:
-                self._pending.append(self._pool.submit(self._settle, fd))
+                self._pending.append(self._pool.submit(self._settle, settle))
                 return
             except RuntimeError:
                 pass  # the interpreter is going down and takes no new threads
-        self._settle(fd)
+        self._settle(settle)
 
-    def _settle(self, fd: int) -> None:
-        """Make the file durable and unwritable: later saves may link it instead of writing it again."""
+    def _settle(self, settle: Callable[[], None]) -> None:
         try:
-            try:
-                if self._failure is None:
-                    self._disk.chmod(fd, 0o400)
-                    status = os.fstat(fd)  # before the sync: what is written during it counts as unsynced
-                    self._disk.fsync(fd)
-                    self._synced[identity(status)] = (status.st_size, status.st_mtime_ns)
-            finally:
-                self._disk.close(fd)
+            settle()
         except BaseException as error:
             self._failure = self._failure or error
             raise
         finally:
             self._room.release()
+
+    def _settle_file(self, fd: int) -> None:
+        """Make the file durable and unwritable: later saves may link it instead of writing it again."""
+        try:
+            if self._failure is None:
+                self._disk.chmod(fd, 0o400)
+                status = os.fstat(fd)  # before the sync: what is written during it counts as unsynced
+                self._disk.fsync(fd)
+                self._synced[identity(status)] = (status.st_size, status.st_mtime_ns)
+        finally:
+            self._disk.close(fd)
+
+    def _settle_directory(self, directory: Directory) -> None:
+        """Make the names in it durable."""
+        with directory:
+            if self._failure is None:
+                self._disk.fsync_dir(directory)
 
     def _drain(self) -> None:
         """Wait for every sync; raises the first failure."""
@@ -194,7 +204,7 @@ class DirectoryAttempt:
             with self.create(MANIFEST) as sink:
                 sink.write(manifest)
             self._drain()
-            self._sync_tree(self._top, "")
+            self._sync_tree(self._disk.open_dir(self._top, "."), "")
             self._drain()
             name, trashed = self._publish()
         except BaseException:
@@ -207,19 +217,25 @@ class DirectoryAttempt:
         return name
 
     def _sync_tree(self, directory: Directory, path: str) -> None:
-        """Sync what is not yet, files before the directory that names them, whoever wrote them."""
-        for entry in list(self._disk.entries(directory)):
-            where = f"{path}{entry.name}"
-            if entry.is_dir:
-                with self._disk.open_dir(directory, entry.name) as below:
-                    self._sync_tree(below, f"{where}/")
-            elif entry.size < 0:
-                raise InvalidRequest(where, "it is no regular file", "Save a copy of what it points to")
-            else:
-                self._sync_file(directory, entry.name)
-        if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
-            self._disk.chmod(directory.fd, 0o700)
-        self._disk.fsync_dir(directory)
+        """Sync what is not yet, files before the directory that names them, whoever wrote them.
+
+        Closes `directory`. Which of two directories comes first is all the same: none has a name yet
+        under which a reader would find it.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(directory)
+            for entry in list(self._disk.entries(directory)):
+                where = f"{path}{entry.name}"
+                if entry.is_dir:
+                    self._sync_tree(self._disk.open_dir(directory, entry.name), f"{where}/")
+                elif entry.size < 0:
+                    raise InvalidRequest(where, "it is no regular file", "Save a copy of what it points to")
+                else:
+                    self._sync_file(directory, entry.name)
+            if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
+                self._disk.chmod(directory.fd, 0o700)
+            stack.pop_all()
+        self._submit(partial(self._settle_directory, directory))
 
     def _sync_file(self, directory: Directory, name: str) -> None:
         status = self._disk.status(directory, name)
@@ -294,6 +310,8 @@ class DirectoryAttempt:
 
     def _close(self) -> None:
         self._drop_lock()
+        self._places.close()
+        self._others.close()
         self._top.close()
         self._staging.close()
 

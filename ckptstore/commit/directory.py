@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from ckptstore.backends.flock import Lock, try_lock
-from ckptstore.backends.local import is_temporary, open_below
+from ckptstore.backends.local import is_temporary
+from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory, Disk
 from ckptstore.commit import adoption
 from ckptstore.commit.attempt import DirectoryAttempt

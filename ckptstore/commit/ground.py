@@ -22,8 +22,9 @@ import sys
 from collections.abc import Iterator
 
 from ckptstore.backends.flock import Lock, lock_within
-from ckptstore.backends.local import LocalBackend, open_below
+from ckptstore.backends.local import LocalBackend
 from ckptstore.backends.mounts import warn_once
+from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory, Disk, identity
 from ckptstore.names import MANIFEST, META, SMALL_STATE_BYTES, CheckpointName
 

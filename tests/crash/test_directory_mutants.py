@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends.local import open_below
+from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory, Disk
 from ckptstore.commit.base import Check, IfExists, allow
 from ckptstore.commit.directory import DirectoryAttempt, DirectoryCatalog

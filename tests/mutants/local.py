@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ckptstore.backends.local import open_below
+from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory, Disk
 from ckptstore.commit.attempt import DirectoryAttempt
 from ckptstore.commit.ground import Ground

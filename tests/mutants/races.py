@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.local import open_below
+from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory
 from ckptstore.commit.states import REGISTERS, State, sizes, state_of
 from ckptstore.commit.sweep import Sweep
