@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing
+from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing, TooLarge
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -36,6 +36,10 @@ def typed(error: OSError | EOFError, what: str) -> CheckpointError:
     if isinstance(error, NotPlain):
         return CheckpointCorrupt(
             str(error.filename or what), why, "Remove it, or use an older checkpoint if it was part of one"
+        )
+    if isinstance(error, TooLarge):
+        return CheckpointCorrupt(
+            str(error.filename), why, "Bring back the file that was there, or use an older checkpoint"
         )
     if isinstance(error, BadOptions):
         return InvalidRequest(

@@ -32,7 +32,7 @@ class Identity:
     def _found(self) -> str:
         with translated(self._backend.url):
             try:
-                data = self._backend.read(names.STORE)
+                data = self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
             except FileNotFoundError:
                 data = self._made()
         return self._parsed(data)
@@ -41,7 +41,7 @@ class Identity:
         """After an empty listing: StoreNotFound unless the very store seen before is still there."""
         with translated(self._backend.url):
             try:
-                data = self._backend.read(names.STORE)
+                data = self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
             except FileNotFoundError as error:
                 raise StoreNotFound(
                     self._backend.url,
@@ -70,7 +70,7 @@ class Identity:
         except (FileExistsError, TimeoutError):
             # Somebody was faster, or our own reply was lost: what counts is what is there now.
             try:
-                held = self._backend.read(names.STORE)
+                held = self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
             except FileNotFoundError as error:
                 raise StoreUnavailable(url, "the store could not be made") from error
             if held != data and data.startswith(held) and store_id.encode("ascii") in held:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ckptstore import metrics, strictjson
 from ckptstore.digest import ALGORITHM, digest, is_digest
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
-from ckptstore.names import MAX_STEP, MIN_MANIFEST_BYTES, relative_path
+from ckptstore.names import MANIFEST, MAX_STEP, MIN_MANIFEST_BYTES, relative_path
 
 SCHEMA_VERSION = 1
 KINDS = (
@@ -105,9 +105,10 @@ class Manifest:
         return replace(self, signature=sign(_SIGNED_AS + self._body()))
 
     def dump(self) -> bytes:
-        """The bytes to commit."""
+        """The bytes to commit; InvalidRequest for more than a reader takes."""
         told = self._body() + _signature_field(self.signature)
-        return told + _DIGEST_FIELD + digest(told).encode("ascii") + b'"}\n'
+        data = told + _DIGEST_FIELD + digest(told).encode("ascii") + b'"}\n'
+        return strictjson.readable(data, MANIFEST)
 
     def _body(self) -> bytes:
         """All of it up to the signature and the digest."""

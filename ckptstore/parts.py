@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ckptstore import strictjson
+from ckptstore import names, strictjson
 from ckptstore.digest import digest_of_digests, is_digest
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
-from ckptstore.names import relative_path
 
 SCHEMA_VERSION = 1
 PART_BYTES = 16 * 2**20
@@ -54,7 +53,7 @@ class FileParts(NamedTuple):
 
 
 def dump(files: Iterable[FileParts]) -> bytes:
-    """The bytes of ``parts.json``."""
+    """The bytes of ``parts.json``; InvalidRequest for more than a reader takes."""
     table = {
         file.path: {
             "parts": [list(part) for part in file.parts],
@@ -62,7 +61,8 @@ def dump(files: Iterable[FileParts]) -> bytes:
         }
         for file in files
     }
-    return (strictjson.dumps({"schema_version": SCHEMA_VERSION, "files": table}) + "\n").encode("ascii")
+    data = (strictjson.dumps({"schema_version": SCHEMA_VERSION, "files": table}) + "\n").encode("ascii")
+    return strictjson.readable(data, names.PARTS)
 
 
 def load(data: bytes, source: str) -> dict[str, FileParts]:
@@ -77,7 +77,7 @@ def load(data: bytes, source: str) -> dict[str, FileParts]:
     fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
     files: Mapping[str, Any] = fields.take("files", dict)
     fields.finish()
-    return {path: _file(relative_path(path, source), entry, source) for path, entry in files.items()}
+    return {path: _file(names.relative_path(path, source), entry, source) for path, entry in files.items()}
 
 
 def _file(path: str, entry: object, source: str) -> FileParts:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ckptstore import manifest as manifests
-from ckptstore import names, parts
+from ckptstore import names, parts, strictjson
 from ckptstore.backends.base import Backend
 from ckptstore.codec import safe
 from ckptstore.codec.skeleton import load_trusted, skeleton
@@ -87,11 +87,9 @@ def _fetch_manifest(
     source = f"{label}/{names.MANIFEST}"
     with translated(source):
         try:
-            data = backend.read(key)
+            data = backend.read(key, most=strictjson.MAX_BYTES)
         except FileNotFoundError:
             return None
-        except MemoryError as error:
-            raise CheckpointCorrupt(source, "it is far too large for a manifest") from error
     if len(data) <= names.SMALL_STATE_BYTES:
         try:
             if json.loads(data).get("state") in ("aborted", "deleted"):  # no set: it may be a list
@@ -212,7 +210,8 @@ class Reader:
 
     def _parts_bytes(self) -> bytes:
         said = self.manifest.parts
-        data = self._guarded(names.PARTS, lambda: self.backend.read(_key(self.prefix, names.PARTS)))
+        key, most = _key(self.prefix, names.PARTS), min(said.size, strictjson.MAX_BYTES)
+        data = self._guarded(names.PARTS, lambda: self.backend.read(key, most=most))
         if len(data) != said.size or digest(data) != said.digest:
             raise self._corrupt(names.PARTS, "its digest does not match the manifest")
         return data

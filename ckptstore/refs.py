@@ -116,7 +116,7 @@ def _read(backend: Backend, ref: str, number: int) -> Target | None:
     key = _key(ref, number)
     source = f"{backend.url}/{key}"
     with translated(source):
-        data = backend.read(key)
+        data = backend.read(key, most=strictjson.MAX_SMALL_BYTES)
     fields = strictjson.Fields(strictjson.loads(data, source), source)
     fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
     raw = fields.take_optional("target", dict)

@@ -7,10 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from ckptstore.errors import CheckpointCorrupt
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 
 T = TypeVar("T")
 MAX_BYTES = 256 * 2**20
+"""Of a manifest or ``parts.json``; more is not even read."""
+MAX_SMALL_BYTES = 2**20
+"""Of what else we write: ``store.json``, tags, probes."""
 
 
 def dumps(value: object) -> str:
@@ -34,6 +37,14 @@ def loads(data: bytes, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointCorrupt(source, "the JSON is not an object")
     return value
+
+
+def readable(data: bytes, what: str) -> bytes:
+    """`data`, about to be written as `what`; InvalidRequest if `loads` would not take that much."""
+    if len(data) > MAX_BYTES:
+        why = f"it would have {len(data)} bytes, where {MAX_BYTES} are the most that is read"
+        raise InvalidRequest(what, why, "Save fewer arrays, files, labels or metrics in one checkpoint")
+    return data
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -16,6 +16,7 @@ import random
 import shutil
 import tempfile
 import threading
+import tracemalloc
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ckptstore.backends.base import Backend, Sink
+from ckptstore.backends.base import Backend, Sink, TooLarge
 from ckptstore.backends.posix import Directory, Disk, Identity, identity
 from ckptstore.commit.base import Attempt, Catalog, IfExists
 from ckptstore.errors import CheckpointExists, CheckpointGone, CheckpointProtected, SaveAborted
@@ -404,6 +405,23 @@ class BackendTests:
             backend.read("digits", 20, 21)
         with pytest.raises(EOFError):
             backend.read_into("digits", 8, memoryview(bytearray(3)))
+
+    def test_a_file_that_is_too_large_is_not_read(self, backend: Backend) -> None:
+        backend.publish("digits", b"0123456789")
+        assert backend.read("digits", most=10) == b"0123456789"
+        assert backend.read("digits", 4, most=6) == b"456789"
+        with pytest.raises(TooLarge) as caught:
+            backend.read("digits", most=9)
+        assert str(caught.value.filename).endswith("digits")
+        with backend.write("large") as sink:
+            sink.write(bytes(8 * 2**20))
+        tracemalloc.start()
+        try:
+            with pytest.raises(TooLarge, match=r"8388608.*8000000"):
+                backend.read("large", most=8_000_000)
+            assert tracemalloc.get_traced_memory()[1] < 4 * 2**20, "it was read all the same"
+        finally:
+            tracemalloc.stop()
 
     def test_what_is_not_there_is_not_found(self, backend: Backend) -> None:
         backend.publish("there", b"yes")

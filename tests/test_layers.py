@@ -32,10 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "eras": {"errors", "names", "codec", "migrations"},
     "backends": {"errors", "names"},
     "failures": {"errors", "backends"},
-    "commit": {"errors", "names", "backends", "failures"},
+    "commit": {"errors", "names", "strictjson", "backends", "failures"},
     "plan": {"errors", "names", "strictjson", "parts", "codec"},
     "writing": {"backends", "digest", "parts", "plan"},
-    "reading": {"errors", "names", "digest", "parts", "manifest", "codec", "backends", "failures", "writing"},
+    "reading": {
+        "errors", "names", "strictjson", "digest", "parts", "manifest", "codec", "backends", "failures",
+        "writing",
+    },
     "reusing": {"errors", "digest", "parts", "backends", "commit", "plan", "reading", "writing"},
     "saving": {
         "errors", "names", "digest", "parts", "manifest", "backends", "commit", "plan", "failures", "writing",

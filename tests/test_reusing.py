@@ -63,9 +63,9 @@ class Watched(LocalBackend):
         super().__init__(root, disk)
         self.keys: list[str] = []
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
         self.keys.append(key)
-        return super().read(key, start, stop)
+        return super().read(key, start, stop, most)
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         self.keys.append(key)

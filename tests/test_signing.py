@@ -54,9 +54,9 @@ class Watching(LocalBackend):
         super().__init__(root)
         self.read_keys: list[str] = []
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
         self.read_keys.append(key)
-        return super().read(key, start, stop)
+        return super().read(key, start, stop, most)
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         self.read_keys.append(key)

@@ -14,6 +14,7 @@ PermissionError       wrong or expired credentials, missing rights, read-only
 OSError(ENOSPC, ...)  no space or quota left
 TimeoutError          no proper answer until the deadline
 EOFError              fewer bytes than asked for
+TooLarge              more bytes than the caller takes
 BadOptions            an OSError: the client can't be set up like that
 OSError               anything else the place says
 ====================  ==========================================================
@@ -21,6 +22,7 @@ OSError               anything else the place says
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -48,6 +50,15 @@ class NotPlain(NotADirectoryError):
 
     Its `filename` says where. Never followed, never read, and nothing that waiting would mend.
     """
+
+
+class TooLarge(OSError):
+    """A file of more bytes than its reader takes, which was not read. Its `filename` says which."""
+
+
+def too_large(name: str, size: int, most: int) -> TooLarge:
+    """What to raise for `name`."""
+    return TooLarge(errno.EFBIG, f"it has {size} bytes, where {most} are the most there may be", name)
 
 
 class Sink(Protocol):
@@ -79,10 +90,11 @@ class Backend(Protocol):
     def concurrency(self) -> int:
         """How many files it is best to move at once."""
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
         """The bytes ``[start, stop)`` of `key`; all from `start` on if `stop` is None.
 
-        Raises EOFError rather than return fewer bytes than a given `stop` asks for.
+        Raises EOFError rather than return fewer bytes than a given `stop` asks for. Without a `stop`,
+        TooLarge rather than take up more memory than `most` bytes: a file may be as long as anybody likes.
         """
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:

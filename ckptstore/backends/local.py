@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from ckptstore import names
-from ckptstore.backends.base import Listed, PlaceMissing
+from ckptstore.backends.base import Listed, PlaceMissing, too_large
 from ckptstore.backends.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.openpath import open_below
 from ckptstore.backends.posix import Directory, Disk, Entry
@@ -133,9 +133,14 @@ class LocalBackend:
 
     # ---- Reading
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes ``[start, stop)`` of `key`; EOFError if there are fewer than `stop` asks for."""
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
+        """The bytes ``[start, stop)`` of `key`; EOFError if there are fewer than `stop` asks for.
+
+        TooLarge if `stop` is None and there are more than `most`.
+        """
         with self._file(key) as (fd, size):
+            if stop is None and most is not None and size - start > most:
+                raise too_large(self._path(key), size - start, most)
             end = size if stop is None else stop
             pieces: list[bytes] = []
             os.lseek(fd, start, os.SEEK_SET)

@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink
+from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
 from ckptstore.backends.patience import GaveUp, Patience, Verdict
 from ckptstore.backends.remote import MISTAKES
 from ckptstore.backends.wire import Body, Opener, Page, Upload, Wire
@@ -113,7 +113,7 @@ class ObjectBackend:
 
     # Reading
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
         if stop is not None:
             target = bytearray(max(stop - start, 0))
             self.read_into(key, start, memoryview(target))
@@ -123,6 +123,8 @@ class ObjectBackend:
             count, total = self._get(key, start, memoryview(first))
         except EOFError:
             return b""  # a range that begins at the end of the object, or in an empty one
+        if most is not None and total - start > most:
+            raise too_large(self._name(key), total - start, most)
         if start + count >= total:
             return bytes(memoryview(first)[:count])
         whole = bytearray(total - start)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ckptstore.backends.base import Backend
+from ckptstore import strictjson
+from ckptstore.backends.base import Backend, TooLarge
 from ckptstore.errors import StoreUnavailable
 
 FIRST_PAUSE = 0.05  # seconds
@@ -46,10 +47,12 @@ def settle(
         except OSError as error:  # refused, cut, timed out: any of them may follow a try that landed
             failure = error
         try:
-            return backend.read(key)
+            return backend.read(key, most=strictjson.MAX_BYTES)
         except FileNotFoundError:
             if isinstance(failure, PermissionError):
                 raise failure from None
+        except TooLarge:
+            raise  # no attempt's, and waiting would not mend it
         except OSError as error:
             failure = failure or error
         if clock() + pause > deadline:

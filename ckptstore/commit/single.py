@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ckptstore.backends.base import Listed, ObjectPlace, Sink
+from ckptstore.backends.base import Listed, ObjectPlace, Sink, TooLarge
 
 
 class SingleWriter:
@@ -39,14 +39,16 @@ class SingleWriter:
     def publish(self, key: str, data: bytes) -> None:
         """Create `key`, unless a look shows that it is there."""
         try:
-            self._backend.read(key)
+            self._backend.read(key, most=0)
         except FileNotFoundError:
             self._backend.publish(key, data)
-        else:
-            raise FileExistsError(f"{self.url}/{key} is already there")
+            return
+        except TooLarge:
+            pass  # whatever it holds
+        raise FileExistsError(f"{self.url}/{key} is already there")
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        return self._backend.read(key, start, stop)
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
+        return self._backend.read(key, start, stop, most)
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         self._backend.read_into(key, start, target)

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ckptstore.backends.base import Listed
+from ckptstore.backends.base import Listed, TooLarge
 from ckptstore.commit.base import Swept
 from ckptstore.commit.states import REGISTERS, State, grouped, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
-from ckptstore.names import CLAIM, DELETING, MANIFEST, PROBE, RETIRED, CheckpointName
+from ckptstore.names import CLAIM, DELETING, MANIFEST, PROBE, RETIRED, SMALL_STATE_BYTES, CheckpointName
 
 if TYPE_CHECKING:
     from ckptstore.commit.register import RegisterCatalog
@@ -91,7 +91,11 @@ class Sweep:
         """Whether the register itself says so: a size in a listing is a hint, and this is for ever."""
         if MANIFEST not in files and RETIRED in files:
             return True
-        return small_state(self._backend.read(f"{name}/{MANIFEST}")) is not None
+        try:
+            data = self._backend.read(f"{name}/{MANIFEST}", most=SMALL_STATE_BYTES)
+        except TooLarge:
+            return False
+        return small_state(data) is not None
 
     def _retire(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
         """Forget a directory whose every writer is long gone, so that its name can be used again.

@@ -6,14 +6,16 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 
 from ckptstore.backends import open_backend
-from ckptstore.backends.base import Backend
+from ckptstore.backends.base import Backend, ObjectPlace
 from ckptstore.backends.fast import FastS3Wire
 from ckptstore.backends.local import LocalBackend
 from ckptstore.backends.objects import ObjectBackend
+from ckptstore.commit.single import SingleWriter
 from ckptstore.testing import BackendTests, SideDoor
 from tests.servers import Server
 
@@ -102,3 +104,14 @@ class TestYours(BackendTests):
         found = open_backend(url, json.loads(os.environ.get("CKPTSTORE_TEST_OPTIONS", "{}")))
         yield found
         found.delete([entry.key for entry in found.list()])
+
+
+@pytest.mark.parametrize("held", [b"", b"held"])
+def test_a_single_writer_overwrites_nothing_that_it_sees(held: bytes) -> None:
+    place = open_backend(f"memory://{uuid.uuid4().hex}/run")
+    place.replace("taken", held)
+    single = SingleWriter(cast("ObjectPlace", place))
+    with pytest.raises(FileExistsError):
+        single.publish("taken", b"other")
+    single.publish("free", b"other")
+    assert (single.read("taken", most=4), single.read("free", 1, 3)) == (held, b"th")

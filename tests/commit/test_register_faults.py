@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from ckptstore import strictjson
 from ckptstore.backends import open_backend
+from ckptstore.backends.base import TooLarge
 from ckptstore.backends.objects import ObjectBackend
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import Catalog
+from ckptstore.commit.settle import settle
 from ckptstore.errors import CheckpointGone, StoreUnavailable
 from ckptstore.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
 from ckptstore.testing import manifest_bytes
@@ -195,3 +198,22 @@ def test_the_protocol_costs_few_requests(place: Place, proxy: FaultProxy) -> Non
     assert requests_of(proxy, catalog.names) == 1
     assert requests_of(proxy, catalog.scan) == 1
     assert requests_of(proxy, lambda: load(catalog, 1)) == 1
+
+
+def test_a_register_that_nobody_could_have_written_is_told_at_once(
+    server: Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content is not fetched, and waiting would not mend it."""
+    proxy.reset()
+    place = Place(server, proxy)
+    backend = place.catalog(direct=True).backend
+    key = f"checkpoint_000001/{MANIFEST}"
+    with backend.write(key) as sink:
+        sink.write(bytes(3 * 2**20))
+    waited: list[float] = []
+    monkeypatch.setattr(strictjson, "MAX_BYTES", 2**20)
+    with pytest.raises(TooLarge) as caught:
+        settle(backend, key, b"ours", timeout=5, sleep=waited.append)
+    assert not waited
+    assert MANIFEST in caught.value.filename
+    place.close()

@@ -10,16 +10,21 @@ import json
 import os
 import resource
 import sys
+import tracemalloc
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from ckptstore import Checkpoint, CheckpointStore
+from ckptstore import Checkpoint, CheckpointStore, strictjson
 from ckptstore.digest import digest, digest_of_digests
-from ckptstore.errors import CheckpointCorrupt, CheckpointError, UnreadableFormat
-from tests.hostile.trial import META, NEWEST, Trial, assert_true, typed
+from ckptstore.errors import CheckpointCorrupt, CheckpointError, InvalidRequest, UnreadableFormat
+from tests.figures import Figures
+from tests.hostile.trial import META, NEWEST, Trial, assert_true, save, typed
 from tests.stores import tree_bytes
 
 
@@ -184,6 +189,80 @@ def test_a_sparse_file_takes_no_memory(trial: Trial, file: str) -> None:
     latest = CheckpointStore(root).latest()
     assert latest is not None
     assert latest.step == 2
+
+
+SMALL = f"{META}/store.json", f"{META}/refs/champion/000000000001.json"
+OURS = f"{NEWEST}/{META}/manifest.json", f"{NEWEST}/{META}/parts.json", *SMALL
+
+
+def too_large(file: str) -> int:
+    return (strictjson.MAX_SMALL_BYTES if file in SMALL else strictjson.MAX_BYTES) + 1
+
+
+def refused_unread(file: str, store: CheckpointStore, figures: Figures) -> None:
+    """Whatever meets the file says which it is, and what to do, and has not read it."""
+    newest = (lambda: store.get(3), lambda: store.get(3).load(), lambda: store.get(3).verify())
+    tag = (store.tags, lambda: store.get("tag:champion"), lambda: store.delete(1), lambda: store.prune(1))
+    every = (store.latest, store.checkpoints, lambda: save(store, 4), store.gc)
+    calls = {"manifest": newest[:1], "parts": newest[1:2], "store": every, "00001": tag}
+    tracemalloc.start()
+    try:
+        for call in next(calls for what, calls in calls.items() if f"{what}.json" in file):
+            _, error = typed(call, file)
+            assert isinstance(error, CheckpointCorrupt)
+            assert file in error.what
+            assert f"{too_large(file)} bytes" in error.why
+            assert error.remedy
+            figures.add("hostile reads", 1)
+        if file == f"{NEWEST}/{META}/manifest.json":
+            latest = store.latest()
+            assert latest is not None
+            assert latest.step == 2
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20, "it was read all the same"
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("file", OURS)
+def test_a_file_of_ours_that_is_too_large_is_not_read(trial: Trial, figures: Figures, file: str) -> None:
+    root = trial.fresh()
+    os.truncate(root / file, too_large(file))
+    refused_unread(file, CheckpointStore(root), figures)
+
+
+@pytest.mark.parametrize("file", OURS)
+def test_an_object_of_ours_that_is_too_large_is_not_read(figures: Figures, file: str) -> None:
+    name = uuid.uuid4().hex
+    with CheckpointStore(f"memory://{name}") as store:
+        for step in (1, 2, 3):
+            save(store, step)
+        store.tag("champion", 1)
+    memory = MemoryFileSystem()
+    memory.pipe_file(f"/{name}/{file}", bytes(too_large(file)))
+    with CheckpointStore(f"memory://{name}") as store:
+        refused_unread(file, store, figures)
+    memory.rm(f"/{name}", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ({"state": {str(at): np.arange(9000) for at in range(60)}}, "parts"),
+        ({"state": {}, "metrics": {str(at): at for at in range(900)}}, "manifest"),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_what_no_reader_would_take_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, given: dict[str, Any], file: str
+) -> None:
+    store = CheckpointStore(tmp_path / "run" if place == "local" else f"memory://{uuid.uuid4().hex}")
+    save(store, 1)
+    monkeypatch.setattr(strictjson, "MAX_BYTES", 5000)
+    with pytest.raises(InvalidRequest, match=rf"{file}\.json.* 5000 .*fewer"):
+        store.save(2, **given)
+    monkeypatch.undo()
+    assert [checkpoint.step for checkpoint in store.checkpoints()] == [1]
+    assert store.save(2, **given).verify().ok
 
 
 # -- JSON -----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ckptstore.backends.base import Listed, Sink
+from ckptstore.backends.base import Listed, Sink, too_large
 from ckptstore.commit.register import RegisterCatalog
 from ckptstore.commit.states import small_state
 from ckptstore.errors import (
@@ -106,8 +106,10 @@ class Place:
     def sleep(self, seconds: float) -> None:
         self._now += seconds
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
         found: bytes = self.ask("read", key)
+        if most is not None and len(found) > most:
+            raise too_large(key, len(found), most)
         return found[start:stop]
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:

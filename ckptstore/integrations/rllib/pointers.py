@@ -14,7 +14,7 @@ from ckptstore.store import CheckpointStore
 POINTER = "ckptstore.json"
 """The file, alone in a directory that Ray takes for the checkpoint."""
 
-_LONGEST = 64 * 1024
+LONGEST = 64 * 1024
 
 
 class Pointer(NamedTuple):
@@ -61,7 +61,7 @@ def open_reported(reported: Any, store: StoreSource | None = None) -> Checkpoint
     path = f"{reported.path}/{POINTER}"
     try:
         with reported.filesystem.open_input_stream(path) as stream:
-            data = stream.read(_LONGEST)
+            data = stream.read(LONGEST)
     except FileNotFoundError as error:
         raise UnreadableFormat(
             reported.path, "it points at no store", "Open it with Checkpoint.open, or with Ray"

@@ -67,7 +67,7 @@ class StoredAlgorithm:
             algo.load_checkpoint(checkpoint_dir)
             return
         with open(path, "rb") as file:
-            pointer = pointers.parse(file.read(), path)
+            pointer = pointers.parse(file.read(pointers.LONGEST), path)
         found = self._store_of(pointer.trial).get(pointer.step)
         if found.id != pointer.id:  # the trial was killed after it had saved the step again
             logger.info("%s was saved again since Tune was told of it", found.url)
