@@ -59,12 +59,14 @@ fuzz: $(SCRATCH)/fuzz/.ready  ## coverage-guided fuzzing of every decoder for an
 bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safetensors, Orbax, boto3, ..., which it downloads
 	$(SCRATCH)/bench/bin/python -m benchmarks.local
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
+	$(SCRATCH)/bench/bin/python -m benchmarks.buckets --server sink --only save,load
 	$(SCRATCH)/bench/bin/python -m benchmarks.decode
 	$(SCRATCH)/bench/bin/python -m benchmarks.bulk
 
 bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
 	$(RUN)python -m benchmarks.buckets --smoke
+	$(RUN)python -m benchmarks.buckets --smoke --server sink --only save,load
 	$(RUN)python -m benchmarks.decode --smoke
 
 clean:  ## remove what the targets above made
@@ -100,7 +102,8 @@ $(SCRATCH)/fuzz/.ready:
 
 $(SCRATCH)/bench/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SCRATCH)/bench
-	$(SCRATCH)/bench/bin/python -m pip install --quiet "torch>=2.4" safetensors orbax-checkpoint torchrl pyarrow matplotlib --editable '.[dev]'
+	$(SCRATCH)/bench/bin/python -m pip install --quiet "torch>=2.4" safetensors orbax-checkpoint torchrl pyarrow \
+	  matplotlib "ray[train]==2.60.0" lightning-fabric --editable '.[dev]'
 	@touch $@
 
 # Quiet unless it fails.

