@@ -17,7 +17,12 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_",
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 from ckptstore.backends import remote  # noqa: E402
-from tests.figures import figures, pytest_terminal_summary  # noqa: E402, F401  # the hook sums up at the end
+from tests.figures import (  # noqa: E402, F401  # the hooks count, and sum up at the end
+    figures,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
 from tests.servers import STARTERS, Server  # noqa: E402
 
 remote.FAST = False  # as without ckptstore[fast]; the tests of `fast` say so

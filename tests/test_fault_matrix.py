@@ -221,7 +221,7 @@ def test_one_fault_at_every_request(
         longest = max(longest, time.monotonic() - began)
         proxy.reset()
         if hit and hit[0]:
-            figures.add(f"requests faulted: {name} on {where}", 1)
+            figures.add(f"requests faulted: {name} on {where}", 1, "requests faulted")
             figures.add(f"    of which ended in a typed error: {name} on {where}", int(failed is not None))
             if failed is not None:
                 print(f"{where} {name} {act} at request {at}: {failed!r}")

@@ -14,6 +14,7 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.errors import CheckpointExists
+from tests.figures import Figures
 
 CONTEXT = multiprocessing.get_context("spawn")
 Result = tuple[int, int, str | None]
@@ -59,7 +60,7 @@ def race(root: Path, processes: int, rounds: int) -> dict[int, list[tuple[int, s
     ("processes", "rounds"),
     [(4, 10), pytest.param(16, 200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
 )
-def test_one_winner(tmp_path: Path, processes: int, rounds: int) -> None:
+def test_one_winner(tmp_path: Path, figures: Figures, processes: int, rounds: int) -> None:
     winners = race(tmp_path, processes, rounds)
     for step, won in winners.items():
         assert len(won) == 1, f"step {step}: {won}"
@@ -73,4 +74,5 @@ def test_one_winner(tmp_path: Path, processes: int, rounds: int) -> None:
     assert [ckpt.step for ckpt in store.checkpoints()] == list(range(rounds))
     assert all(report.ok for report in store.verify())
     assert not list((tmp_path / ".staging").iterdir())
+    figures.add(f"races run: {processes} processes save one step", rounds, "races run")
     print(f"{rounds} rounds of {processes} processes: {len(winners)} winners, re-read byte for byte")

@@ -150,6 +150,7 @@ class StoreMachine(RuleBasedStateMachine):
     def same(self) -> None:
         TOTAL.add(f"    operations in them, each followed by a look at everything, {self.place}", 1)
         listed = self.store.checkpoints()
+        TOTAL.add(f"    checkpoints compared in them, {self.place}", len(listed), "reads checked")
         assert {ckpt.step: ckpt.state for ckpt in reversed(listed)} == {
             step: value for step, (value, _) in self.model.items()
         }

@@ -121,6 +121,8 @@ class Life:
         self.may: dict[int, set[str | None]] = {}
         self.wrong: list[str] = []
         self.counts = dict.fromkeys(("operations", "of which ended in a typed error"), 0)
+        self.compared = 0
+        """Loads whose content was compared."""
         self.longest = 0.0
         """Seconds until the slowest error."""
 
@@ -179,6 +181,7 @@ class Life:
             self.same(found.step, loaded)
 
     def same(self, step: int, loaded: Any) -> None:
+        self.compared += 1
         token = loaded.state["token"]
         if token not in self.may[step]:
             self.wrong.append(f"wrong: {step} is {token}, not any of {self.may[step]}")
@@ -291,10 +294,12 @@ def test_a_bad_day(
         f"slowest error after {life.longest:.1f} s of {TIMEOUT:g} s for each request"
     )
     figures.add("bad days on buckets", 1)
-    figures.add("    requests in trouble", hit)
+    figures.add("    requests in trouble", hit, "requests faulted")
     for what, count in life.counts.items():
         figures.add(f"    {what}", count)
+    figures.add("    loads compared", life.compared, "reads checked")
     figures.add("    lost, wrong, untyped, false-empty", len(life.wrong))
+    figures.judge(life.wrong)
     assert hit
     assert not life.wrong, "\n".join(life.wrong)
 

@@ -13,6 +13,7 @@ import pytest
 from ckptstore.commit.base import IfExists
 from ckptstore.errors import CheckpointExists
 from tests.crash.world import catalog, leftovers, payload, save, state
+from tests.figures import Figures
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 
@@ -61,13 +62,15 @@ def _check_one_winner(root: str, processes: int, rounds: int) -> None:
     assert leftovers(root) == []
 
 
-def test_one_of_eight_processes_wins_each_of_twenty_rounds(tmp_path: Path) -> None:
+def test_one_of_eight_processes_wins_each_of_twenty_rounds(tmp_path: Path, figures: Figures) -> None:
     _check_one_winner(str(tmp_path / "store"), 8, 20)
+    figures.add("races run: 8 processes commit one step", 20, "races run")
 
 
 @pytest.mark.slow
-def test_one_of_sixteen_processes_wins_each_of_two_hundred_rounds(tmp_path: Path) -> None:
+def test_one_of_sixteen_processes_wins_each_of_two_hundred_rounds(tmp_path: Path, figures: Figures) -> None:
     _check_one_winner(str(tmp_path / "store"), 16, 200)
+    figures.add("races run: 16 processes commit one step", 200, "races run")
 
 
 def test_of_racing_replacements_the_last_stays(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ckptstore.commit import open_catalog
 from ckptstore.errors import CheckpointExists, SaveAborted, StoreUnsuitable
 from ckptstore.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
 from ckptstore.testing import manifest_bytes
+from tests.figures import Figures
 from tests.servers import Server
 
 # Each process saves round after round and prints the ids of the rounds it won.
@@ -108,18 +109,24 @@ def check(server: Server, url: str, won: dict[int, str]) -> int:
 
 
 @pytest.mark.parametrize("name", ["moto", "seaweedfs"])
-def test_processes_race_and_one_wins(start_server: Callable[[str], Server], name: str) -> None:
+def test_processes_race_and_one_wins(
+    start_server: Callable[[str], Server], figures: Figures, name: str
+) -> None:
     race(start_server(name), processes=4, rounds=6)
+    figures.add("races run: 4 processes commit one step", 6, "races run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["moto", "seaweedfs"])
-def test_many_processes_race_and_one_wins(start_server: Callable[[str], Server], name: str) -> None:
+def test_many_processes_race_and_one_wins(
+    start_server: Callable[[str], Server], figures: Figures, name: str
+) -> None:
     race(start_server(name), processes=16, rounds=50)
+    figures.add("races run: 16 processes commit one step", 50, "races run")
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_threads_race_and_one_wins(fake_gcs: Server, rounds: int) -> None:
+def test_threads_race_and_one_wins(fake_gcs: Server, figures: Figures, rounds: int) -> None:
     url = fake_gcs.new_url()
     backend = open_backend(url, fake_gcs.options)
     catalog = open_catalog(backend)
@@ -139,6 +146,7 @@ def test_threads_race_and_one_wins(fake_gcs: Server, rounds: int) -> None:
         list(pool.map(save, [step for step in range(rounds) for _ in range(16)]))
     assert {step: len(ids) for step, ids in won.items()} == dict.fromkeys(range(rounds), 1)
     left = check(fake_gcs, url, {step: ids[0] for step, ids in won.items()})
+    figures.add("races run: 16 threads commit one step", rounds, "races run")
     print(f"fake-gcs: {rounds} rounds of 16 threads, one winner each, {left} losers' payloads")
     backend.close()  # type: ignore[attr-defined]
 

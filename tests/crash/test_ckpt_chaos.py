@@ -53,4 +53,4 @@ def test_every_verdict_is_pass(tmp_path: Path, figures: Figures) -> None:
     print(verdicts)
     assert verdicts.keys() == {"PASS"}
     assert int(verdicts["PASS"]) > 80
-    figures.add("kills by ckpt-chaos, all PASS", int(verdicts["PASS"]) - 1)
+    figures.add("kills by ckpt-chaos, all PASS", int(verdicts["PASS"]) - 1, "processes killed or stopped")

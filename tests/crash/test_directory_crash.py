@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,50 +18,52 @@ from ckptstore.testing import CrashingDisk, PowerCutDisk
 from tests.crash.loop import Lose, Outcome, Scenario, lives, lose_all, lose_none, lose_some, repeat, run
 from tests.crash.scenarios import ALL, DELETE, REPLACE, SAVE
 from tests.crash.world import catalog, copy_of, save, state
+from tests.figures import Figures
 
-Note = Callable[[str, object], None]
 POWER = {"lose-all": lose_all, "lose-some": lose_some, "lose-none": lose_none}
 
 
-def _report(outcome: Outcome, note: Note) -> None:
+DIED = "changes at which a process stopped or the power went, and what it left was looked at"
+
+
+def _report(outcome: Outcome, figures: Figures) -> None:
     print(f"{outcome.changes} changes, {outcome.states} states looked at: {outcome.kinds}")
-    note("changes", outcome.changes)
-    note("states", outcome.states)
+    figures.add(DIED, outcome.states)
     assert outcome.states == outcome.changes + 1
     assert outcome.changes > 10
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_the_process_dies_at_every_change(
-    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, figures: Figures
 ) -> None:
     template = templates.get(scenario.name, templates[""])
-    _report(run(scenario, template, str(tmp_path)), record_property)
+    _report(run(scenario, template, str(tmp_path)), figures)
 
 
 @pytest.mark.parametrize("lose", POWER.values(), ids=POWER)
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_the_power_goes_at_every_change(
-    scenario: Scenario, lose: Lose, templates: dict[str, str], tmp_path: Path, record_property: Note
+    scenario: Scenario, lose: Lose, templates: dict[str, str], tmp_path: Path, figures: Figures
 ) -> None:
     template = templates.get(scenario.name, templates[""])
-    _report(run(scenario, template, str(tmp_path), kind=PowerCutDisk, lose=lose), record_property)
+    _report(run(scenario, template, str(tmp_path), kind=PowerCutDisk, lose=lose), figures)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_the_power_takes_twenty_other_choices(
-    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, figures: Figures
 ) -> None:
     template = templates.get(scenario.name, templates[""])
     for seed in range(1, 21):
         lose = functools.partial(lose_some, seed=seed)
-        _report(run(scenario, template, str(tmp_path), kind=PowerCutDisk, lose=lose), record_property)
+        _report(run(scenario, template, str(tmp_path), kind=PowerCutDisk, lose=lose), figures)
 
 
 @pytest.mark.parametrize("scenario", [DELETE, REPLACE], ids=lambda scenario: scenario.name)
 def test_a_sweep_finishes_what_a_dead_process_began_and_then_the_power_goes(
-    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, figures: Figures
 ) -> None:
     """The dead one may have moved a checkpoint to the trash and not have synced that."""
     states = 0
@@ -80,7 +81,7 @@ def test_a_sweep_finishes_what_a_dead_process_began_and_then_the_power_goes(
                 states += 1
         if alive:
             break
-    record_property("states", states)
+    figures.add(DIED, states)
 
 
 class _KilledDisk(CrashingDisk):
@@ -95,7 +96,7 @@ class _KilledDisk(CrashingDisk):
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 @pytest.mark.parametrize("scenario", [SAVE, REPLACE, DELETE], ids=lambda scenario: scenario.name)
 def test_a_real_process_is_killed_at_every_change(
-    scenario: Scenario, templates: dict[str, str], tmp_path: Path, record_property: Note
+    scenario: Scenario, templates: dict[str, str], tmp_path: Path, figures: Figures
 ) -> None:
     with copy_of(templates[""], str(tmp_path / "plain")) as root:
         before = state(root)
@@ -115,7 +116,7 @@ def test_a_real_process_is_killed_at_every_change(
         if not os.WIFSIGNALED(status):
             break
     assert k > 10
-    record_property("kills", k)
+    figures.add("processes killed at a change", k, "processes killed or stopped")
 
 
 _SAVE_FOR_EVER = """

@@ -213,7 +213,7 @@ def refused_unread(file: str, store: CheckpointStore, figures: Figures) -> None:
             assert file in error.what
             assert f"{too_large(file)} bytes" in error.why
             assert error.remedy
-            figures.add("hostile reads", 1)
+            figures.add("hostile reads", 1, "reads checked")
         if file == f"{NEWEST}/{META}/manifest.json":
             latest = store.latest()
             assert latest is not None

@@ -26,7 +26,7 @@ def damage(root: Path, random_: random.Random) -> str:
     kind = random_.choice([*FILES, "moved", "swapped trees"])
     if kind == "moved":
         [one] = random_.sample(sorted(root.glob("checkpoint_*")), 1)
-        name = random_.choice(NAMES)
+        name = random_.choice([name for name in NAMES if not (root / name).exists()])
         one.rename(root / name)
         return f"{one.name} is {name}"
     if kind == "swapped trees":

@@ -78,7 +78,7 @@ class Trial:
         shutil.copytree(self._pristine, self._root)
         for path in [self._root, *self._root.rglob("*")]:
             path.chmod(0o700 if path.is_dir() else 0o600)
-        self._figures.add("trees damaged", 1)
+        self._figures.add("trees damaged", 1, "hostile trees")
         return self._root
 
     # -- looking ------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Trial:
         self, call: Callable[[], Any], name: str, what: str = "reads"
     ) -> tuple[Any, CheckpointError | None]:
         value, error = typed(call, name)
-        self._figures.add(f"hostile {what}", 1)
+        self._figures.add(f"hostile {what}", 1, "reads checked" if what == "reads" else None)
         self._figures.add(f"    {what} refused with a typed error", int(error is not None))
         return value, error
 

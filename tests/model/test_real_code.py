@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.figures import Figures
 from tests.model.world import Body, deleter, explore, reader, sweeper, writer
 
 CASES: dict[str, tuple[dict[str, Body], int]] = {
@@ -25,16 +26,22 @@ LONG: dict[str, tuple[dict[str, Body], int]] = {
     "three writers": ({"W1": writer("error"), "W2": writer("error"), "W3": writer("error")}, 0),
 }
 
+STATES = "states that orders of requests led to, each judged"
+
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_order_keeps_every_promise(case: str) -> None:
+def test_every_order_keeps_every_promise(case: str, figures: Figures) -> None:
     actors, faults = CASES[case]
-    print(f"{case}: {explore(actors, faults=faults)} states")
+    states = explore(actors, faults=faults)
+    print(f"{case}: {states} states")
+    figures.add(STATES, states, "states of the commit protocol")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("case", LONG)
-def test_every_order_of_more_actors(case: str) -> None:
+def test_every_order_of_more_actors(case: str, figures: Figures) -> None:
     actors, faults = LONG[case]
-    print(f"{case}: {explore(actors, faults=faults, limit=1_000_000)} states")
+    states = explore(actors, faults=faults, limit=1_000_000)
+    print(f"{case}: {states} states")
+    figures.add(STATES, states, "states of the commit protocol")

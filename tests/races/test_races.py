@@ -20,6 +20,11 @@ from tests.servers import Server
 SECONDS = float(os.environ.get("CKPTSTORE_RACE_SECONDS", "60"))
 """For which the long races last."""
 SEED = int(os.environ.get("CKPTSTORE_SEED", "1"))
+SUMMED = {
+    "reads checked": "reads checked",
+    "processes killed": "processes killed or stopped",
+    "processes stopped for longer than the grace": "processes killed or stopped",
+}
 
 
 @pytest.fixture
@@ -33,10 +38,11 @@ def directory() -> Iterator[str]:
 def report(where: str, done: Race, figures: Figures) -> None:
     counts = done.counts()
     print(f"{where}: {counts}, {len(done.violations)} broken rules")
-    figures.add("races run: rounds of processes killed and stopped at random", 1)
+    figures.add("races run: rounds of processes killed and stopped at random", 1, "races run")
     for what, count in counts.items():
-        figures.add(f"    {what}", count)
+        figures.add(f"    {what}", count, SUMMED.get(what))
     figures.add("    lost, wrong, untyped, false-empty and every other broken rule", len(done.violations))
+    figures.judge(violation.rule for violation in done.violations)
     assert not done.violations, "\n".join(f"{rule}: {text}" for rule, text in done.violations[:10])
     assert counts["operations"]
 
