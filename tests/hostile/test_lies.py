@@ -21,6 +21,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptstore import Checkpoint, CheckpointStore, strictjson
+from ckptstore.commit import probe
 from ckptstore.digest import digest, digest_of_digests
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, InvalidRequest, UnreadableFormat
 from tests.figures import Figures
@@ -242,6 +243,17 @@ def test_an_object_of_ours_that_is_too_large_is_not_read(figures: Figures, file:
     with CheckpointStore(f"memory://{name}") as store:
         refused_unread(file, store, figures)
     memory.rm(f"/{name}", recursive=True)
+
+
+def test_what_lies_where_the_probe_writes_hinders_nobody() -> None:
+    name = uuid.uuid4().hex
+    with CheckpointStore(f"memory://{name}") as store:
+        save(store, 1)
+    MemoryFileSystem().pipe_file(f"/{name}/{META}/probe/create-only.json", bytes(too_large("")))
+    probe._passed.clear()
+    with CheckpointStore(f"memory://{name}") as store:
+        assert save(store, 2).verify().ok
+    MemoryFileSystem().rm(f"/{name}", recursive=True)
 
 
 @pytest.mark.parametrize(
