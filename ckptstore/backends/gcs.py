@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import io
 import json
 import time
@@ -25,9 +26,10 @@ import google_crc32c
 import requests.exceptions
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each bucket's kind first
 
+from ckptstore.backends import remote
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
-from ckptstore.backends.remote import run, secrets_in, setting_up, shown_url, split_url, without_secrets
+from ckptstore.backends.remote import run, secrets_in, shown_url, split_url, without_secrets
 from ckptstore.backends.wire import Body, Got, Page, Unfinished, Upload
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
@@ -99,7 +101,12 @@ class GcsOpener:
         self._state = state
 
     def __call__(self) -> GcsWire:
-        with setting_up(self._state[1]):
+        with remote.setting_up(self._state[1]):
+            if remote.FAST and importlib.util.find_spec("obstore") is not None:
+                from ckptstore.backends import fast_gcs
+
+                if fast_gcs.suits(self._state[1]):
+                    return fast_gcs.FastGcsWire(*self._state)
             return GcsWire(*self._state)
 
 

@@ -127,10 +127,10 @@ class S3Opener:
     def __call__(self) -> S3Wire:
         with remote.setting_up(self._state[1]):
             if remote.FAST and importlib.util.find_spec("obstore") is not None:
-                from ckptstore.backends import fast
+                from ckptstore.backends import fast_s3
 
-                if fast.suits(self._state[1]):
-                    return fast.FastS3Wire(*self._state)
+                if fast_s3.suits(self._state[1]):
+                    return fast_s3.FastS3Wire(*self._state)
             return S3Wire(*self._state)
 
 

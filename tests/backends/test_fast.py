@@ -12,10 +12,10 @@ import obstore
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import fast as module
+from ckptstore.backends import carrier as module
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
-from ckptstore.backends.fast import FastS3Wire
+from ckptstore.backends.fast_s3 import FastS3Wire
 from ckptstore.backends.objects import ObjectBackend
 from ckptstore.backends.s3 import S3Wire
 from tests.faults import FaultProxy, fault_proxy
@@ -116,7 +116,7 @@ def test_credentials_of_the_environment(moto: Server, monkeypatch: pytest.Monkey
     send(found)
     assert fetch(found) == DATA
     assert isinstance(found.wire, FastS3Wire)
-    assert found.wire._refusals == 0
+    assert found.wire.carrier.refusals == 0
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,4 @@ class TestServers(CatalogTests):
 
 @pytest.mark.usefixtures("fast")
 class TestFast(TestServers):
-    @pytest.fixture(params=["moto", "seaweedfs"])
-    def catalog(
-        self, request: pytest.FixtureRequest, start_server: Callable[[str], Server]
-    ) -> Iterator[Catalog]:
-        server = start_server(request.param)
-        backend = open_backend(server.new_url(), server.options)
-        yield open_catalog(backend)
-        backend.close()  # type: ignore[attr-defined]
+    """With obstore carrying the contents."""

@@ -9,38 +9,28 @@ again there. So errors, retries, credentials and the promises of the commit are 
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import obstore
 import obstore.store
 
-from ckptstore.backends.remote import run
+from ckptstore.backends.carrier import ONE_TRY, Carrier, client_options, inherited
 from ckptstore.backends.s3 import S3Wire
 from ckptstore.backends.wire import Body, Got
 
 _UNDERSTOOD = frozenset({"endpoint_url", "key", "secret", "token", "profile", "anon", "client_kwargs"})
 _UNDERSTOOD_CLIENT = frozenset({"endpoint_url", "region_name"})
-_LEAST_GET_BYTES = 2**18 + 1
-"""Smaller reads may ask for what is not there, and s3fs knows best what such an answer means."""
-_MOST_REFUSALS = 8
-"""After so many in a row obstore is not asked any more: it and this place don't get along."""
-
-_first_user: int | None = None
 
 
 def suits(options: Mapping[str, Any]) -> bool:
     """Whether obstore can be set up to do what s3fs would do with these `options`, in this process."""
     client = options.get("client_kwargs") or {}
     endpoint = options.get("endpoint_url") or client.get("endpoint_url") or ""
-    # Its threads don't survive a fork: a child of a process that used it would wait for ever.
-    inherited = _first_user not in (None, os.getpid())
     return (
-        not inherited
+        not inherited()
         and _UNDERSTOOD.issuperset(options)
         and _UNDERSTOOD_CLIENT.issuperset(client)
         and (endpoint.startswith("http://") or not os.environ.get("AWS_CA_BUNDLE"))
@@ -55,11 +45,10 @@ class FastS3Wire(S3Wire):
         self._timeout = timeout
         self._options = options
         self._store: obstore.store.S3Store | None = None
-        self._refusals = 0
+        self.carrier = Carrier(self._fs.loop, self._opened)
 
     async def _opened(self) -> obstore.store.S3Store:
         """obstore's client, with the endpoint, region and credentials that s3fs's has found."""
-        global _first_user
         if self._store is None:
             await self._fs.set_session()
             meta = (await self._fs.get_s3(self.bucket)).meta
@@ -71,16 +60,11 @@ class FastS3Wire(S3Wire):
                 config["virtual_hosted_style_request"] = "." not in self.bucket
             if self._options.get("anon"):
                 config["skip_signature"] = True
-            _first_user = os.getpid()
             self._store = obstore.store.S3Store(
                 self.bucket,
                 config=config,
-                client_options={
-                    "allow_http": True,
-                    "connect_timeout": datetime.timedelta(seconds=min(5.0, self._timeout / 3)),
-                    "timeout": datetime.timedelta(days=1),  # each request has its own, and is cancelled
-                },
-                retry_config={"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=1)},
+                client_options=client_options(self._timeout),
+                retry_config=ONE_TRY,
                 credential_provider=None if self._options.get("anon") else self._credentials,
             )
         return self._store
@@ -101,47 +85,13 @@ class FastS3Wire(S3Wire):
         }
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
-        async def fetch() -> tuple[Any, int]:
-            span = (start, start + len(target))
-            reply = await obstore.get_async(await self._opened(), key, options={"range": span})
-            return await reply.buffer_async(), reply.meta["size"]
-
-        if len(target) >= _LEAST_GET_BYTES and self._asks():
-            try:
-                data, total = run(self._fs.loop, fetch(), seconds)
-            except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-                raise
-            except Exception:  # noqa: BLE001 - whatever it is, s3fs's answer is the one that counts
-                self._refusals += 1
-            else:
-                size = memoryview(data).nbytes
-                if size == min(len(target), total - start):
-                    self._refusals = 0
-                    # Unlike an assignment to a slice, this lets other threads run.
-                    np.copyto(np.frombuffer(target, np.uint8)[:size], np.frombuffer(data, np.uint8))
-                    return Got(size, total)
-        return super().get(key, start, target, seconds)
+        return self.carrier.get(key, start, target, seconds) or super().get(key, start, target, seconds)
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
-        async def send() -> None:
-            # Signed with its SHA-256, which the server compares with what arrived.
-            await obstore.put_async(await self._opened(), key, data, use_multipart=False)
-
-        # Commits are few and small: they go where their answers are known best.
-        if not create and self._asks():
-            try:
-                run(self._fs.loop, send(), seconds)
-            except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-                raise
-            except Exception:  # noqa: BLE001 - as above
-                self._refusals += 1
-            else:
-                self._refusals = 0
-                return
-        super().put(key, data, create, seconds)
-
-    def _asks(self) -> bool:
-        return self._refusals < _MOST_REFUSALS
+        # Commits are few and small: they go where their answers are known best. Signed with the SHA-256
+        # of its bytes, which the server compares with what arrived.
+        if create or not self.carrier.put(key, data, seconds):
+            super().put(key, data, create, seconds)
 
     def describe(self) -> Mapping[str, str]:
         known = super().describe()
