@@ -51,10 +51,11 @@ torture: $(READY)  ## crashes, power cuts, races, bad days and random operations
 FUZZ := pickle layout torch scan msgpack manifest parts refs
 SECONDS_EACH ?= 450
 fuzz: $(SCRATCH)/fuzz/.ready  ## coverage-guided fuzzing of every decoder for an hour, on one core
-	set -e; for target in $(FUZZ); do \
+	failed=; for target in $(FUZZ); do \
 	  $(SCRATCH)/fuzz/bin/python -m tests.fuzz.run $$target --seconds $(SECONDS_EACH) >$(SCRATCH)/fuzz/$$target.log 2>&1 \
-	    || { tail -40 $(SCRATCH)/fuzz/$$target.log; exit 1; }; \
-	  echo "$$target: $$(grep -ao 'executed_units: .*' $(SCRATCH)/fuzz/$$target.log) $$(grep -ao 'cov: .* corp: [0-9]*' $(SCRATCH)/fuzz/$$target.log | tail -1)"; done
+	    || { tail -40 $(SCRATCH)/fuzz/$$target.log; failed="$$failed $$target"; }; \
+	  echo "$$target: $$(grep -ao 'executed_units: .*' $(SCRATCH)/fuzz/$$target.log) $$(grep -ao 'cov: .* corp: [0-9]*' $(SCRATCH)/fuzz/$$target.log | tail -1)"; \
+	done; test -z "$$failed" || { echo "found something in:$$failed"; exit 1; }
 
 bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safetensors, Orbax, boto3, ..., which it downloads
 	$(SCRATCH)/bench/bin/python -m benchmarks.local
