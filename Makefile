@@ -59,6 +59,7 @@ fuzz: $(SCRATCH)/fuzz/.ready  ## coverage-guided fuzzing of every decoder for an
 
 bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safetensors, Orbax, boto3, ..., which it downloads
 	$(SCRATCH)/bench/bin/python -m benchmarks.local
+	$(SCRATCH)/bench/bin/python -m benchmarks.growth
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets --server sink --only save,load
 	$(SCRATCH)/bench/bin/python -m benchmarks.decode
@@ -66,6 +67,7 @@ bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safete
 
 bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
+	$(RUN)python -m benchmarks.growth --smoke
 	$(RUN)python -m benchmarks.buckets --smoke
 	$(RUN)python -m benchmarks.buckets --smoke --server sink --only save,load
 	$(RUN)python -m benchmarks.decode --smoke

@@ -6,6 +6,7 @@ import gc
 import os
 import platform
 import random
+import re
 import shutil
 import statistics
 import tempfile
@@ -66,6 +67,30 @@ def in_turn(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict
     return took
 
 
+def forget(root: str) -> str:
+    """Have the next reader of files below `root` go to the disk; returns how that was done, in words.
+
+    What lies beneath a virtual machine keeps a cache of its own, which nothing here empties.
+    """
+    os.sync()  # dirty pages stay
+    if os.access("/proc/sys/vm/drop_caches", os.W_OK):
+        with open("/proc/sys/vm/drop_caches", "w") as caches:
+            caches.write("3")
+        return "Before each, the kernel drops all its caches"
+    for folder, _, files in os.walk(root):
+        for name in files:
+            fd = os.open(os.path.join(folder, name), os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+    return "Before each, the kernel is told to drop the files' pages"
+
+
+def from_disk() -> int:
+    """Bytes that this process has had read from a disk so far, mapped ones included."""
+    with open("/proc/self/io") as counts:
+        return int(re.findall(r"^read_bytes: (\d+)", counts.read(), re.MULTILINE)[0])
+
+
 @contextmanager
 def clock(result: list[float]) -> Iterator[None]:
     """Appends the seconds the block took."""
@@ -98,6 +123,17 @@ def table(title: str, took: Mapping[str, list[float]], size: int, note: str = ""
             f"| {size / MIB / median:.0f} | {median / base:.2f} |"
         )
     return "\n".join([*lines, "", *([note, ""] if note else [])])
+
+
+def grown(title: str, what: str, rows: Mapping[float, Mapping[str, list[float]]]) -> str:
+    """A Markdown table of medians: a row for each size of `what`, a column for each contestant."""
+    names = list(next(iter(rows.values())))
+    lines = [f"### {title}", "", f"| {' | '.join([what, *(f'{name} s' for name in names)])} |"]
+    lines.append("|---" * (1 + len(names)) + "|")
+    for size, took in rows.items():
+        medians = (f"{statistics.median(took[name]):.3f}" for name in names)
+        lines.append(f"| {' | '.join([f'{size:g}', *medians])} |")
+    return "\n".join([*lines, ""])
 
 
 def versions(*packages: str) -> str:

@@ -1,6 +1,6 @@
 """Local disk: what it costs to save and to load, beside other ways to do it, in one run.
 
-    python -m benchmarks.local [--policies 100] [--mib 10] [--rounds 5] [--smoke] [--only save,changed,...]
+    python -m benchmarks.local [--policies 100] [--mib 10] [--rounds 5] [--smoke] [--only save,cold,...]
 
 Contestants take turns and every round is one of each. Every save is durable when its clock stops, and every
 load has touched every page. ckptstore's figures include its digests; the others have none.
@@ -11,15 +11,27 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from benchmarks.harness import MIB, in_turn, policies, scratch, table, timed, versions
+from benchmarks.harness import (
+    MIB,
+    forget,
+    from_disk,
+    in_turn,
+    policies,
+    scratch,
+    table,
+    timed,
+    versions,
+)
 from benchmarks.peers import Data, Peer, peers, touch
 from ckptstore import Checkpoint, CheckpointStore
 
@@ -68,6 +80,15 @@ class Bench:
 
     def saves(self) -> None:
         """Everything saved, and two of all changed."""
+        changed = self.changing()
+        contestants: dict[str, Callable[[], float]] = {OURS: self.save_ours}
+        contestants[f"{OURS}, 2 of {len(self.data)} changed"] = partial(changed, False)
+        contestants[f"{OURS}, 2 of {len(self.data)} changed, the others handed over"] = partial(changed, True)
+        contestants |= {name: partial(self.save_peer, peer) for name, peer in peers().items()}
+        print(table(f"Durable save, {self.shape}", in_turn(contestants, self.rounds), self.size))
+
+    def changing(self) -> Callable[[bool], float]:
+        """A function that saves all with two changed, the others handed over or not, and says how long."""
         store = CheckpointStore(self.directory())
         parent = store.save(0, {"iteration": 0}, self.data)
         step = iter(range(1, 10**9))
@@ -83,13 +104,7 @@ class Bench:
             store.prune(keep=1)
             return seconds
 
-        contestants: dict[str, Callable[[], float]] = {OURS: self.save_ours}
-        contestants[f"{OURS}, 2 of {len(self.data)} changed"] = lambda: changed(False)
-        contestants[f"{OURS}, 2 of {len(self.data)} changed, the others handed over"] = lambda: changed(True)
-        contestants.update(
-            {name: (lambda peer=peer: self.save_peer(peer)) for name, peer in peers().items()}  # type: ignore[misc]
-        )
-        print(table(f"Durable save, {self.shape}", in_turn(contestants, self.rounds), self.size))
+        return changed
 
     def asynchronous(self) -> None:
         """How long the trainer waits."""
@@ -125,22 +140,41 @@ class Bench:
 
     # ---- Loading
 
-    def loads(self) -> None:
-        """Everything into memory, from the page cache."""
-        contestants: dict[str, Callable[[], float]] = {}
+    def loads(self, cold: bool = False) -> None:
+        """Everything into memory, from the page cache or the disk."""
+        contestants: dict[str, Callable[[], object]] = {}
         for name, peer in peers().items():
             directory = self.directory()
             os.mkdir(directory)
             peer.save(directory, self.data)
-            contestants[name] = lambda peer=peer, directory=directory: timed(
-                lambda: touch(peer.load(directory))
-            )  # type: ignore[misc]
+            contestants[name] = partial(peer.load, directory)
         ckpt = self.saved()
-        ours = {
-            f"{OURS}, verified": lambda: timed(lambda: touch(ckpt.load().policies)),
-            f"{OURS}, mmap=True": lambda: timed(lambda: touch(ckpt.load(mmap=True).policies)),
+        ours: dict[str, Callable[[], object]] = {
+            f"{OURS}, verified": lambda: ckpt.load().policies,
+            f"{OURS}, mmap=True": lambda: ckpt.load(mmap=True).policies,
         }
-        print(table(f"Load, warm, {self.shape}", in_turn({**ours, **contestants}, self.rounds), self.size))
+        self.show_reading("Load", cold, {**ours, **contestants}, self.size)
+
+    def show_reading(
+        self, title: str, cold: bool, contestants: dict[str, Callable[[], object]], size: int
+    ) -> None:
+        """The table; and beneath it, whether cold was cold and warm was warm."""
+        how = "Files are in the page cache"
+        shares: dict[str, list[float]] = {name: [] for name in contestants}
+
+        def read(name: str) -> float:
+            nonlocal how
+            if cold:
+                how = forget(self.root)
+            before = from_disk()
+            seconds = timed(lambda: touch(contestants[name]()))
+            shares[name].append((from_disk() - before) / size)
+            return seconds
+
+        took = in_turn({name: partial(read, name) for name in contestants}, self.rounds)
+        counted = ", ".join(f"{name} {statistics.median(share[1:]):.0%}" for name, share in shares.items())
+        note = f"{how}. Read from the disk, of the size of the data: {counted}."
+        print(table(f"{title}, {'cold' if cold else 'warm'}, {self.shape}", took, size, note))
 
     def saved(self) -> Checkpoint:
         """A checkpoint of all."""
@@ -148,37 +182,39 @@ class Bench:
         CheckpointStore(directory).save(1, {"iteration": 1}, self.data)
         return CheckpointStore(directory, create=False).get(1)
 
-    def partial(self) -> None:
+    def part(self, cold: bool = False) -> None:
         """Two policies of all, and opening alone."""
         ckpt = self.saved()
         root = ckpt.url.removeprefix("file://")
         paths = [f"{root}/policies/{policy_id}/policy_state.pkl" for policy_id in self.two]
 
-        def raw() -> None:
+        def raw() -> object:
+            found = []
             for path in paths:
-                target = np.empty(os.path.getsize(path), np.uint8)
+                found.append(np.empty(os.path.getsize(path), np.uint8))
                 with open(path, "rb", buffering=0) as file:
-                    assert file.readinto(target.data) == len(target)
-                touch(target)
+                    assert file.readinto(found[-1].data) == len(found[-1])
+            return dict(enumerate(found))
 
         def opened() -> Checkpoint:
             found = CheckpointStore(os.path.dirname(root), create=False).latest()
             assert found is not None
             return found
 
-        took = in_turn(
-            {
-                "the same bytes, raw": lambda: timed(raw),
-                f"{OURS}, verified": lambda: timed(lambda: touch(ckpt.load(policy_ids=self.two).policies)),
-                f"{OURS}, verified, opened anew": lambda: timed(
-                    lambda: touch(opened().load(policy_ids=self.two).policies)
-                ),
-                f"{OURS}, opened only": lambda: timed(lambda: opened().policy_ids),
-            },
-            self.rounds,
-        )
-        title = f"2 of {len(self.data)} policies, warm, {self.shape}"
-        print(table(title, took, self.size * 2 // len(self.data)))
+        def opened_only() -> object:
+            assert opened().policy_ids
+            return {}
+
+        contestants: dict[str, Callable[[], object]] = {
+            "the same bytes, raw": raw,
+            f"{OURS}, verified": lambda: ckpt.load(policy_ids=self.two).policies,
+            f"{OURS}, verified, opened anew": lambda: opened().load(policy_ids=self.two).policies,
+            f"{OURS}, opened only": opened_only,
+        }
+        size = self.size * 2 // len(self.data)
+        self.show_reading(f"2 of {len(self.data)} policies", cold, contestants, size)
+        if cold:
+            return
         read, there = partial_read(root)
         print(f"A fresh process reads {read} of {there} bytes for it ({read / there:.2%}).\n")
 
@@ -259,7 +295,7 @@ def main() -> None:
     parser.add_argument("--mib", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
-    parser.add_argument("--only", default="save,async,load,part,memory")
+    parser.add_argument("--only", default="save,async,load,cold,part,part-cold,memory")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.rounds = 20, 0.5, 1
@@ -278,7 +314,9 @@ def main() -> None:
             "save": bench.saves,
             "async": bench.asynchronous,
             "load": bench.loads,
-            "part": bench.partial,
+            "cold": partial(bench.loads, True),
+            "part": bench.part,
+            "part-cold": partial(bench.part, True),
             "memory": lambda: subprocess.run([sys.executable, "-m", "benchmarks.local", *fresh], check=True),
         }
         for name in arguments.only.split(","):

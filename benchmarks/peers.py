@@ -11,7 +11,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,14 +82,16 @@ def _pickle() -> Peer:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def load(directory: str) -> object:
-        found = {}
-        for name in os.listdir(directory):
-            with open(os.path.join(directory, name), "rb") as file:
-                found[name] = pickle.load(file)
-        return found
+    return Peer(save, lambda directory: unpickled(directory, os.listdir(directory)))
 
-    return Peer(save, load)
+
+def unpickled(directory: str, names: Iterable[str]) -> object:
+    """What the pickles of these names hold."""
+    found = {}
+    for name in names:
+        with open(os.path.join(directory, name), "rb") as file:
+            found[name] = pickle.load(file)
+    return found
 
 
 def _torch() -> Peer:
