@@ -131,7 +131,7 @@ def grown(title: str, what: str, rows: Mapping[float, Mapping[str, list[float]]]
     lines = [f"### {title}", "", f"| {' | '.join([what, *(f'{name} s' for name in names)])} |"]
     lines.append("|---" * (1 + len(names)) + "|")
     for size, took in rows.items():
-        medians = (f"{statistics.median(took[name]):.3f}" for name in names)
+        medians = (f"{statistics.median(took[name]):.4f}" for name in names)
         lines.append(f"| {' | '.join([f'{size:g}', *medians])} |")
     return "\n".join([*lines, ""])
 
