@@ -62,12 +62,14 @@ bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safete
 	$(SCRATCH)/bench/bin/python -m benchmarks.growth
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets --server sink --only save,load
+	$(SCRATCH)/bench/bin/python -m benchmarks.growth --server seaweedfs
 	$(SCRATCH)/bench/bin/python -m benchmarks.decode
 	$(SCRATCH)/bench/bin/python -m benchmarks.bulk
 
 bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
 	$(RUN)python -m benchmarks.growth --smoke
+	$(RUN)python -m benchmarks.growth --smoke --server sink
 	$(RUN)python -m benchmarks.buckets --smoke
 	$(RUN)python -m benchmarks.buckets --smoke --server sink --only save,load
 	$(RUN)python -m benchmarks.decode --smoke

@@ -105,39 +105,69 @@ class Bench:
         print("CPU s/GiB: " + ", ".join(f"{name} {value:.1f}" for name, value in cost.items()) + "\n")
         self.spent.clear()
 
+    def finished(self, seconds: float, prefix: str) -> float:
+        """`seconds`, once all that was to arrive below `prefix` is seen there; then a new bucket."""
+        arrived = sum(self.server.sizes(f"s3://{self.bucket}/{prefix}").values())
+        assert arrived >= self.size, f"{arrived} bytes of {self.size} arrived"
+        self.empty()
+        return seconds
+
+    def save_client(self, name: str) -> float:
+        """Seconds that a client takes to put every body."""
+        prefix, put = uuid.uuid4().hex, self.clients[name][0]
+        put(f"{prefix}/opened", memoryview(b"yes"))
+
+        def run() -> None:
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(lambda key: put(f"{prefix}/{key}", self.bodies[key]), self.bodies))
+
+        return self.finished(self.spending(name, run), prefix)
+
+    def save_trainer(self, name: str) -> float:
+        """Seconds that a trainer takes to save."""
+        prefix, trainer = uuid.uuid4().hex, self.trainers[name]
+        trainer.prepare(prefix)
+        return self.finished(self.spending(name, lambda: trainer.save(prefix, self.data)), prefix)
+
+    def save_ours(self, name: str, fast: bool) -> float:
+        """Seconds that ckptstore takes to save."""
+        prefix = uuid.uuid4().hex
+        store = self.store(fast, prefix)
+        return self.finished(self.spending(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
+
     def saves(self) -> None:
         """Everything, in a new place."""
-
-        def finished(seconds: float, prefix: str) -> float:
-            arrived = sum(self.server.sizes(f"s3://{self.bucket}/{prefix}").values())
-            assert arrived >= self.size, f"{arrived} bytes of {self.size} arrived"
-            self.empty()
-            return seconds
-
-        def theirs(name: str) -> float:
-            prefix, put = uuid.uuid4().hex, self.clients[name][0]
-            put(f"{prefix}/opened", memoryview(b"yes"))
-
-            def run() -> None:
-                with ThreadPoolExecutor(THREADS) as pool:
-                    list(pool.map(lambda key: put(f"{prefix}/{key}", self.bodies[key]), self.bodies))
-
-            return finished(self.spending(name, run), prefix)
-
-        def trainers(name: str) -> float:
-            prefix, trainer = uuid.uuid4().hex, self.trainers[name]
-            trainer.prepare(prefix)
-            return finished(self.spending(name, lambda: trainer.save(prefix, self.data)), prefix)
-
-        def ours(name: str, fast: bool) -> float:
-            prefix = uuid.uuid4().hex
-            store = self.store(fast, prefix)
-            return finished(self.spending(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
-
-        contestants = self._ours(ours)
-        contestants |= {name: partial(theirs, name) for name in self.clients}
-        contestants |= {name: partial(trainers, name) for name in self.trainers}
+        contestants = self._ours(self.save_ours)
+        contestants |= {name: partial(self.save_client, name) for name in self.clients}
+        contestants |= {name: partial(self.save_trainer, name) for name in self.trainers}
         self.show("Save", in_turn(contestants, self.rounds), self.size)
+
+    def growing(self) -> dict[str, list[float]]:
+        """Saves, and then loads of two, with boto3 beside them."""
+        saved = in_turn(
+            {"save": partial(self.save_ours, "", True), "boto3 puts all": partial(self.save_client, "boto3")},
+            self.rounds,
+        )
+        store, (put, get) = self.store(True, "ours"), self.clients["boto3"]
+        store.save(1, {"i": 1}, self.data)
+        for name in self.two:
+            put(name, self.bodies[name])
+
+        def ours() -> None:
+            found = store.latest()
+            assert found is not None
+            touch(found.load(policy_ids=self.two).policies)
+
+        def theirs() -> None:
+            with ThreadPoolExecutor(THREADS) as pool:
+                for body in pool.map(get, self.two):
+                    touch(np.frombuffer(body, np.uint8))
+
+        loaded = in_turn(
+            {"find and load 2": partial(timed, ours), "boto3 gets 2": partial(timed, theirs)}, self.rounds
+        )
+        self.empty()
+        return {**saved, **loaded}
 
     def _ours(self, run: Callable[[str, bool], float]) -> dict[str, Callable[[], float]]:
         contestants: dict[str, Callable[[], float]] = {}
@@ -264,6 +294,12 @@ class Bench:
         print()
 
 
+def keep_in_memory() -> None:
+    """Servers keep their data where no disk has to be waited for, if there is such a place."""
+    if os.path.isdir("/dev/shm"):
+        tempfile.tempdir = "/dev/shm"
+
+
 def main() -> None:
     """Run and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -279,8 +315,7 @@ def main() -> None:
         arguments.policies, arguments.mib, arguments.rounds = 6, 0.5, 1
         arguments.many = "10"
     arguments.server = arguments.server or ("moto" if arguments.smoke else "seaweedfs")
-    if os.path.isdir("/dev/shm"):
-        tempfile.tempdir = "/dev/shm"
+    keep_in_memory()
     started = time.monotonic()
     print(f"{versions(*PACKAGES)}\n")
     with SERVERS[arguments.server]() as server:
