@@ -42,25 +42,20 @@ class Done(NamedTuple):
 
 
 PARTS = (
-    Part("power cuts", ("tests/crash/test_power.py",), ("unique crash states checked", "reads checked")),
-    Part(
-        "every fault at every request, sampled",
-        ("tests/test_fault_matrix.py",),
-        ("requests faulted",),
-        {"CKPTSTORE_SHARE": "0.2"},
-    ),
     Part("trouble that lasts", ("tests/test_trouble.py",), ("requests faulted", "reads checked")),
-    Part(
-        "hostile files, and secrets",
-        ("tests/hostile", "tests/test_secrets.py", "tests/fuzz"),
-        ("hostile trees", "reads checked"),
-    ),
     Part(
         "races of processes",
         ("tests/races", "tests/test_races.py"),
         ("races run", "reads checked", "processes killed or stopped"),
         {"CKPTSTORE_RACE_SECONDS": "90"},
     ),
+    Part(
+        "every fault at every request, sampled",
+        ("tests/test_fault_matrix.py",),
+        ("requests faulted",),
+        {"CKPTSTORE_SHARE": "0.2"},
+    ),
+    Part("power cuts", ("tests/crash/test_power.py",), ("unique crash states checked", "reads checked")),
     Part(
         "crashes, kills and failing calls",
         ("tests/crash", "--ignore=tests/crash/test_power.py"),
@@ -70,6 +65,11 @@ PARTS = (
         "every order, and the commit",
         ("tests/model", "tests/commit"),
         ("states of the commit protocol", "races run"),
+    ),
+    Part(
+        "hostile files, and secrets",
+        ("tests/hostile", "tests/test_secrets.py", "tests/fuzz"),
+        ("hostile trees", "reads checked"),
     ),
     Part("random lives", ("tests/test_state_machine.py",), ("reads checked",), {"CKPTSTORE_EXAMPLES": "300"}),
 )
