@@ -69,7 +69,7 @@ bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safete
 bench-smoke: $(READY)  ## the same, small and without the others: does it still run?
 	$(RUN)python -m benchmarks.local --smoke
 	$(RUN)python -m benchmarks.growth --smoke
-	$(RUN)python -m benchmarks.growth --smoke --server sink
+	$(RUN)python -m benchmarks.growth --smoke --server sink --only mib
 	$(RUN)python -m benchmarks.buckets --smoke
 	$(RUN)python -m benchmarks.buckets --smoke --server sink --only save,load
 	$(RUN)python -m benchmarks.decode --smoke

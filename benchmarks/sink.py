@@ -174,7 +174,7 @@ def listing(objects: dict[str, Object], query: dict[str, str]) -> Reply:
         if name <= after or name in shown:
             continue
         if len(shown) == most:
-            token = encode(next(reversed(shown)))
+            token = escape(next(reversed(shown)))  # opaque to clients, which don't decode it
             more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
             break
         item = objects[key]
