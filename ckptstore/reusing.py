@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from ckptstore.backends.base import Backend, place_of
 from ckptstore.commit.base import Attempt
-from ckptstore.digest import digest
 from ckptstore.errors import CheckpointGone
 from ckptstore.parts import FileParts
 from ckptstore.plan import Base, Item
 from ckptstore.reading import fetch_manifest
+from ckptstore.seen import Seen
 from ckptstore.writing import Cutter, Progress
 
 
@@ -24,11 +24,13 @@ class Reuse:
         attempt: Attempt,
         place: Backend,
         base: Base | None,
+        seen: Seen,
         progress: Progress | None = None,
     ) -> None:
         self._attempt = attempt
         self._place = place
         self._base = base
+        self._seen = seen
         self._progress = progress
         self._taken: dict[str, str] = {}  # directory to the id its manifest must still have
 
@@ -39,7 +41,9 @@ class Reuse:
             return None
         known = base.files[source]
         # One that is stored would have to be fetched first: that is a request as well.
-        if item.stored is None and (known.size < self._attempt.reuse_from or not _same(item, known)):
+        if item.stored is None and (
+            known.size < self._attempt.reuse_from or not _same(item, known, self._seen)
+        ):
             return None
         if not self._attempt.reuse(item.path, f"{base.prefix}/{source}", known.size):
             return None
@@ -70,20 +74,21 @@ class _Different(Exception):
 class _Comparer(Cutter):
     """Writes nothing, and stops at the first part that differs from `known`."""
 
-    def __init__(self, known: FileParts) -> None:
+    def __init__(self, known: FileParts, seen: Seen) -> None:
         super().__init__()
+        self._seen = seen
         self._expected = iter(known.parts)
 
     def part(self, data: memoryview) -> str:
         expected = next(self._expected, None)
-        if expected is None or len(data) != expected.length or digest(data) != expected.digest:
+        if expected is None or len(data) != expected.length or not self._seen.same(data, expected.digest):
             raise _Different
         return expected.digest
 
 
-def _same(item: Item, known: FileParts) -> bool:
+def _same(item: Item, known: FileParts, seen: Seen) -> bool:
     """Whether `item` would be written as the very file that `known` describes."""
-    comparer = _Comparer(known)
+    comparer = _Comparer(known, seen)
     try:
         return comparer.finish(known.path, item.emit(comparer.write)) == known
     except _Different:

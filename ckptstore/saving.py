@@ -22,6 +22,7 @@ from ckptstore.manifest import File, Manifest, Parent, Signature
 from ckptstore.parts import PART_BYTES, FileParts
 from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Base, Contents, Item, Write
 from ckptstore.reusing import Reuse
+from ckptstore.seen import Seen
 from ckptstore.version import __version__
 from ckptstore.writing import Hasher, Progress, run_all, write_items
 
@@ -71,13 +72,18 @@ class Save:
             self.attempt.abandon()
 
     def write(
-        self, items: Sequence[Item], progress: Progress | None = None, base: Base | None = None
+        self,
+        items: Sequence[Item],
+        progress: Progress | None = None,
+        base: Base | None = None,
+        seen: Seen | None = None,
     ) -> list[FileParts]:
         """Write every item as a file, hashed on the way, but for what `base` holds just so.
 
+        `seen` remembers the comparing from one save to the next.
         CheckpointGone if one that files were taken over from was deleted meanwhile: nothing is saved then.
         """
-        reuse = Reuse(self.attempt, self._catalog.backend, base, progress)
+        reuse = Reuse(self.attempt, self._catalog.backend, base, seen or Seen(), progress)
         with translated(self._catalog.backend.url):
             files = write_items(self.attempt.create, items, self._concurrency, progress, reuse)
         reuse.check()

@@ -35,6 +35,7 @@ from ckptstore.plan import Item
 from ckptstore.reading import VerifyReport
 from ckptstore.retention import Keep
 from ckptstore.saving import Request, Save, model_items
+from ckptstore.seen import Seen
 from ckptstore.signing import Signer, Trust
 from ckptstore.staging import Job, Staged
 from ckptstore.survey import Survey
@@ -105,6 +106,7 @@ class CheckpointStore:
             raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
         self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded, self._trust)
         self._background: background.Background[Checkpoint] = background.Background(max_pending)
+        self._seen = Seen()
         self._last: Checkpoint | None = None  # the one that the run goes on from
         self._resumed_from: str | None = None  # id of the one this process has loaded last
 
@@ -381,7 +383,8 @@ class CheckpointStore:
         base = self._base()
         try:
             with self._begin(request) as save:
-                files = save.write(items, progress, base)
+                self._seen.next()
+                files = save.write(items, progress, base, self._seen)
                 return *save.commit(request, files), files
         except CheckpointGone:
             if base is None:
