@@ -97,15 +97,22 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
         assert found.id  # its client is open, and the place was tried
         return found
 
+    plain = GCSFileSystem(**server.options, skip_instance_cache=True)
+
+    def renew() -> None:
+        """Begin with a new bucket, and keep nothing of the last: it is all in the server's memory."""
+        for key in plain.find(server.bucket):
+            plain.rm_file(key)
+        server.bucket = server.new_bucket()
+
     def save(fast: bool) -> Callable[[], Callable[[], object]]:
         def ready() -> Callable[[], object]:
-            server.bucket = server.new_bucket()
+            renew()
             place = store(fast)
             return lambda: place.save(1, {"i": 1}, data)
 
         return ready
 
-    plain = GCSFileSystem(**server.options, skip_instance_cache=True)
     prefix = uuid.uuid4().hex
 
     def at_once(work: Callable[[int], Any]) -> None:
@@ -114,13 +121,14 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
                 pass
 
     def send() -> Callable[[], object]:
-        bucket = server.new_bucket()
-        return lambda: at_once(lambda index: plain.pipe_file(f"{bucket}/{index}", bodies[index]))
+        renew()
+        return lambda: at_once(lambda index: plain.pipe_file(f"{server.bucket}/{index}", bodies[index]))
 
     ours = {f"{OURS} with [fast]": True, f"{OURS} with gcsfs alone": False}
     # obstore's uploads are of a kind that this server doesn't take.
     show("Save", {**{name: save(fast) for name, fast in ours.items()}, "gcsfs": send})
 
+    renew()
     store(True, prefix).save(1, {"i": 1}, data)
     opened = {name: store(fast, prefix).get(1) for name, fast in ours.items()}
     keys = [name for name in server.sizes(f"gs://{server.bucket}/{prefix}") if "policy_state.pkl" in name]
