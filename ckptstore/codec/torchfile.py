@@ -29,6 +29,16 @@ from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnreadableFormat, UnsafeContent
 
 _ZIP_MAGIC = b"PK\x03\x04"
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    EOFError,
+    RuntimeError,  # encrypted; or NotImplementedError: a compression that is not known
+    ValueError,
+    OverflowError,  # a record that begins at byte 2**63
+    struct.error,  # ... or too near the end, up to Python 3.11
+    OSError,
+)
+"""What `zipfile` raises where an archive contradicts itself."""
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled long, the first pickle of the stream
 _STREAM_BYTES = 2**16  # what decoding one stream costs at least; streams may be tiny and many
 _INNER = Budget(steps=2**24, bytes=2**24)  # for the pickles of a stream inside a pickle: a tensor, no more
@@ -121,7 +131,7 @@ def _load(data: bytes, budget: Budget, meter: Meter) -> Any:
 def _load_zip(data: bytes, budget: Budget, meter: Meter) -> Any:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+    except DAMAGED_ZIP as error:
         raise UnsafeContent("torch file", f"not a whole zip archive ({error})") from error
     with archive:
         records = {info.filename: info for info in archive.infolist()}
@@ -141,16 +151,7 @@ def _load_zip(data: bytes, budget: Budget, meter: Meter) -> Any:
                 raise UnsafeContent("torch file", f"the record {name!r:.80} is compressed")
             try:
                 return archive.read(info)
-            except (
-                zipfile.BadZipFile,
-                EOFError,
-                RuntimeError,
-                ValueError,
-                OverflowError,  # a record that begins at byte 2**63
-                struct.error,  # ... or too near the end, up to Python 3.11
-                OSError,
-                NotImplementedError,
-            ) as error:
+            except DAMAGED_ZIP as error:
                 raise UnsafeContent("torch file", f"the record {name!r:.80} is damaged ({error})") from error
 
         big_endian = tops[0] + "byteorder" in records and record("byteorder") == b"big"

@@ -246,7 +246,7 @@ def _pickles(data: bytes) -> list[bytes]:
                 if sum(info.file_size for info in infos) > len(data):
                     raise UnsafeContent("torch file", "its records overlap")
                 return [archive.read(info) for info in infos]
-        except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OSError) as error:
+        except torchfile.DAMAGED_ZIP as error:
             raise UnsafeContent("torch file", f"not a whole zip archive ({error})") from error
     return torchfile.pickles_of_stream(data)
 
