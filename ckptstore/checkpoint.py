@@ -303,10 +303,11 @@ class Checkpoint:
         """
         wanted = self._check_known(self.policy_ids if policy_ids is None else policy_ids)
         with logs.timed("loaded", self.url) as done:
-            state = self._load_state(trusted=trusted, mmap=mmap)
-            loaded = run_all(
-                lambda policy_id: self._load_policy(policy_id, trusted=trusted, mmap=mmap), wanted, 8
-            )
+            loads: list[Callable[[], Any]] = [partial(self._load_state, trusted=trusted, mmap=mmap)]
+            loads += [partial(self._load_policy, each, trusted=trusted, mmap=mmap) for each in wanted]
+            mapped = mmap and isinstance(self._files, Reader) and self._files.maps
+            # Where nothing is read, more than two would wait for each other.
+            state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else 8)
             done(self._sizes(wanted))
         return AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))
 

@@ -330,6 +330,11 @@ class Reader:
         with _about(f"{self.label}/{path}"):
             return safe.loads(pickled, buffers)
 
+    @property
+    def maps(self) -> bool:
+        """Whether the place has files that can be mapped."""
+        return hasattr(self.backend, "map")
+
     def _map(self, path: str) -> memoryview:
         mapper: Callable[[str], memoryview] | None = getattr(self.backend, "map", None)
         if mapper is None:
