@@ -137,7 +137,7 @@ class Survey:
             if not scan and self.names():
                 continue
             found = self._examine(scan)
-            if found is not None:
+            if found is not None and not self._overtaken(scan):
                 return found
         raise self._restless()
 
@@ -194,6 +194,19 @@ class Survey:
                 whole.append((name, manifest))
         _log(skipped, self._backend.url)
         return Found([self.checkpoint(name, manifest) for name, manifest in plan.visible(whole)], skipped)
+
+    def _overtaken(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> bool:
+        """Whether a step that `scan` shows as deleted was replaced: it has a name now that isn't in there.
+
+        A listing is not of one moment. It may have passed the place of the successor before that was
+        there, and come to the one that was replaced after it was deleted.
+        """
+        live = {name.step for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD}
+        gone = {name.step for name in scan} - live
+        if not gone:
+            return False
+        with translated(self._backend.url):
+            return any(name.step in gone and name not in scan for name in self._catalog.names())
 
     def _fetch(self, name: CheckpointName, label: str) -> Manifest | None:
         return fetch_manifest(self._backend, str(name), label, self._trust)

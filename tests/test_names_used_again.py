@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore, refs
+from ckptstore.backends.base import Listed
 from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.memory import MemoryOpener
+from ckptstore.backends.objects import ObjectBackend
 from ckptstore.errors import CheckpointGone, CheckpointNotFound
 from ckptstore.names import CheckpointName
 
@@ -160,3 +163,41 @@ def test_a_tag_goes_back_only_to_what_is_there(
     if gone:
         with pytest.raises(CheckpointNotFound):
             store.get("tag:t")
+
+
+class Torn(ObjectBackend):
+    """A place whose next listing shows what was in `hidden` not yet, as it was read before that came.
+
+    What is replaced is deleted after its successor is there. A listing takes time, and goes by names:
+    ``checkpoint_000001-r1/`` comes before ``checkpoint_000001/``.
+    """
+
+    hidden = ""
+
+    def starting(self, prefix: str, until: str | None = None) -> list[Listed]:
+        hidden, self.hidden = self.hidden, ""
+        found = super().starting(prefix, until)
+        return [entry for entry in found if not (hidden and entry.key.startswith(hidden))]
+
+
+def test_a_step_replaced_during_a_listing_is_in_it() -> None:
+    place = Torn(MemoryOpener(f"memory://{uuid.uuid4().hex}"))
+    store = CheckpointStore(place)
+    for step in (1, 2, 3):
+        store.save(step, "old")
+    newer = store.save(1, "new", if_exists="replace")
+    assert newer.name == "checkpoint_000001-r1"
+    place.hidden = f"{newer.name}/"
+    assert [each.state for each in store.checkpoints()] == ["new", "old", "old"]
+
+
+def test_a_step_that_was_deleted_costs_no_second_look_for_ever() -> None:
+    """Others begin and end saves all the time: only a name at that step is news."""
+    place = Torn(MemoryOpener(f"memory://{uuid.uuid4().hex}"))
+    store = CheckpointStore(place)
+    for step in (1, 2, 3):
+        store.save(step, "old")
+    store.delete(2)
+    place.hidden = "checkpoint_000003/"
+    assert [each.step for each in store.checkpoints()] == [1]  # as it was when that was saved
+    assert [each.step for each in store.checkpoints()] == [1, 3]
