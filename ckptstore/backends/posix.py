@@ -97,8 +97,8 @@ class Disk:
         return Directory(self, self.opened(os.open(path, _DIRECTORY)), path)
 
     def open_dir(self, parent: Directory, name: str) -> Directory:
-        """Open the directory `name`; NotPlain for anything else, a symbolic link included."""
-        path = os.path.join(parent.path, name)
+        """Open the directory `name`, or `parent` itself by "."; NotPlain for anything else, links included."""
+        path = parent.path if name == "." else os.path.join(parent.path, name)
         if _BY_PATH:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 raise NotPlain(errno.ENOTDIR, _NO_DIRECTORY, path)
