@@ -97,7 +97,7 @@ class Disk:
         return Directory(self, self.opened(os.open(path, _DIRECTORY)), path)
 
     def open_dir(self, parent: Directory, name: str) -> Directory:
-        """Open the directory `name`, or `parent` itself by "."; NotPlain for anything else, links included."""
+        """Open the directory `name` ("." is `parent` itself); NotPlain for anything else, links included."""
         path = parent.path if name == "." else os.path.join(parent.path, name)
         if _BY_PATH:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
