@@ -24,8 +24,9 @@ class Seen:
         self._now: dict[tuple[int, bytes], str] = {}
 
     def next(self) -> None:
-        """Another save begins: what only the one before the last found is forgotten."""
-        self._before, self._now = self._now, {}
+        """Another save begins: what the last one that compared anything did not find is forgotten."""
+        if self._now:  # a save to which all was handed over says nothing of what is in memory
+            self._before, self._now = self._now, {}
 
     def same(self, data: memoryview, expected: str) -> bool:
         """Whether `expected` is the digest of `data`; lets other threads run while it hashes much."""

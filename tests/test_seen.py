@@ -45,12 +45,22 @@ def test_what_did_not_change_is_hashed_in_full_once(hashed: list[int]) -> None:
 
 
 def test_what_one_save_did_not_see_is_forgotten(hashed: list[int]) -> None:
-    look, data = Seen(), np.arange(SIZE, dtype=np.uint8)
+    look, data, other = Seen(), np.arange(SIZE, dtype=np.uint8), np.zeros(SIZE, np.uint8)
     assert same(look, data, digest(data.data))
+    assert same(look, other, digest(other.data))
     look.next()
     assert same(look, data, digest(data.data))
-    assert hashed == [SIZE, SIZE]
+    assert hashed == [SIZE] * 3
     assert len(look._before) + len(look._now) == 1
+
+
+def test_a_save_that_compares_nothing_forgets_nothing(hashed: list[int]) -> None:
+    look, data = Seen(), np.arange(SIZE, dtype=np.uint8)
+    assert same(look, data, digest(data.data))
+    for _ in range(3):
+        look.next()
+    assert same(look, data, digest(data.data))
+    assert hashed == [SIZE]
 
 
 @given(st.integers(0, SIZE - 1), st.integers(1, 255))
