@@ -103,8 +103,8 @@ class Reads:
         backend: Any = store._backend
         read, read_into = backend.read, backend.read_into
 
-        def counted_read(key: str, *where: Any) -> bytes:
-            data: bytes = read(key, *where)
+        def counted_read(key: str, *where: Any, **limits: Any) -> bytes:
+            data: bytes = read(key, *where, **limits)
             self._count(key, len(data))
             return data
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from ckptstore import CheckpointStore
 
@@ -51,7 +50,6 @@ def test_it_learns(tmp_path: Path) -> None:
     assert returns[-1] > 2 * returns[0] > 20
 
 
-@pytest.mark.slow
 def test_the_whole_demo(tmp_path: Path) -> None:
     for name in ("examples", "tests/data/rllib_1_0_ppo_multi5"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
