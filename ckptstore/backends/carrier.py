@@ -10,7 +10,7 @@ import asyncio
 import datetime
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import obstore
@@ -28,6 +28,7 @@ ONE_TRY: Any = {"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=1)
 """Trying again is the business of :mod:`ckptstore.backends.patience`."""
 
 _first_user: int | None = None
+T = TypeVar("T")
 
 
 def inherited() -> bool:
@@ -61,24 +62,24 @@ class Carrier:
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got | None:
         """What :meth:`ckptstore.backends.wire.Wire.get` does, or None: ask the wire."""
 
-        async def fetch() -> tuple[Any, int]:
+        async def fetch() -> tuple[Any, Got]:
             span = (start, start + len(target))
             reply = await obstore.get_async(await self._opened(), key, options={"range": span})
-            return await reply.buffer_async(), reply.meta["size"]
+            data = await reply.buffer_async()
+            got = Got(memoryview(data).nbytes, reply.meta["size"])
+            if got.size != min(len(target), got.total - start):
+                raise EOFError(f"{key}: {got.size} bytes came")
+            return data, got
 
         if len(target) < _LEAST_GET_BYTES:
             return None
         found = self._ask(fetch, seconds)
         if found is None:
             return None
-        data, total = found
-        size = memoryview(data).nbytes
-        if size != min(len(target), total - start):
-            self.refusals += 1
-            return None
+        data, got = found
         # Unlike an assignment to a slice, this lets other threads run.
-        np.copyto(np.frombuffer(target, np.uint8)[:size], np.frombuffer(data, np.uint8))
-        return Got(size, total)
+        np.copyto(np.frombuffer(target, np.uint8)[: got.size], np.frombuffer(data, np.uint8))
+        return got
 
     def put(self, key: str, data: Body, seconds: float) -> bool:
         """Whether `data` now lies under `key`; if not, ask the wire."""
@@ -89,7 +90,7 @@ class Carrier:
 
         return self._ask(send, seconds) is True
 
-    def _ask(self, work: Callable[[], Coroutine[Any, Any, Any]], seconds: float) -> Any:
+    def _ask(self, work: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> T | None:
         global _first_user
         if self.refusals >= _MOST_REFUSALS:
             return None

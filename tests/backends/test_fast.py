@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -18,12 +16,12 @@ from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.fast_s3 import FastS3Wire
 from ckptstore.backends.objects import ObjectBackend
 from ckptstore.backends.s3 import S3Wire
+from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 from tests.stores import assert_same, policies
 
 pytestmark = pytest.mark.usefixtures("fast")
-DATA = os.urandom(2**19)
 
 
 @pytest.fixture
@@ -34,8 +32,7 @@ def proxy(moto: Server) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def backend(moto: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
-    found = open_backend(moto.new_url(), {**moto.options, "endpoint_url": proxy.endpoint}, timeout=6)
-    assert isinstance(found, ObjectBackend)
+    found = opened(moto, proxy)
     assert isinstance(found.wire, FastS3Wire)
     yield found
     found.close()
@@ -46,37 +43,24 @@ def send(backend: ObjectBackend, key: str = "file") -> None:
         sink.write(DATA)
 
 
-def fetch(backend: ObjectBackend, key: str = "file") -> bytes:
-    target = bytearray(len(DATA))
-    backend.read_into(key, 0, memoryview(target))
-    return bytes(target)
-
-
 @pytest.mark.parametrize("act", ["503", "500", "429", "cut before", "cut after", "truncate"])
 @pytest.mark.parametrize("times", [1, 3])
 def test_faults_are_outlived(
     backend: ObjectBackend, proxy: FaultProxy, moto: Server, act: Any, times: int
 ) -> None:
     send(backend, "before")
-    left = times
-
-    def plan(index: int, seen: Any) -> Any:
-        nonlocal left
-        left -= 1
-        return act if left >= 0 else None
-
+    plan = FirstFail(act, times)
     proxy.reset(plan)
     send(backend)
-    assert left < 0 or act == "truncate"
+    assert plan.left < 0 or act == "truncate"
     assert moto.peek(f"{backend.url}/file") == DATA
-    left = times
+    plan.left = times
     assert fetch(backend) == DATA
-    assert left < 0
+    assert plan.left < 0
 
 
 def test_what_hangs_ends_typed(moto: Server, proxy: FaultProxy) -> None:
-    backend = open_backend(moto.new_url(), {**moto.options, "endpoint_url": proxy.endpoint}, timeout=1)
-    assert isinstance(backend, ObjectBackend)
+    backend = opened(moto, proxy, timeout=1)
     proxy.reset(lambda index, seen: "hang")
     with pytest.raises(TimeoutError), backend.write("other") as sink:
         sink.write(b"a few bytes")
@@ -152,20 +136,11 @@ def test_what_keeps_refusing_is_not_asked_for_ever(
     assert calls == module._MOST_REFUSALS
 
 
-def _in_child(backend: ObjectBackend, queue: Any) -> None:
-    queue.put((type(backend.wire).__name__, fetch(backend) == DATA))
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_without(backend: ObjectBackend) -> None:
     """The threads of obstore's runtime stay behind in the parent: a child that used it would hang."""
     send(backend)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_child, args=(backend, queue))
-    child.start()
-    assert queue.get(timeout=60) == ("S3Wire", True)
-    child.join()
+    assert fetched_in_a_fork(backend) == ("S3Wire", True)
 
 
 def test_a_store(moto: Server, proxy: FaultProxy) -> None:

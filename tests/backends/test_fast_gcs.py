@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import multiprocessing
 import os
 import pickle
 import threading
@@ -24,24 +23,18 @@ from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.fast_gcs import FastGcsWire
 from ckptstore.backends.gcs import GcsWire
 from ckptstore.backends.objects import ObjectBackend
+from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 from tests.stores import assert_same, policies
 
 pytestmark = pytest.mark.usefixtures("fast")
-DATA = os.urandom(2**19)
 
 
 def wire_of(backend: object) -> GcsWire:
     assert isinstance(backend, ObjectBackend)
     assert isinstance(backend.wire, GcsWire)
     return backend.wire
-
-
-def fetch(backend: Any, key: str = "file") -> bytes:
-    target = bytearray(len(DATA))
-    backend.read_into(key, 0, memoryview(target))
-    return bytes(target)
 
 
 class Stub(BaseHTTPRequestHandler):
@@ -211,16 +204,19 @@ def proxy(gcs: Server) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def backend(gcs: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
-    found = open_backend(gcs.new_url(), {**gcs.options, "endpoint_url": proxy.endpoint}, timeout=6)
-    assert isinstance(found, ObjectBackend)
+    found = opened(gcs, proxy)
     assert isinstance(found.wire, FastGcsWire)
     yield found
     found.close()
 
 
+GOOGLES_OWN = "/storage/v1", "/upload/storage/v1"
+"""What paths begin with in the way that obstore doesn't know."""
+
+
 def through_obstore(proxy: FaultProxy) -> int:
     """Requests in the only of Google's two ways that obstore knows."""
-    return sum(not seen.path.startswith(("/storage/v1", "/upload/storage/v1")) for seen in proxy.seen)
+    return sum(not seen.path.startswith(GOOGLES_OWN) for seen in proxy.seen)
 
 
 @pytest.mark.parametrize("act", ["503", "500", "429", "cut before", "cut after", "truncate", "corrupt"])
@@ -229,19 +225,13 @@ def test_faults_are_outlived(
     backend: ObjectBackend, proxy: FaultProxy, gcs: Server, act: Any, times: int
 ) -> None:
     gcs.store(f"{backend.url}/file", DATA)
-    left = times
-
-    def plan(index: int, seen: Any) -> Any:
-        nonlocal left
-        left -= 1
-        return act if left >= 0 else None
-
+    plan = FirstFail(act, times)
     proxy.reset(plan)
     if act == "corrupt":  # for the digests to find, whoever fetches
         assert fetch(backend) != DATA
     else:
         assert fetch(backend) == DATA
-        assert left < 0
+        assert plan.left < 0
     assert through_obstore(proxy)
 
 
@@ -254,8 +244,18 @@ def test_fewer_bytes_than_there_are_are_asked_for_again(
     assert through_obstore(proxy) == 1
 
 
+def test_what_keeps_giving_fewer_is_not_asked_for_ever(
+    backend: ObjectBackend, proxy: FaultProxy, gcs: Server
+) -> None:
+    gcs.store(f"{backend.url}/file", DATA)
+    proxy.reset(lambda index, seen: None if seen.path.startswith(GOOGLES_OWN) else "short")
+    for _ in range(module._MOST_REFUSALS + 3):
+        assert fetch(backend) == DATA
+    assert through_obstore(proxy) == module._MOST_REFUSALS
+
+
 def test_what_hangs_ends_typed(gcs: Server, proxy: FaultProxy) -> None:
-    backend = open_backend(gcs.new_url(), {**gcs.options, "endpoint_url": proxy.endpoint}, timeout=1)
+    backend = opened(gcs, proxy, timeout=1)
     proxy.reset(lambda index, seen: "hang")
     with pytest.raises(TimeoutError):
         fetch(backend)
@@ -276,20 +276,11 @@ def test_absent_and_short_and_nowhere(backend: ObjectBackend, gcs: Server) -> No
         fetch(nowhere)
 
 
-def _in_child(backend: ObjectBackend, queue: Any) -> None:
-    queue.put((type(backend.wire).__name__, fetch(backend) == DATA))
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_without(backend: ObjectBackend, gcs: Server) -> None:
     gcs.store(f"{backend.url}/file", DATA)
     assert fetch(backend) == DATA
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_child, args=(backend, queue))
-    child.start()
-    assert queue.get(timeout=60) == ("GcsWire", True)
-    child.join()
+    assert fetched_in_a_fork(backend) == ("GcsWire", True)
 
 
 def test_nothing_is_sent_through_obstore(backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch) -> None:
