@@ -32,16 +32,19 @@ class Identity:
     def _found(self) -> str:
         with translated(self._backend.url):
             try:
-                data = self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
+                data = self._read()
             except FileNotFoundError:
                 data = self._made()
         return self._parsed(data)
+
+    def _read(self) -> bytes:
+        return self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
 
     def prove_again(self) -> None:
         """After an empty listing: StoreNotFound unless the very store seen before is still there."""
         with translated(self._backend.url):
             try:
-                data = self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
+                data = self._read()
             except FileNotFoundError as error:
                 raise StoreNotFound(
                     self._backend.url,
@@ -70,7 +73,7 @@ class Identity:
         except (FileExistsError, TimeoutError):
             # Somebody was faster, or our own reply was lost: what counts is what is there now.
             try:
-                held = self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
+                held = self._read()
             except FileNotFoundError as error:
                 raise StoreUnavailable(url, "the store could not be made") from error
             if held != data and data.startswith(held) and store_id.encode("ascii") in held:

@@ -176,7 +176,7 @@ class Survey:
 
     def _examine(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> Found | None:
         """What `scan` comes to; None if something in it was gone by the time it was read."""
-        candidates = [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
+        candidates = _live(scan)
         looked = run_all(self._look, candidates, self._concurrency)
         skipped: list[Skipped] = []
         whole: list[tuple[CheckpointName, Manifest]] = []
@@ -201,8 +201,7 @@ class Survey:
         A listing is not of one moment. It may have passed the place of the successor before that was
         there, and come to the one that was replaced after it was deleted.
         """
-        live = {name.step for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD}
-        gone = {name.step for name in scan} - live
+        gone = {name.step for name in scan} - {name.step for name in _live(scan)}
         if not gone:
             return False
         with translated(self._backend.url):
@@ -240,6 +239,11 @@ class Survey:
         if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
             skipped.append(Skipped(str(name), problem))
         return None
+
+
+def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointName]:
+    """Those that may be committed, by the size of their manifest."""
+    return [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
 
 
 def _mismatch(manifest: Manifest, name: CheckpointName, files: Mapping[str, int]) -> str | None:

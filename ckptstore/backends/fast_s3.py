@@ -88,8 +88,8 @@ class FastS3Wire(S3Wire):
         return self.carrier.get(key, start, target, seconds) or super().get(key, start, target, seconds)
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
-        # Commits are few and small: they go where their answers are known best. Signed with the SHA-256
-        # of its bytes, which the server compares with what arrived.
+        # Commits are few and small: they go where their answers are known best. What obstore puts is signed
+        # with the SHA-256 of its bytes, which the server compares with what arrived.
         if create or not self.carrier.put(key, data, seconds):
             super().put(key, data, create, seconds)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
 import io
 import json
 import time
@@ -102,7 +101,7 @@ class GcsOpener:
 
     def __call__(self) -> GcsWire:
         with remote.setting_up(self._state[1]):
-            if remote.FAST and importlib.util.find_spec("obstore") is not None:
+            if remote.fast():
                 from ckptstore.backends import fast_gcs
 
                 if fast_gcs.suits(self._state[1]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,12 @@ T = TypeVar("T")
 
 FAST = True
 """Whether obstore carries file contents where it is installed; tests try both."""
+
+
+def fast() -> bool:
+    """Whether it is to and can."""
+    return FAST and importlib.util.find_spec("obstore") is not None
+
 
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import importlib.util
 import io
 import zlib
 from collections.abc import Mapping, Sequence
@@ -126,7 +125,7 @@ class S3Opener:
 
     def __call__(self) -> S3Wire:
         with remote.setting_up(self._state[1]):
-            if remote.FAST and importlib.util.find_spec("obstore") is not None:
+            if remote.fast():
                 from ckptstore.backends import fast_s3
 
                 if fast_s3.suits(self._state[1]):

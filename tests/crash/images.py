@@ -75,6 +75,13 @@ def check(root: Path, said: dict[str, int]) -> None:
     assert store.save(_STEPS + 1, {"i": 0}, policies(_STEPS + 1)).verify().ok
 
 
+def formatted(image: Path, kind: str) -> Path:
+    """`image`, made: an empty file system of that kind."""
+    subprocess.run(["truncate", "-s", SIZES[kind], image], check=True)
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, stdout=subprocess.DEVNULL)
+    return image
+
+
 @contextlib.contextmanager
 def mounted(image: Path, place: Path, options: str = "loop") -> Iterator[None]:
     """`image` as a file system at `place`."""
@@ -99,9 +106,7 @@ def copy_at_once(image: Path, copy: Path) -> None:
 
 def cut(place: Path, kind: str, count: int, trainer: list[str]) -> int:
     """Cut the power up to `count` times, as long as the trainer trains; how often it was."""
-    image, copy, log = place / "image", place / "copy", place / "log"
-    subprocess.run(["truncate", "-s", SIZES[kind], image], check=True)
-    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, stdout=subprocess.DEVNULL)
+    image, copy, log = formatted(place / "image", kind), place / "copy", place / "log"
     chance, cuts = random.Random(8), 0
     with (
         mounted(image, place / "disk"),

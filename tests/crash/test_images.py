@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.images import SIZES
+from tests.crash.images import SIZES, formatted
 from tests.crash.test_small_disks import namespace
 from tests.figures import Figures
 
@@ -23,10 +23,10 @@ def run(place: Path, kind: str, *options: str) -> subprocess.CompletedProcess[st
         pytest.skip("only root on Linux may mount an image")
     if shutil.which(f"mkfs.{kind}") is None:
         pytest.skip(f"needs mkfs.{kind} (e2fsprogs, xfsprogs, btrfs-progs)")
-    image, probe = place / "probe", [*namespace(), "mount", "-o", "loop"]
-    subprocess.run(["truncate", "-s", SIZES[kind], image], check=True)
-    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, stdout=subprocess.DEVNULL)
-    tried = subprocess.run([*probe, image, "/mnt"], capture_output=True, text=True)
+    image = formatted(place / "probe", kind)
+    tried = subprocess.run(
+        [*namespace(), "mount", "-o", "loop", image, "/mnt"], capture_output=True, text=True
+    )
     image.unlink()
     if tried.returncode:
         pytest.skip(f"no {kind} image can be mounted here: {tried.stderr.strip()}")
