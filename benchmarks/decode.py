@@ -9,7 +9,6 @@ freed at once is used again, which flatters whoever allocates less.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MIB, in_turn, policies, scratch, table, timed, versions
+from benchmarks.harness import MIB, in_turn, parser, policies, scratch, table, timed, versions
 from ckptstore import Checkpoint
 
 
@@ -83,13 +82,9 @@ def ours(root: str) -> float:
 
 def main() -> None:
     """Run and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", type=int, default=100)
-    parser.add_argument("--mib", type=float, default=10.24)
-    parser.add_argument("--objects", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
-    arguments = parser.parse_args()
+    wanted = parser(__doc__, policies=100, mib=10.24)
+    wanted.add_argument("--objects", type=int, default=200_000)
+    arguments = wanted.parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.objects, arguments.rounds = 5, 0.5, 1000, 1
     started = time.monotonic()

@@ -9,9 +9,7 @@ The others send and fetch one object per policy, eight at a time, without digest
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,9 +23,9 @@ import obstore
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each kind of bucket first
 from obstore.store import GCSStore
 
-from benchmarks.buckets import OURS, cpu
+from benchmarks.buckets import OURS
 from benchmarks.clients import THREADS
-from benchmarks.harness import in_turn, policies, table, timed, versions
+from benchmarks.harness import Costs, in_turn, parser, policies, versions
 from benchmarks.peers import touch
 from ckptstore import CheckpointStore
 from ckptstore.backends import remote
@@ -71,23 +69,14 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
     size = sum(array.nbytes for policy in data.values() for array in policy["weights"].values())
     shape = f"{count} policies x {mib:g} MiB, {server.name} over TLS, median of {rounds}"
     bodies = [b"".join(array.tobytes() for array in policy["weights"].values()) for policy in data.values()]
-    spent: dict[str, list[float]] = {}
-
-    def spending(name: str, work: Callable[[], object]) -> float:
-        before = cpu()
-        seconds = timed(work)
-        spent.setdefault(name, []).append(cpu() - before)
-        return seconds
+    costs = Costs()
 
     def show(title: str, contestants: dict[str, Callable[[], Callable[[], object]]]) -> None:
         runs = {
-            name: lambda name=name, ready=ready: spending(name, ready())
+            name: lambda name=name, ready=ready: costs.timed(name, ready())
             for name, ready in contestants.items()
         }
-        print(table(f"{title}, {shape}", in_turn(runs, rounds), size))
-        cost = {name: statistics.median(values[1:]) / (size / 2**30) for name, values in spent.items()}
-        print("CPU s/GiB: " + ", ".join(f"{name} {value:.2f}" for name, value in cost.items()) + "\n")
-        spent.clear()
+        costs.show(f"{title}, {shape}", in_turn(runs, rounds), size)
 
     def store(fast: bool, name: str = "") -> CheckpointStore:
         remote.FAST = fast
@@ -150,12 +139,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
 
 def main() -> None:
     """Run and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", type=int, default=40)
-    parser.add_argument("--mib", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__, policies=40, mib=10).parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.rounds = 6, 0.5, 1
     given = os.environ.get(_GIVEN)

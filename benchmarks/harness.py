@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import platform
 import random
 import re
+import resource
 import shutil
 import statistics
 import tempfile
@@ -89,6 +91,42 @@ def from_disk() -> int:
     """Bytes that this process has had read from a disk so far, mapped ones included."""
     with open("/proc/self/io") as counts:
         return int(re.findall(r"^read_bytes: (\d+)", counts.read(), re.MULTILINE)[0])
+
+
+class Costs:
+    """Processor seconds of this process, by who spent them."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, list[float]] = {}
+
+    def timed(self, name: str, run: Callable[[], object]) -> float:
+        """Seconds `run` takes; its processor time counts as that of `name`."""
+        before = _cpu()
+        seconds = timed(run)
+        self._spent.setdefault(name, []).append(_cpu() - before)
+        return seconds
+
+    def show(self, title: str, took: Mapping[str, list[float]], size: int) -> None:
+        """Print the table, and what each spent without the round that doesn't count; then begin anew."""
+        print(table(title, took, size))
+        per_gib = {name: statistics.median(self._spent[name][1:]) / (size / 2**30) for name in took}
+        print("CPU s/GiB: " + ", ".join(f"{name} {value:.2f}" for name, value in per_gib.items()) + "\n")
+        self._spent.clear()
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def parser(doc: str | None, policies: int, mib: float) -> argparse.ArgumentParser:
+    """The arguments that benchmarks of policies have in common, with their defaults."""
+    found = argparse.ArgumentParser(description=doc)
+    found.add_argument("--policies", type=int, default=policies)
+    found.add_argument("--mib", type=float, default=mib)
+    found.add_argument("--rounds", type=int, default=5)
+    found.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
+    return found
 
 
 @contextmanager

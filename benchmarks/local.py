@@ -8,7 +8,6 @@ load has touched every page. ckptstore's figures include its digests; the others
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -26,6 +25,7 @@ from benchmarks.harness import (
     forget,
     from_disk,
     in_turn,
+    parser,
     policies,
     scratch,
     table,
@@ -290,13 +290,9 @@ def partial_read(checkpoint: str) -> tuple[int, int]:
 
 def main() -> None:
     """Run and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", type=int, default=100)
-    parser.add_argument("--mib", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, not how fast")
-    parser.add_argument("--only", default="save,async,load,cold,part,part-cold,memory")
-    arguments = parser.parse_args()
+    wanted = parser(__doc__, policies=100, mib=10)
+    wanted.add_argument("--only", default="save,async,load,cold,part,part-cold,memory")
+    arguments = wanted.parse_args()
     if arguments.smoke:
         arguments.policies, arguments.mib, arguments.rounds = 20, 0.5, 1
     started = time.monotonic()
