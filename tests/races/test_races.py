@@ -93,6 +93,7 @@ BUCKET = {
         "missed",
         "stale",
         "backward",
+        "superseded",  # the likeliest: a name that was forgotten is taken again, below a newer attempt
     },
 }
 
