@@ -27,6 +27,7 @@ from ckptstore.errors import (
 )
 from ckptstore.failures import fitting, surely, translated
 from ckptstore.manifest import Manifest
+from ckptstore.memory import fresh
 from ckptstore.parts import PART_BYTES, FileParts, Part
 from ckptstore.writing import Progress, run_all
 
@@ -229,7 +230,7 @@ class Reader:
         """The verified bytes of the file `path`, in private memory."""
         file = self._file(path)
         with fitting(f"{self.label}/{path}"):
-            view = np.empty(file.size, np.uint8).data  # unlike a bytearray, not filled with zeros first
+            view = fresh(file.size)
         self._fetch_into(view, path, file.parts)
         return view
 
@@ -257,7 +258,7 @@ class Reader:
         # Small arrays between come along: another request costs more than they do.
         large = {span.offset for span in file.arrays if span.length > _WORTH_LEAVING_OUT}
         with fitting(f"{self.label}/{path}"):
-            view = np.empty(file.size, np.uint8).data  # pages that are never touched take no memory
+            view = fresh(file.size)  # pages that are never touched take no memory
         missing: list[Part] = []
         now: list[Part] = []
         skip_until = 0

@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "logs": set(),
     "version": set(),
+    "memory": set(),
     "names": {"errors"},
     "digest": set(),
     "seen": {"digest"},
@@ -37,8 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "plan": {"errors", "names", "strictjson", "parts", "codec"},
     "writing": {"backends", "digest", "parts", "plan"},
     "reading": {
-        "errors", "names", "strictjson", "digest", "parts", "manifest", "codec", "backends", "failures",
-        "writing",
+        "errors", "names", "strictjson", "digest", "parts", "manifest", "memory", "codec", "backends",
+        "failures", "writing",
     },
     "reusing": {"errors", "parts", "backends", "commit", "plan", "reading", "seen", "writing"},
     "saving": {

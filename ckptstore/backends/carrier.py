@@ -21,6 +21,7 @@ from ckptstore.backends.wire import Body, Got
 
 _LEAST_GET_BYTES = 2**18 + 1
 """Smaller reads may ask for what is not there, and the wire knows best what such an answer means."""
+_CHUNK_BYTES = 2**20
 _MOST_REFUSALS = 8
 """After so many in a row obstore is not asked any more: it and this place don't get along."""
 
@@ -62,24 +63,22 @@ class Carrier:
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got | None:
         """What :meth:`ckptstore.backends.wire.Wire.get` does, or None: ask the wire."""
 
-        async def fetch() -> tuple[Any, Got]:
+        async def fetch() -> Got:
             span = (start, start + len(target))
             reply = await obstore.get_async(await self._opened(), key, options={"range": span})
-            data = await reply.buffer_async()
-            got = Got(memoryview(data).nbytes, reply.meta["size"])
-            if got.size != min(len(target), got.total - start):
-                raise EOFError(f"{key}: {got.size} bytes came")
-            return data, got
+            place, done = np.frombuffer(target, np.uint8), 0
+            # Whole, it would come in new memory each time, which costs as much as the copy.
+            async for chunk in reply.stream(min_chunk_size=_CHUNK_BYTES):
+                data = np.frombuffer(chunk, np.uint8)
+                # Unlike an assignment to a slice, this lets other threads run; ValueError if it is too long.
+                np.copyto(place[done : done + data.size], data)
+                done += data.size
+            total = reply.meta["size"]
+            if done != min(len(target), total - start):
+                raise EOFError(f"{key}: {done} bytes came")
+            return Got(done, total)
 
-        if len(target) < _LEAST_GET_BYTES:
-            return None
-        found = self._ask(fetch, seconds)
-        if found is None:
-            return None
-        data, got = found
-        # Unlike an assignment to a slice, this lets other threads run.
-        np.copyto(np.frombuffer(target, np.uint8)[: got.size], np.frombuffer(data, np.uint8))
-        return got
+        return None if len(target) < _LEAST_GET_BYTES else self._ask(fetch, seconds)
 
     def put(self, key: str, data: Body, seconds: float) -> bool:
         """Whether `data` now lies under `key`; if not, ask the wire."""
