@@ -6,8 +6,9 @@
 The server is SeaweedFS on this machine, its data in memory where there is /dev/shm; or a sink, which takes
 and gives as fast as it can and checks nothing, so that what clients cost stands out. Client and server share
 the processors; CPU is the client's alone. boto3, obstore, pyarrow and s3fs send bodies that are ready, one
-object per policy, eight at a time. Ray Train writes a local directory and persists it; Lightning serialises
-to memory and pipes that. None of these has digests; ckptstore pickles, commits and verifies.
+object per policy, eight at a time, and keep what they load. Ray Train writes a local directory and persists
+it; Lightning serialises to memory and pipes that. None of these has digests; ckptstore pickles, commits and
+verifies.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 
 from benchmarks.clients import CLIENTS, THREADS, TRAINERS, Get, Put, Trainer, installed
 from benchmarks.harness import Costs, in_turn, parser, policies, timed, versions
-from benchmarks.peers import touch
+from benchmarks.peers import kept, touch
 from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import remote
@@ -117,13 +118,14 @@ class Bench:
         contestants = self._ours(self.save_ours)
         contestants |= {name: partial(self.save_client, name) for name in self.clients}
         contestants |= {name: partial(self.save_trainer, name) for name in self.trainers}
-        self.costs.show(f"Save, {self.shape}", in_turn(contestants, self.rounds), self.size)
+        self.costs.show(f"Save, {self.shape}", in_turn(contestants, self.rounds, self.size), self.size)
 
     def growing(self) -> dict[str, list[float]]:
         """Saves, and then loads of two, with boto3 beside them."""
         saved = in_turn(
             {"save": partial(self.save_ours, "", True), "boto3 puts all": partial(self.save_client, "boto3")},
             self.rounds,
+            self.size,
         )
         store, (put, get) = self.store(True, "ours"), self.clients["boto3"]
         store.save(1, {"i": 1}, self.data)
@@ -137,11 +139,12 @@ class Bench:
 
         def theirs() -> None:
             with ThreadPoolExecutor(THREADS) as pool:
-                for body in pool.map(get, self.two):
-                    touch(np.frombuffer(body, np.uint8))
+                touch(kept(pool.map(get, self.two)))
 
         loaded = in_turn(
-            {"find and load 2": partial(timed, ours), "boto3 gets 2": partial(timed, theirs)}, self.rounds
+            {"find and load 2": partial(timed, ours), "boto3 gets 2": partial(timed, theirs)},
+            self.rounds,
+            self.size,
         )
         self.empty()
         return {**saved, **loaded}
@@ -175,8 +178,7 @@ class Bench:
             def theirs(name: str, get: Get) -> float:
                 def run() -> None:
                     with ThreadPoolExecutor(THREADS) as pool:
-                        for found in pool.map(get, wanted):
-                            touch(np.frombuffer(found, np.uint8))
+                        touch(kept(pool.map(get, wanted)))
 
                 return self.costs.timed(name, run)
 
@@ -187,7 +189,7 @@ class Bench:
             contestants |= {name: partial(theirs, name, get) for name, (_, get) in self.clients.items()}
             contestants |= {name: partial(trained, name, trainer) for name, trainer in trainers.items()}
             size = self.size * len(ids) // len(self.data)
-            self.costs.show(f"{title}, {self.shape}", in_turn(contestants, self.rounds), size)
+            self.costs.show(f"{title}, {self.shape}", in_turn(contestants, self.rounds, size), size)
 
         for name, trainer in self.trainers.items():
             trainer.prepare(name)

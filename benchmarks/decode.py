@@ -103,6 +103,7 @@ def main() -> None:
                     "ckptstore, safe": partial(ours, root),
                 },
                 arguments.rounds,
+                size,
             )
             print(table(f"Decode {what}, median of {arguments.rounds}", took, size, f"{size / MIB:.1f} MiB"))
     print(f"{time.monotonic() - started:.0f} s in all")

@@ -4,7 +4,8 @@
 
 The server is fake-gcs-server on this machine, which keeps everything in memory; client and server share the
 processors. CPU is the client's alone. It speaks TLS, as Google does: that is where the clients differ most.
-The others send and fetch one object per policy, eight at a time, without digests.
+The others send and fetch one object per policy, eight at a time, without digests, and keep
+what they load.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import obstore
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each kind of bucket first
 from obstore.store import GCSStore
@@ -26,7 +26,7 @@ from obstore.store import GCSStore
 from benchmarks.buckets import OURS
 from benchmarks.clients import THREADS
 from benchmarks.harness import Costs, in_turn, parser, policies, versions
-from benchmarks.peers import touch
+from benchmarks.peers import kept, touch
 from ckptstore import CheckpointStore
 from ckptstore.backends import remote
 from tests.servers import Server, fake_gcs
@@ -76,7 +76,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
             name: lambda name=name, ready=ready: costs.timed(name, ready())
             for name, ready in contestants.items()
         }
-        costs.show(f"{title}, {shape}", in_turn(runs, rounds), size)
+        costs.show(f"{title}, {shape}", in_turn(runs, rounds, size), size)
 
     def store(fast: bool, name: str = "") -> CheckpointStore:
         remote.FAST = fast
@@ -104,10 +104,9 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
 
     prefix = uuid.uuid4().hex
 
-    def at_once(work: Callable[[int], Any]) -> None:
+    def at_once(work: Callable[[int], Any]) -> list[Any]:
         with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(work, range(count)):
-                pass
+            return list(pool.map(work, range(count)))
 
     def send() -> Callable[[], object]:
         renew()
@@ -126,8 +125,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
     bare = GCSStore(server.bucket, prefix=prefix, config=config)
 
     def theirs(get: Callable[[str], Any]) -> Callable[[], Callable[[], object]]:
-        work = lambda index: touch(np.frombuffer(get(keys[index]), np.uint8))  # noqa: E731
-        return lambda: lambda: at_once(work)
+        return lambda: lambda: touch(kept(at_once(lambda index: get(keys[index]))))
 
     show("Load, verified", {
         **{name: lambda ckpt=ckpt: lambda: touch(ckpt.load().policies)  # type: ignore[misc]

@@ -56,6 +56,7 @@ def measured(root: str, policies: int, mib: float, rounds: int) -> Took:
             "2 pickles loaded": lambda: timed(lambda: touch(unpickled(directory, bench.two))),
         },
         rounds,
+        bench.size,
     )
     for leftover in os.listdir(root):
         shutil.rmtree(os.path.join(root, leftover))
@@ -95,7 +96,7 @@ def by_kept(root: str, where: str, rounds: int, counts: tuple[int, ...]) -> None
             "checkpoints()": lambda: CheckpointStore(url, create=False).checkpoints(),
         }
         rows[number] = in_turn(
-            {"save": save, **{name: partial(timed, find) for name, find in found.items()}}, rounds
+            {"save": save, **{name: partial(timed, find) for name, find in found.items()}}, rounds, 2**20
         )
     print(grown(f"Growth with checkpoints kept, {where}", "checkpoints", rows))
 

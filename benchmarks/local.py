@@ -85,7 +85,7 @@ class Bench:
         contestants[f"{OURS}, 2 of {len(self.data)} changed"] = partial(changed, False)
         contestants[f"{OURS}, 2 of {len(self.data)} changed, the others handed over"] = partial(changed, True)
         contestants |= {name: partial(self.save_peer, peer) for name, peer in peers().items()}
-        print(table(f"Durable save, {self.shape}", in_turn(contestants, self.rounds), self.size))
+        print(table(f"Durable save, {self.shape}", in_turn(contestants, self.rounds, self.size), self.size))
 
     def changing(self) -> Callable[[bool], float]:
         """A function that saves all with two changed, the others handed over or not, and says how long."""
@@ -127,7 +127,9 @@ class Bench:
             return seconds
 
         took = in_turn(
-            {"one memcpy into memory already touched": lambda: timed(copy), OURS: blocked}, self.rounds
+            {"one memcpy into memory already touched": lambda: timed(copy), OURS: blocked},
+            self.rounds,
+            self.size,
         )
         print(table(f"save_async returns, {self.shape}", took, self.size))
 
@@ -171,7 +173,7 @@ class Bench:
             shares[name].append((from_disk() - before) / size)
             return seconds
 
-        took = in_turn({name: partial(read, name) for name in contestants}, self.rounds)
+        took = in_turn({name: partial(read, name) for name in contestants}, self.rounds, size)
         counted = ", ".join(f"{name} {statistics.median(share[1:]):.0%}" for name, share in shares.items())
         note = f"{how}. Read from the disk, of the size of the data: {counted}."
         print(table(f"{title}, {'cold' if cold else 'warm'}, {self.shape}", took, size, note))
