@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -24,6 +25,7 @@ def fresh(size: int) -> memoryview:
     except (OSError, OverflowError) as error:
         raise MemoryError(str(error)) from error
     start = -np.frombuffer(whole, np.uint8).ctypes.data % _HUGE
-    # Not of the last bytes: a whole huge page for them would take memory that nobody asked for.
-    whole.madvise(mmap.MADV_HUGEPAGE, start, size // _HUGE * _HUGE)
+    with contextlib.suppress(OSError):  # a kernel built without them; it is advice
+        # Not of the last bytes: a whole huge page for them would take memory that nobody asked for.
+        whole.madvise(mmap.MADV_HUGEPAGE, start, size // _HUGE * _HUGE)
     return memoryview(whole)[start : start + size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import mmap
 import os
@@ -70,6 +71,20 @@ def test_it_goes_back_with_the_last_array_of_it() -> None:
     del array
     gc.collect()
     assert held - resident() > 60 * MIB
+
+
+@linux
+def test_a_kernel_without_huge_pages_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[tuple[object, ...]] = []
+
+    class Plain(mmap.mmap):
+        def madvise(self, *arguments: object) -> None:
+            refused.append(arguments)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(mmap, "mmap", Plain)
+    fresh(8 * MIB)[-1] = 1
+    assert refused
 
 
 def test_more_than_there_is_is_a_memory_error() -> None:
