@@ -1,6 +1,6 @@
 """Google Cloud Storage with the contents of files fetched by obstore (``ckptstore[fast]``).
 
-Over TLS a load takes less time and processor with it. Nothing is sent through it: its uploads
+gcsfs decrypts in the one thread of its loop, obstore in several. Nothing is sent through it: its uploads
 carry no checksum and look at none in the reply, where ours are compared before the object appears
 (``docs/decisions/007-obstore-carries-bytes.md``).
 """

@@ -1,7 +1,7 @@
 """S3 with the bytes of files carried by obstore's Rust core, where that is installed (``ckptstore[fast]``).
 
-A save takes about a third less processor time with it, which a trainer on the same machine notices; loads
-measured no faster (``docs/decisions/007-obstore-carries-bytes.md``).
+A save takes 40% less processor time with it, which a trainer on the same machine notices; loads measured
+hardly faster (``docs/decisions/007-obstore-carries-bytes.md``).
 
 Everything else, and every answer that is not plain success, is s3fs's: whatever obstore refuses is asked
 again there. So errors, retries, credentials and the promises of the commit are the same with it as without.
