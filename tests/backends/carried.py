@@ -22,9 +22,9 @@ def opened(server: Server, proxy: FaultProxy, timeout: float = 6) -> ObjectBacke
     return found
 
 
-def fetch(backend: Any, key: str = "file") -> bytes:
-    """As many bytes as DATA has, read in one piece."""
-    target = bytearray(len(DATA))
+def fetch(backend: Any, key: str = "file", size: int = len(DATA)) -> bytes:
+    """So many bytes, read in one piece."""
+    target = bytearray(size)
     backend.read_into(key, 0, memoryview(target))
     return bytes(target)
 
