@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.clients import CLIENTS, THREADS, TRAINERS, Get, Put, Trainer, installed
+from benchmarks.clients import CLIENTS, THREADS, TRAINERS, Get, Put, Trainer, get_all, installed
 from benchmarks.harness import Costs, in_turn, parser, policies, timed, versions
-from benchmarks.peers import kept, touch
+from benchmarks.peers import touch
 from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import remote
@@ -137,12 +137,11 @@ class Bench:
             assert found is not None
             touch(found.load(policy_ids=self.two).policies)
 
-        def theirs() -> None:
-            with ThreadPoolExecutor(THREADS) as pool:
-                touch(kept(pool.map(get, self.two)))
-
         loaded = in_turn(
-            {"find and load 2": partial(timed, ours), "boto3 gets 2": partial(timed, theirs)},
+            {
+                "find and load 2": partial(timed, ours),
+                "boto3 gets 2": partial(timed, partial(get_all, get, self.two)),
+            },
             self.rounds,
             self.size,
         )
@@ -176,11 +175,7 @@ class Bench:
                 return self.costs.timed(name, lambda: touch(opened[fast].load(policy_ids=ids).policies))
 
             def theirs(name: str, get: Get) -> float:
-                def run() -> None:
-                    with ThreadPoolExecutor(THREADS) as pool:
-                        touch(kept(pool.map(get, wanted)))
-
-                return self.costs.timed(name, run)
+                return self.costs.timed(name, partial(get_all, get, wanted))
 
             def trained(name: str, trainer: Trainer) -> float:
                 return self.costs.timed(name, lambda: touch(trainer.load(name)))

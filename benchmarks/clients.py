@@ -14,10 +14,13 @@ import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from benchmarks.peers import Data, arrays
+import numpy as np
+
+from benchmarks.peers import Data, arrays, touch
 from tests.servers import KEY, SECRET, Server
 
 THREADS = 8
@@ -32,6 +35,18 @@ class Trainer(NamedTuple):
     prepare: Callable[[str], object]
     save: Callable[[str, Data], object]
     load: Callable[[str], object]
+
+
+def get_all(get: Get, keys: Iterable[str]) -> None:
+    """Get all, some at a time, and touch them.
+
+    None is let go before all are there: who loads a checkpoint has the whole of it in the end, and memory
+    that is given back at once is cheap.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        bodies = list(pool.map(get, keys))
+    for body in bodies:
+        touch(np.frombuffer(body, np.uint8))
 
 
 def boto3_client(server: Server, bucket: str) -> tuple[Put, Get]:

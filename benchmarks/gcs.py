@@ -4,8 +4,7 @@
 
 The server is fake-gcs-server on this machine, which keeps everything in memory; client and server share the
 processors. CPU is the client's alone. It speaks TLS, as Google does: that is where the clients differ most.
-The others send and fetch one object per policy, eight at a time, without digests, and keep
-what they load.
+The others send and fetch one object per policy, eight at a time, without digests, and keep what they load.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import obstore
@@ -24,9 +24,9 @@ from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for 
 from obstore.store import GCSStore
 
 from benchmarks.buckets import OURS
-from benchmarks.clients import THREADS
+from benchmarks.clients import THREADS, get_all
 from benchmarks.harness import Costs, in_turn, parser, policies, versions
-from benchmarks.peers import kept, touch
+from benchmarks.peers import touch
 from ckptstore import CheckpointStore
 from ckptstore.backends import remote
 from tests.servers import Server, fake_gcs
@@ -104,13 +104,15 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
 
     prefix = uuid.uuid4().hex
 
-    def at_once(work: Callable[[int], Any]) -> list[Any]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(work, range(count)))
-
     def send() -> Callable[[], object]:
         renew()
-        return lambda: at_once(lambda index: plain.pipe_file(f"{server.bucket}/{index}", bodies[index]))
+
+        def put_all() -> None:
+            with ThreadPoolExecutor(THREADS) as pool:
+                paths = (f"{server.bucket}/{index}" for index in range(count))
+                list(pool.map(plain.pipe_file, paths, bodies))
+
+        return put_all
 
     ours = {f"{OURS} with [fast]": True, f"{OURS} with gcsfs alone": False}
     # obstore's uploads are of a kind that this server doesn't take.
@@ -125,7 +127,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
     bare = GCSStore(server.bucket, prefix=prefix, config=config)
 
     def theirs(get: Callable[[str], Any]) -> Callable[[], Callable[[], object]]:
-        return lambda: lambda: touch(kept(at_once(lambda index: get(keys[index]))))
+        return lambda: partial(get_all, get, keys)
 
     show("Load, verified", {
         **{name: lambda ckpt=ckpt: lambda: touch(ckpt.load().policies)  # type: ignore[misc]

@@ -52,11 +52,6 @@ def touch(loaded: Any) -> float:
     return float(array.ravel()[:: max(1, 4096 // array.itemsize)].sum())
 
 
-def kept(bodies: Iterable[Any]) -> dict[int, Any]:
-    """Every body: who loads a checkpoint has all of it in the end, and memory given back at once is cheap."""
-    return {index: np.frombuffer(body, np.uint8) for index, body in enumerate(bodies)}
-
-
 def _raw() -> Peer:
     def save(directory: str, data: Data) -> None:
         fd = os.open(os.path.join(directory, "raw"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
