@@ -1,22 +1,20 @@
 """The rarer instructions of pickles, one function each.
 
 Each gets the machine, its stack and the position after the opcode, and returns the position to go on with.
-What makes up most of an ordinary pickle is in ``machine``, spelled out in its loop.
+What makes up most of an ordinary pickle is spelled out in ``loop``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ckptstore.codec.machine import Machine
 from ckptstore.codec.oldtext import int_line, long_line, old_text, quoted
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 
-if TYPE_CHECKING:
-    from ckptstore.codec.machine import Machine
-
-Handler = Callable[["Machine", list[Any], int], int]
+Handler = Callable[[Machine, list[Any], int], int]
 
 
 def _proto(m: Machine, stack: list[Any], pos: int) -> int:

@@ -13,14 +13,12 @@ from ckptstore.codec.arrays import Arrays, is_scalar_type
 from ckptstore.codec.budget import Budget, Meter
 from ckptstore.codec.containers import Containers
 from ckptstore.codec.dtypes import NotPlainError
-from ckptstore.codec.instructions import HANDLERS
-from ckptstore.codec.nesting import check_depth
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.plain import CONSTANTS, MAKERS, uuid_from
 from ckptstore.errors import UnsafeContent
 
 _OWN_RECORD = f"{Opaque.__module__}.{Opaque.__qualname__}"
-_HOLE = object()  # a memo slot that nothing was put into
+HOLE = object()  # a memo slot that nothing was put into
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 _unpack_float = struct.Struct(">d").unpack_from
@@ -65,211 +63,6 @@ class Machine:
         self.memo: list[Any] = []
         self.metastack: list[list[Any]] = []
         self.origins: dict[tuple[int, int], _Origin] = {}
-
-    # -- the loop -------------------------------------------------------------------------------------
-
-    def run(self) -> Any:
-        """Execute to STOP and return the top of the stack.
-
-        The instructions that make up nearly all of an ordinary pickle are spelled out here, because a call
-        for each would double the time; the others are in ``HANDLERS``. The most frequent three come first,
-        the rest is split by opcode so that none is many comparisons away. Slices are not checked against
-        the end: a short one is followed by reading an opcode beyond it, which fails.
-        """
-        data, memo, metastack = self.data, self.memo, self.metastack
-        stack: list[Any] = []
-        pos = 0
-        limit = self.budget.steps + self.budget.steps_per_input_byte * len(data)
-        try:
-            while pos < limit:
-                op = data[pos]
-                pos += 1
-                if op == 0x94:  # MEMOIZE
-                    memo.append(stack[-1])
-                elif op == 0x8C:  # SHORT_BINUNICODE
-                    end = pos + 1 + data[pos]
-                    stack.append(data[pos + 1 : end].decode("utf-8", "surrogatepass"))
-                    pos = end
-                elif op == 0x68:  # BINGET
-                    value = memo[data[pos]]
-                    if value is _HOLE:
-                        self.hole()
-                    stack.append(value)
-                    pos += 1
-                elif op < 0x60:
-                    if op == 0x4B:  # BININT1
-                        stack.append(data[pos])
-                        pos += 1
-                    elif op == 0x47:  # BINFLOAT
-                        stack.append(_unpack_float(data, pos)[0])
-                        pos += 8
-                    elif op == 0x28:  # MARK
-                        metastack.append(stack)
-                        stack = []
-                        limit -= 56
-                    elif op == 0x4E:  # NONE
-                        stack.append(None)
-                    elif op == 0x43:  # SHORT_BINBYTES
-                        end = pos + 1 + data[pos]
-                        stack.append(data[pos + 1 : end])
-                        pos = end
-                    elif op == 0x4A:  # BININT
-                        stack.append(_unpack_int(data, pos)[0])
-                        pos += 4
-                    elif op == 0x4D:  # BININT2
-                        stack.append(data[pos] | data[pos + 1] << 8)
-                        pos += 2
-                    elif op == 0x5D:  # EMPTY_LIST
-                        stack.append([])
-                        limit -= 56
-                    elif op == 0x29:  # EMPTY_TUPLE
-                        stack.append(())
-                    elif op == 0x52:  # REDUCE
-                        args = stack.pop()
-                        self.call(stack, stack.pop(), args, pos)
-                        limit -= 200
-                    elif op == 0x2E:  # STOP
-                        value = stack.pop()
-                        check_depth(value, self.budget.depth)
-                        return value
-                    else:
-                        stack, pos = self.rare(op, stack, pos)
-                        limit -= 100
-                elif op < 0x80:
-                    if op == 0x6A:  # LONG_BINGET
-                        value = memo[_unpack_uint(data, pos)[0]]
-                        if value is _HOLE:
-                            self.hole()
-                        stack.append(value)
-                        pos += 4
-                    elif op == 0x7D:  # EMPTY_DICT
-                        stack.append({})
-                        limit -= 64
-                    elif op == 0x75:  # SETITEMS
-                        items = stack
-                        stack = metastack.pop()
-                        target = stack[-1]
-                        if type(target) is dict and not len(items) & 1:
-                            pairs = iter(items)
-                            for key in pairs:
-                                if type(key) is not str:  # start over, with a look at each key
-                                    self.set_entries(target, items)
-                                    break
-                                target[key] = next(pairs)
-                        else:
-                            self.set_entries(target, items)
-                    elif op == 0x71:  # BINPUT
-                        slot = data[pos]
-                        pos += 1
-                        if slot == len(memo):
-                            memo.append(stack[-1])
-                        else:
-                            self.put(slot, stack[-1])
-                    elif op == 0x74:  # TUPLE
-                        items = stack
-                        stack = metastack.pop()
-                        stack.append(tuple(items))
-                    elif op == 0x65:  # APPENDS
-                        items = stack
-                        stack = metastack.pop()
-                        self.append(stack[-1], items)
-                    elif op == 0x61:  # APPEND
-                        value = stack.pop()
-                        self.append(stack[-1], (value,))
-                    elif op == 0x62:  # BUILD
-                        state = stack.pop()
-                        self.build(stack, state)
-                    elif op == 0x72:  # LONG_BINPUT
-                        slot = _unpack_uint(data, pos)[0]
-                        pos += 4
-                        if slot == len(memo):
-                            memo.append(stack[-1])
-                        else:
-                            self.put(slot, stack[-1])
-                    else:
-                        stack, pos = self.rare(op, stack, pos)
-                        limit -= 100
-                elif op == 0x86:  # TUPLE2
-                    value = stack.pop()
-                    stack[-1] = (stack[-1], value)
-                    limit -= 56
-                elif op == 0x85:  # TUPLE1
-                    stack[-1] = (stack[-1],)
-                    limit -= 48
-                elif op == 0x87:  # TUPLE3
-                    value = stack.pop()
-                    middle = stack.pop()
-                    stack[-1] = (stack[-1], middle, value)
-                    limit -= 64
-                elif op == 0x89:  # NEWFALSE
-                    stack.append(False)
-                elif op == 0x88:  # NEWTRUE
-                    stack.append(True)
-                elif op == 0x81:  # NEWOBJ
-                    args = stack.pop()
-                    self.call(stack, stack.pop(), args, pos)
-                    limit -= 200
-                elif op == 0x8F:  # EMPTY_SET
-                    stack.append(set())
-                    limit -= 216
-                else:
-                    stack, pos = self.rare(op, stack, pos)
-                    limit -= 100
-        except UnsafeContent as error:
-            raise _refused(pos, error.why) from error
-        except IndexError as error:
-            raise _refused(pos, "cut short, or an opcode without what it needs") from error
-        except RecursionError as error:
-            raise _refused(pos, "nested too deeply") from error
-        except MemoryError as error:
-            raise _refused(pos, "asks for more memory than there is") from error
-        except (
-            ArithmeticError, LookupError, TypeError, ValueError, AttributeError, struct.error, Warning,
-        ) as error:  # fmt: skip
-            raise _refused(pos, f"{type(error).__name__}: {str(error)[:200]}") from error
-        raise _refused(pos, "takes more steps than its size allows")
-
-    def rare(self, op: int, stack: list[Any], pos: int) -> tuple[list[Any], int]:
-        """Execute one of the rarer instructions; returns the stack and position to go on with."""
-        handler = HANDLERS[op]
-        if handler is not None:
-            return stack, handler(self, stack, pos)
-        if op == 0x30 and stack:  # POP
-            stack.pop()
-            return stack, pos
-        items = stack
-        stack = self.metastack.pop()
-        return stack, self.end_mark(op, stack, items, pos)
-
-    def end_mark(self, op: int, stack: list[Any], items: list[Any], pos: int) -> int:
-        """Those that take everything above the last mark."""
-        if op == 0x90:  # ADDITEMS
-            target = stack[-1]
-            if type(target) is set:
-                self.containers.put_members(target, items)
-            elif type(target) is Opaque:
-                self.append(target, items)
-            else:
-                raise UnsafeContent("pickle", f"adds members to a {type(target).__name__}")
-        elif op == 0x91:  # FROZENSET
-            members: set[Any] = set()
-            self.containers.put_members(members, items)
-            stack.append(frozenset(members))
-        elif op == 0x6C:  # LIST
-            stack.append(items)
-        elif op == 0x64:  # DICT
-            made: dict[Any, Any] = {}
-            self.set_entries(made, items)
-            stack.append(made)
-        elif op == 0x6F:  # OBJ
-            self.call(stack, items[0], tuple(items[1:]), pos)
-        elif op == 0x69:  # INST
-            module, pos = self.line(pos)
-            name, pos = self.line(pos)
-            self.call(stack, self.reference(module.decode(), name.decode(), pos), tuple(items), pos)
-        elif op not in (0x31, 0x30):  # POP_MARK, and POP where the mark is all that is left
-            raise UnsafeContent("pickle", f"unknown opcode {op:#04x}")
-        return pos
 
     # -- names and calls ------------------------------------------------------------------------------
 
@@ -410,7 +203,7 @@ class Machine:
         if not 0 <= key <= len(self.data):  # each put takes bytes, so no honest key is larger
             raise UnsafeContent("pickle", f"memo slot {key} in a file of {len(self.data)} bytes")
         if key >= len(memo):
-            memo.extend([_HOLE] * (key + 1 - len(memo)))
+            memo.extend([HOLE] * (key + 1 - len(memo)))
         memo[key] = value
 
     # -- containers -----------------------------------------------------------------------------------
@@ -440,6 +233,36 @@ class Machine:
 
     # -- rarer instructions ---------------------------------------------------------------------------
 
+    def end_mark(self, op: int, stack: list[Any], items: list[Any], pos: int) -> int:
+        """Those that take everything above the last mark."""
+        if op == 0x90:  # ADDITEMS
+            target = stack[-1]
+            if type(target) is set:
+                self.containers.put_members(target, items)
+            elif type(target) is Opaque:
+                self.append(target, items)
+            else:
+                raise UnsafeContent("pickle", f"adds members to a {type(target).__name__}")
+        elif op == 0x91:  # FROZENSET
+            members: set[Any] = set()
+            self.containers.put_members(members, items)
+            stack.append(frozenset(members))
+        elif op == 0x6C:  # LIST
+            stack.append(items)
+        elif op == 0x64:  # DICT
+            made: dict[Any, Any] = {}
+            self.set_entries(made, items)
+            stack.append(made)
+        elif op == 0x6F:  # OBJ
+            self.call(stack, items[0], tuple(items[1:]), pos)
+        elif op == 0x69:  # INST
+            module, pos = self.line(pos)
+            name, pos = self.line(pos)
+            self.call(stack, self.reference(module.decode(), name.decode(), pos), tuple(items), pos)
+        elif op not in (0x31, 0x30):  # POP_MARK, and POP where the mark is all that is left
+            raise UnsafeContent("pickle", f"unknown opcode {op:#04x}")
+        return pos
+
     def line(self, pos: int) -> tuple[bytes, int]:
         """The text up to the next line feed, and the position after it."""
         end = self.data.find(b"\n", pos)
@@ -456,7 +279,7 @@ class Machine:
         return start, start + size
 
     def get(self, stack: list[Any], key: int) -> None:
-        if key < 0 or self.memo[key] is _HOLE:
+        if key < 0 or self.memo[key] is HOLE:
             self.hole()
         stack.append(self.memo[key])
 
@@ -473,10 +296,6 @@ class Machine:
             return pos + 1
         stack.append(memoryview(bytearray(view)) if view.readonly else view)
         return pos
-
-
-def _refused(pos: int, why: str) -> UnsafeContent:
-    return UnsafeContent("pickle", f"at byte {max(pos - 1, 0)}: {why}")
 
 
 def _is_class(value: Any) -> bool:

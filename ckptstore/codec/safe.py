@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckptstore.codec.budget import DEFAULT, Budget
+from ckptstore.codec.loop import run
 from ckptstore.codec.machine import GlobalUse, Machine
 
 __all__ = ["GlobalUse", "globals_in", "loads"]
@@ -29,11 +30,11 @@ def loads(
     ones are copied where the array was writable. Bytes after the end of the pickle are ignored, as
     ``pickle.loads`` does. Raises UnsafeContent.
     """
-    return Machine(data, buffers, budget).run()
+    return run(Machine(data, buffers, budget))
 
 
 def globals_in(data: bytes | memoryview, budget: Budget = DEFAULT) -> list[GlobalUse]:
     """What ``pickle.loads`` would import and call, in order, without doing so. Raises UnsafeContent."""
     uses: list[GlobalUse] = []
-    Machine(data, None, budget, uses).run()
+    run(Machine(data, None, budget, uses))
     return uses

@@ -17,6 +17,7 @@ import numpy as np
 
 from ckptstore.codec import rllib_msgpack, safe, torchfile
 from ckptstore.codec.budget import Budget
+from ckptstore.codec.loop import run
 from ckptstore.codec.machine import GlobalUse, Machine
 from ckptstore.codec.opaque import Opaque
 from ckptstore.eras.source import MAX_JSON_BYTES
@@ -222,8 +223,8 @@ def _perhaps(path: str, data: bytes, depth: int) -> Iterator[tuple[str, int, boo
     uses: list[GlobalUse] = []
     value = None
     try:
-        Machine(data, None, _INNER, uses).run()
-        value = Machine(data, (), _INNER).run()
+        run(Machine(data, None, _INNER, uses))
+        value = run(Machine(data, (), _INNER))
     except UnsafeContent:
         if not data.startswith(b"\x80") and not any(use.called for use in uses):
             return
