@@ -30,7 +30,7 @@ from benchmarks.harness import Costs, in_turn, parser, policies, timed, versions
 from benchmarks.peers import touch
 from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import remote
+from ckptstore.backends import opener
 from tests.faults import fault_proxy
 from tests.servers import STARTERS, Server
 
@@ -61,7 +61,7 @@ class Bench:
 
     def store(self, fast: bool, prefix: str = "", **more: Any) -> CheckpointStore:
         """A new one."""
-        remote.FAST = fast
+        opener.FAST = fast
         url = f"s3://{self.bucket}/{prefix or uuid.uuid4().hex}"
         store = CheckpointStore(url, storage_options={**self.server.options, **more})
         assert store.id  # its client is open, and the place was tried

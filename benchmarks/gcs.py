@@ -28,7 +28,7 @@ from benchmarks.clients import THREADS, get_all
 from benchmarks.harness import Costs, in_turn, parser, policies, versions
 from benchmarks.peers import touch
 from ckptstore import CheckpointStore
-from ckptstore.backends import remote
+from ckptstore.backends import opener
 from tests.servers import Server, fake_gcs
 
 _CERTIFICATE = """
@@ -79,7 +79,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
         costs.show(f"{title}, {shape}", in_turn(runs, rounds, size), size)
 
     def store(fast: bool, name: str = "") -> CheckpointStore:
-        remote.FAST = fast
+        opener.FAST = fast
         found = CheckpointStore(
             f"gs://{server.bucket}/{name or uuid.uuid4().hex}", storage_options=server.options
         )

@@ -16,7 +16,7 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_",
     del os.environ[_name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
-from ckptstore.backends import remote  # noqa: E402
+from ckptstore.backends import opener  # noqa: E402
 from tests.figures import (  # noqa: E402, F401  # the hooks count, and sum up at the end
     figures,
     pytest_runtest_makereport,
@@ -25,7 +25,7 @@ from tests.figures import (  # noqa: E402, F401  # the hooks count, and sum up a
 )
 from tests.servers import STARTERS, Server  # noqa: E402
 
-remote.FAST = False  # as without ckptstore[fast]; the tests of `fast` say so
+opener.FAST = False  # as without ckptstore[fast]; the tests of `fast` say so
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -54,7 +54,7 @@ def start_server() -> Iterator[Callable[[str], Server]]:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores opened in this test use obstore."""
-    monkeypatch.setattr(remote, "FAST", True)
+    monkeypatch.setattr(opener, "FAST", True)
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from ckptstore.backends.base import Backend
 from ckptstore.errors import InvalidRequest
 
 _OPENERS = {
-    "s3": "s3.S3Opener",
-    "s3a": "s3.S3Opener",
-    "gs": "gcs.GcsOpener",
-    "gcs": "gcs.GcsOpener",
+    "s3": "opener.S3Opener",
+    "s3a": "opener.S3Opener",
+    "gs": "opener.GcsOpener",
+    "gcs": "opener.GcsOpener",
     "memory": "memory.MemoryOpener",
 }
 
@@ -55,8 +55,8 @@ def _wire(scheme: str, url: str, options: dict[str, Any], timeout: float, concur
     """How to open the connection; each kind is imported only when asked for."""
     module, _, name = _OPENERS.get(scheme, "generic.GenericOpener").partition(".")
     try:
-        found = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
+        opener = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
+        return opener(url, options, timeout, concurrency)
     except ImportError as error:
-        extra = {"s3": "s3", "gcs": "gcs"}.get(module)
+        extra = {"S3Opener": "s3", "GcsOpener": "gcs"}.get(name)
         raise ValueError(f"{error}: pip install 'ckptstore[{extra}]'" if extra else str(error)) from error
-    return found(url, options, timeout, concurrency)

@@ -25,7 +25,6 @@ import google_crc32c
 import requests.exceptions
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each bucket's kind first
 
-from ckptstore.backends import remote
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
 from ckptstore.backends.remote import run, secrets_in, shown_url, split_url, without_secrets
@@ -76,48 +75,29 @@ class Corrupted(OSError):
     """What arrived is not what was sent."""
 
 
-class GcsOpener:
-    """Opens a :class:`GcsWire`; what a pickle of the backend holds, less the secrets."""
-
-    def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
-        split_url(url)
-        self._state = (url, dict(options), timeout, concurrency)
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return shown_url("gs", self._state[0])
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        url, options, timeout, concurrency = self._state
-        kept = without_secrets(options, _PICKLED)
-        # Named ways to find a token are settings; the token itself is a secret.
-        if _is_named(options.get("token")):
-            kept["token"] = options["token"]
-        return url, kept, timeout, concurrency
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._state = state
-
-    def __call__(self) -> GcsWire:
-        with remote.setting_up(self._state[1]):
-            if remote.fast():
-                from ckptstore.backends import fast_gcs
-
-                if fast_gcs.suits(self._state[1]):
-                    return fast_gcs.FastGcsWire(*self._state)
-            return GcsWire(*self._state)
-
-
 class GcsWire:
     """One bucket and prefix."""
 
     part_bytes = PART_BYTES
     remove_batch = 100
 
+    @staticmethod
+    def shown(url: str) -> str:
+        """`url` as people see it."""
+        return shown_url("gs", url)
+
+    @staticmethod
+    def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `options` may go into a pickle: no secret."""
+        kept = without_secrets(options, _PICKLED)
+        # Named ways to find a token are settings; the token itself is a secret.
+        if _is_named(options.get("token")):
+            kept["token"] = options["token"]
+        return kept
+
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = shown_url("gs", url)
+        self.url = self.shown(url)
         self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
         self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
         self._kms = options.get("kms_key_name")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,15 +11,6 @@ from urllib.parse import urlsplit
 from ckptstore.backends.base import BadOptions
 
 T = TypeVar("T")
-
-FAST = True
-"""Whether obstore carries file contents where it is installed; tests try both."""
-
-
-def fast() -> bool:
-    """Whether it is to and can."""
-    return FAST and importlib.util.find_spec("obstore") is not None
-
 
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 

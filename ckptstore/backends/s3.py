@@ -19,7 +19,6 @@ import aiohttp
 import botocore.exceptions
 import s3fs
 
-from ckptstore.backends import remote
 from ckptstore.backends.base import Listed
 from ckptstore.backends.patience import Verdict
 from ckptstore.backends.remote import run, secrets_in, shown_url, split_url, without_secrets
@@ -104,44 +103,25 @@ class Corrupted(OSError):
     """What arrived is not what was sent."""
 
 
-class S3Opener:
-    """Opens an :class:`S3Wire`; what a pickle of the backend holds, less the secrets."""
-
-    def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
-        split_url(url)
-        self._state = (url, dict(options), timeout, concurrency)
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return shown_url("s3", self._state[0])
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        url, options, timeout, concurrency = self._state
-        return url, without_secrets(options, _PICKLED), timeout, concurrency
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._state = state
-
-    def __call__(self) -> S3Wire:
-        with remote.setting_up(self._state[1]):
-            if remote.fast():
-                from ckptstore.backends import fast_s3
-
-                if fast_s3.suits(self._state[1]):
-                    return fast_s3.FastS3Wire(*self._state)
-            return S3Wire(*self._state)
-
-
 class S3Wire:
     """One bucket and prefix."""
 
     part_bytes = PART_BYTES
     remove_batch = 1000
 
+    @staticmethod
+    def shown(url: str) -> str:
+        """`url` as people see it."""
+        return shown_url("s3", url)
+
+    @staticmethod
+    def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `options` may go into a pickle: no secret."""
+        return without_secrets(options, _PICKLED)
+
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = shown_url("s3", url)
+        self.url = self.shown(url)
         self.secrets = secrets_in(options)
         endpoint = options.get("endpoint_url") or (options.get("client_kwargs") or {}).get("endpoint_url")
         self.place = f"{self.url} at {endpoint or 'AWS'}"

@@ -17,7 +17,7 @@ import numpy as np
 import s3fs  # noqa: F401
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import remote
+from ckptstore.backends import opener
 from ckptstore.errors import CheckpointCorrupt, CheckpointError
 from tests.mutants.races import MUTANTS
 from tests.races.history import NEVER, Event
@@ -212,7 +212,7 @@ def _told(found: Checkpoint | None) -> dict[str, Any]:
 
 def work(racer: Racer) -> None:
     """Race until the time is over."""
-    remote.FAST = racer.fast
+    opener.FAST = racer.fast
     if racer.mutant is not None:
         MUTANTS[racer.mutant]()
     os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
