@@ -8,13 +8,13 @@ beside it are an attempt's own, for a sweep to remove if it dies; these are not 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.posix import Directory, Disk
 from ckptstore.commit.base import Vouch
 from ckptstore.commit.ground import Ground, committed
-from ckptstore.commit.states import State, grouped, sizes, small_state, state_of
+from ckptstore.commit.registers import Register
+from ckptstore.commit.states import State, sizes, small_state, state_of
 from ckptstore.errors import (
     CheckpointExists,
     CheckpointGone,
@@ -23,9 +23,6 @@ from ckptstore.errors import (
     SaveAborted,
 )
 from ckptstore.names import MANIFEST, META, MIN_MANIFEST_BYTES, PARTS, CheckpointName
-
-if TYPE_CHECKING:
-    from ckptstore.commit.register import RegisterCatalog
 
 
 def in_directory(ground: Ground, name: CheckpointName, vouch: Vouch) -> None:
@@ -61,48 +58,42 @@ def _sync(disk: Disk, directory: Directory) -> None:
     disk.fsync_dir(directory)
 
 
-def in_register(catalog: RegisterCatalog, name: CheckpointName, vouch: Vouch) -> None:
+def in_register(register: Register, name: CheckpointName, vouch: Vouch) -> None:
     """On an object store: ``parts.json`` and the manifest, each by one create-only PUT.
 
     Two adopters of the same bytes write the same ``parts.json``, and the register has one winner.
     """
-    started = catalog.clock()
+    started = register.clock()
 
     def fence() -> None:
-        if catalog.clock() - started > catalog.horizon / 4:
+        if register.clock() - started > register.horizon / 4:
             raise SaveAborted(str(name), "it took so long that others may have forgotten it", "Adopt again")
 
-    there = _directories(catalog, name.step)
+    there = register.directories(name.step)
     if _taken(name, _in_state(there, State.COMMITTED)):
         return
     found = list(there.get(name, {}).values())
     table, manifest = _vouched(name, found, vouch)
-    _check_unchanged(name, found, catalog.backend.list(str(name)))
-    if catalog.create(f"{name}/{PARTS}", table, fence) != table:
+    _check_unchanged(name, found, register.backend.list(str(name)))
+    if register.create(f"{name}/{PARTS}", table, fence) != table:
         raise InvalidRequest(
             f"{name}/{PARTS}",
             "an adoption that was interrupted left it there, and the files have changed since",
             "See that nothing adopts this directory now, remove that file, and adopt again",
         )
-    if small_state(catalog.create(f"{name}/{MANIFEST}", manifest, fence)):
+    if small_state(register.create(f"{name}/{MANIFEST}", manifest, fence)):
         raise CheckpointGone(str(name), "it was deleted before the reply came")
     # A save that began before the manifest was there has passed the directory over, dead or alive.
-    now = _directories(catalog, name.step)
+    now = register.directories(name.step)
     for other in [*_in_state(now, State.CLAIMED), *_in_state(now, State.COMMITTED)]:
         if other != name:
-            _stop(catalog, other)
+            _stop(register, other)
 
 
-def _stop(catalog: RegisterCatalog, other: CheckpointName) -> None:
+def _stop(register: Register, other: CheckpointName) -> None:
     """Seal a save of the same step: of two, the later one wins. CheckpointExists if it is done."""
-    if catalog.seal(other) is State.COMMITTED:
+    if register.seal(other) is State.COMMITTED:
         raise CheckpointExists(str(other), "a save of the same step was faster")
-
-
-def _directories(catalog: RegisterCatalog, step: int) -> dict[CheckpointName, dict[str, Listed]]:
-    base = str(CheckpointName(step))
-    found = grouped(catalog.backend.starting(base, until=base + "0"))
-    return {name: files for name, files in found.items() if name.step == step}
 
 
 def _in_state(found: dict[CheckpointName, dict[str, Listed]], state: State) -> list[CheckpointName]:

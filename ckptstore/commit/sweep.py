@@ -8,20 +8,14 @@ directory may be used again once its register is gone, which takes at least a wh
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ckptstore.backends.base import Listed, TooLarge
 from ckptstore.commit.base import Swept
+from ckptstore.commit.registers import Register, logger
 from ckptstore.commit.states import REGISTERS, State, grouped, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
 from ckptstore.names import CLAIM, DELETING, MANIFEST, PROBE, RETIRED, SMALL_STATE_BYTES, CheckpointName
-
-if TYPE_CHECKING:
-    from ckptstore.commit.register import RegisterCatalog
-
-logger = logging.getLogger("ckptstore")
 
 GRACE = 86400.0
 """Seconds for which an attempt without a manifest may add nothing before it is given up."""
@@ -30,16 +24,16 @@ GRACE = 86400.0
 class Sweep:
     """One pass over a store. See :meth:`ckptstore.commit.base.Catalog.sweep`."""
 
-    def __init__(self, catalog: RegisterCatalog, grace: float) -> None:
-        self._catalog = catalog
-        self._backend = catalog.backend
+    def __init__(self, register: Register, grace: float) -> None:
+        self._register = register
+        self._backend = register.backend
         self._grace = grace
         self._attempts: list[str] = []
         self._bytes = 0
 
     def run(self) -> Swept:
         """Sweep, and tell what went."""
-        self._started = self._catalog.clock()
+        self._started = self._register.clock()
         self._now = self._place_time()
         found = grouped(self._backend.starting("checkpoint_"))
         for name, files in found.items():
@@ -53,7 +47,7 @@ class Sweep:
 
     def _place_time(self) -> float | None:
         """What time it is by the place's own clock: when it says that we wrote something just now."""
-        key = f"{PROBE}/clock-{self._catalog.new_id()}.json"
+        key = f"{PROBE}/clock-{self._register.new_id()}.json"
         self._backend.replace(key, b"{}\n")  # a name of our own: nothing to lose if it lands twice
         listed = [entry for entry in self._backend.starting(key) if entry.key == key]
         self._backend.delete([key])
@@ -67,7 +61,7 @@ class Sweep:
         return all(time is not None and self._now - time > seconds for time in times)
 
     def _fence(self) -> None:
-        if self._catalog.clock() - self._started > self._catalog.horizon / 4:
+        if self._register.clock() - self._started > self._register.horizon / 4:
             raise StoreUnavailable(self._backend.url, "the sweep took so long that its listing is stale")
 
     def _directory(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
@@ -75,16 +69,16 @@ class Sweep:
         if state is State.CLAIMED and self._older(files, self._grace):
             self._fence()
             # Sealed first: a writer that is alive after all must find that out when it commits.
-            state = self._catalog.seal(name)
+            state = self._register.seal(name)
         if state is not State.DEAD:
             return
         payload = [entry for path, entry in files.items() if path not in REGISTERS]
         if payload:
             if self._is_dead(name, files):
                 self._fence()
-                self._bytes += self._catalog.remove_payload(payload)
+                self._bytes += self._register.remove_payload(payload)
                 self._attempts.append(str(name))
-        elif self._older(files, self._catalog.horizon):
+        elif self._older(files, self._register.horizon):
             self._retire(name, files)
 
     def _is_dead(self, name: CheckpointName, files: Mapping[str, Listed]) -> bool:
@@ -131,7 +125,7 @@ class Sweep:
     def _intent_is_over(self, entry: Listed, files: Mapping[str, Listed]) -> bool:
         if state_of(sizes(files)) is not State.COMMITTED:
             return bool(files)  # deleted indeed; nothing at all: the listing may be older than the intent
-        return self._older({"": entry}, self._catalog.horizon)
+        return self._older({"": entry}, self._register.horizon)
 
     def _is_old_upload(self, key: str, started: float) -> bool:
         self._fence()

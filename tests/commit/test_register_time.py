@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ckptstore.backends.base import Listed
-from ckptstore.commit.register import HORIZON, RegisterCatalog
+from ckptstore.commit.register import RegisterCatalog
+from ckptstore.commit.registers import HORIZON
 from ckptstore.commit.states import SEAL, TOMBSTONE
 from ckptstore.errors import (
     CheckpointGone,

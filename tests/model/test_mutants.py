@@ -126,7 +126,7 @@ class Overwrites(RegisterCatalog):
 
 def _sweep_that_does_not_seal(self: Sweep, name: CheckpointName, files: Mapping[str, Listed]) -> None:
     if MANIFEST not in files:
-        self._catalog.remove_payload(files.values())
+        self._register.remove_payload(files.values())
 
 
 def _everything(self: RegisterCatalog, files: Iterable[Listed]) -> int:

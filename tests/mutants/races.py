@@ -35,7 +35,7 @@ def _sweep_seals_nothing() -> None:
 
     def directory(self: Sweep, name: CheckpointName, files: Mapping[str, Listed]) -> None:
         if state_of(sizes(files)) is State.CLAIMED and self._older(files, self._grace):
-            self._catalog.remove_payload([entry for path, entry in files.items() if path not in REGISTERS])
+            self._register.remove_payload([entry for path, entry in files.items() if path not in REGISTERS])
 
     Sweep._directory = directory  # type: ignore[method-assign]
 
@@ -55,7 +55,7 @@ def _registers_forgotten_at_once() -> None:
     real = Sweep._older
 
     def older(self: Sweep, entries: Mapping[str, Listed], seconds: float) -> bool:
-        return seconds == self._catalog.horizon or real(self, entries, seconds)
+        return seconds == self._register.horizon or real(self, entries, seconds)
 
     Sweep._older = older  # type: ignore[method-assign]
 
