@@ -26,10 +26,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ckptstore import finding
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.checkpoint import Checkpoint
+from ckptstore.checkpoint import Checkpoint, Migration
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.failures import translated
-from ckptstore.migrating import Migration, Step, Version, fingerprint, source_id
+from ckptstore.migrating import Step, Version, fingerprint
 from ckptstore.names import check_checkpoint_name
 from ckptstore.reading import vouched_manifest
 from ckptstore.signing import Trust
@@ -202,7 +202,7 @@ class Mirror(Stores):
         path, step = found.home
         checkpoint = found.open()
         if dry_run:
-            done = checkpoint.migrate("", to=to, step=step, steps=tuple(steps), dry_run=True)
+            done = checkpoint.migrate(None, to=to, step=step, steps=tuple(steps), dry_run=True)
             return Done("would be migrated", None, done)
         number = max(checkpoint.step, 0) if step is None else step
         twin = self.held(path, number)
@@ -236,7 +236,7 @@ class Mirror(Stores):
 def _ids(checkpoint: Checkpoint) -> set[str]:
     """What copies of it may call it: also what it was called before it was adopted."""
     adopted = checkpoint.committed and checkpoint.manifest.origin == "adopt"
-    return {source_id(checkpoint), *([fingerprint(_sizes(checkpoint))] if adopted else [])}
+    return {checkpoint.source_id(), *([fingerprint(_sizes(checkpoint))] if adopted else [])}
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, int]:

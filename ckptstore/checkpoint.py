@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ from ckptstore.errors import (
     UnreadableFormat,
 )
 from ckptstore.failures import translated
-from ckptstore.manifest import Manifest
+from ckptstore.manifest import Manifest, Parent
 from ckptstore.parts import FileParts
 from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest, vouched_manifest
 from ckptstore.signing import Trust
@@ -35,8 +36,9 @@ from ckptstore.writing import Progress, run_all
 
 if TYPE_CHECKING:
     from ckptstore.exporting import Exported
-    from ckptstore.migrating import Migration, Step
-    from ckptstore.store import CheckpointStore
+    from ckptstore.migrated import Destination
+    from ckptstore.migrating import Step
+    from ckptstore.writers.report import PolicyReport
 
 
 class AlgorithmState(NamedTuple):
@@ -351,23 +353,73 @@ class Checkpoint:
 
     def migrate(
         self,
-        dest: CheckpointStore | str | os.PathLike[str],
+        dest: Destination | str | os.PathLike[str] | None,
         *,
         to: Literal["1.1", "2.1"] = "1.1",
         step: int | None = None,
         steps: Sequence[Step] = (),
         dry_run: bool = False,
     ) -> Migration:
-        """Commit what it holds to the store `dest`, in a version that today's tools open.
+        """Commit what it holds to the store `dest` or the one at that URL, in another version.
 
-        ``"1.1"``: plain pickles, which a bare ``pickle.load`` opens without Ray. ``"2.1"``: RLlib's new
-        API stack. This one stays as it is and becomes the new one's parent. `step` overrides its step,
-        `steps` are functions of your own over the model, ``dry_run`` only reports. What became of every
-        field is in the result; what is raised, and what it all means, is in ``docs/migrating.md``.
+        ``"1.1"`` makes plain pickles that a bare ``pickle.load`` opens and RLlib since 2.1 knows. ``"2.1"``
+        makes the tree of components of RLlib's new API stack, which Ray since 2.41 restores; what the old
+        stack wrote gets there if its networks are RLlib's own. This one stays as it is and becomes the new
+        one's parent, with its metrics and labels. `step` overrides its step, `steps` are functions of your
+        own over the model, ``dry_run`` only reports and needs no `dest`. See ``docs/migrating.md``.
+
+        Everything is read and laid out before a byte is written, so a refusal leaves nothing behind. Raises
+        what reading raises; InvalidRequest for a model with anything but plain data in it; UnreadableFormat
+        for networks that aren't recognised, or a checkpoint without policies; CheckpointExists if `dest`
+        has the step already.
         """
-        from ckptstore.migrating import migrate  # which needs this class
+        from ckptstore.migrated import commit_to  # here, as reading alone needs neither
+        from ckptstore.migrating import lay_out, left_out
 
-        return migrate(self, dest, to=to, step=step, steps=steps, dry_run=dry_run)
+        source = self.rllib()
+        notes: list[str] = []
+        model = _read_model(source, self.url, notes)
+        number = self._migrated_step(step, notes)
+        model, laid = lay_out(source.kind, model, to, steps, notes)
+        result = None
+        if not dry_run:
+            if dest is None:
+                raise InvalidRequest("dest", "it is None", "Name a store, or pass dry_run=True")
+            fields: dict[str, Any] = {
+                "kind": laid.kind,
+                "policies": list(model["policies"]),
+                "checkpoint_version": to,
+                "parent": Parent(self.source_id(), "migrate"),
+                "metrics": self.metrics,
+                "labels": self.labels,
+            }
+            if isinstance(dest, (str, os.PathLike)):
+                made = commit_to(dest, number, laid.items, **fields)
+                result = Checkpoint(made.backend, str(made.name), made.manifest, table=made.table)
+            else:
+                result = dest.commit_files(number, laid.items, **fields)
+        reports = {
+            policy_id: report.with_dropped(left_out(source.notes(), f"policies/{policy_id}"))
+            for policy_id, report in laid.policies.items()
+        }
+        return Migration(self.url, to, result, reports, laid.algorithm, tuple(notes))
+
+    def source_id(self) -> str:
+        """What the manifest of a migrated checkpoint calls this one.
+
+        Its id, or where no manifest gives one a fingerprint of its files' names and sizes.
+        """
+        from ckptstore.migrating import fingerprint
+
+        return self.id if self.committed else fingerprint(self.listing())
+
+    def _migrated_step(self, step: int | None, notes: list[str]) -> int:
+        if step is not None:
+            return step
+        if self.committed or self.step >= 0:
+            return self.step
+        notes.append(str(Note("inferred", "step", "nothing tells the step, so it is 0")))
+        return 0
 
     def export(
         self,
@@ -386,7 +438,7 @@ class Checkpoint:
         Raises InvalidRequest for a file that is there already, or weights that the format can't hold, and
         UnreadableFormat for a network that isn't known.
         """
-        from ckptstore.exporting import export  # which needs this class
+        from ckptstore.exporting import export
 
         return export(self, dest, policy_id, format=format, storage_options=storage_options)
 
@@ -605,6 +657,49 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What `Checkpoint.migrate` did, or with ``dry_run`` would do."""
+
+    source: str
+    """URL of the checkpoint that was read."""
+    to: str
+    """The ``checkpoint_version`` written."""
+    checkpoint: Checkpoint | None
+    """The new one; None for a dry run."""
+    policies: Mapping[str, PolicyReport]
+    algorithm: PolicyReport
+    """The same report for the algorithm's own state."""
+    notes: tuple[str, ...] = field(default=())
+    """What reading inferred or missed, and what the steps did."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "source": self.source,
+            "to": self.to,
+            "checkpoint": self.checkpoint.url if self.checkpoint else None,
+            "id": self.checkpoint.id if self.checkpoint else None,
+            "step": self.checkpoint.step if self.checkpoint else None,
+            "algorithm": self.algorithm.as_dict(),
+            "policies": {policy_id: report.as_dict() for policy_id, report in self.policies.items()},
+            "notes": list(self.notes),
+        }
+
+
+def _read_model(source: contents.Contents, url: str, notes: list[str]) -> dict[str, Any]:
+    """The whole model of ``docs/model.md``; what reading it had to infer or miss is added to `notes`."""
+    model: dict[str, Any] = {
+        "state": dict(source.state(False, False)),
+        "policies": {policy_id: source.policy(policy_id, False, False) for policy_id in source.policy_ids},
+        "components": {name: source.component(name) for name in source.components},
+    }
+    if not model["policies"]:
+        raise UnreadableFormat(url, f"this {source.kind} holds no policy", "Migrate an algorithm or policy")
+    notes += [str(note) for note in source.notes() if note.kind != "migrated"]
+    return model
 
 
 class _StoredPolicy(plan.Stored):

@@ -7,19 +7,49 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ckptstore import strictjson
 from ckptstore.backends import open_backend
-from ckptstore.checkpoint import Checkpoint
+from ckptstore.contents import Contents
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.failures import translated
 from ckptstore.native import onnxfile, torchscript
 from ckptstore.networks import Network, acting_network
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Exportable(Protocol):
+    """What is exported from: as much of a `Checkpoint` as that takes."""
+
+    @property
+    def name(self) -> str:
+        """Its directory's name."""
+
+    @property
+    def id(self) -> str:
+        """Identity of the save that made it."""
+
+    @property
+    def version(self) -> str:
+        """RLlib's ``checkpoint_version``."""
+
+    @property
+    def step(self) -> int:
+        """The training step it was saved at."""
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """Ids of its policies."""
+
+    def weights(self, policy_id: str, /) -> Arrays:
+        """The weights of one policy: parameter name to array."""
+
+    def rllib(self) -> Contents:
+        """Its files read as RLlib's."""
 
 
 class Exported(NamedTuple):
@@ -39,12 +69,12 @@ class _Made(NamedTuple):
     difference: float | None = None
 
 
-Format = Callable[[Checkpoint, str], _Made]
+Format = Callable[[Exportable, str], _Made]
 """Makes the file of one policy."""
 
 
 def export(
-    checkpoint: Checkpoint,
+    checkpoint: Exportable,
     dest: str | os.PathLike[str],
     policy_id: str | None = None,
     *,
@@ -83,7 +113,7 @@ def _split(path: str) -> tuple[str, str]:
     return folder or os.sep, name
 
 
-def _about(checkpoint: Checkpoint, policy_id: str) -> dict[str, str]:
+def _about(checkpoint: Exportable, policy_id: str) -> dict[str, str]:
     """Where the weights are from: text, as safetensors takes nothing else."""
     return {
         "policy": policy_id,
@@ -94,7 +124,7 @@ def _about(checkpoint: Checkpoint, policy_id: str) -> dict[str, str]:
     }
 
 
-def _weights(checkpoint: Checkpoint, policy_id: str, kinds: str, remedy: str) -> Arrays:
+def _weights(checkpoint: Exportable, policy_id: str, kinds: str, remedy: str) -> Arrays:
     """The weights, in this machine's byte order, if their types are among `kinds`."""
     arrays = {}
     for name, array in checkpoint.weights(policy_id).items():
@@ -104,7 +134,7 @@ def _weights(checkpoint: Checkpoint, policy_id: str, kinds: str, remedy: str) ->
     return arrays
 
 
-def _npz(checkpoint: Checkpoint, policy_id: str) -> _Made:
+def _npz(checkpoint: Exportable, policy_id: str) -> _Made:
     """What `numpy.load` opens. Not by `numpy.savez`, which can't write an array called "file"."""
     arrays = _weights(checkpoint, policy_id, "biufcSU", "Export to safetensors")
     buffer = io.BytesIO()
@@ -116,7 +146,7 @@ def _npz(checkpoint: Checkpoint, policy_id: str) -> _Made:
     return _Made(buffer.getvalue())
 
 
-def _safetensors(checkpoint: Checkpoint, policy_id: str) -> _Made:
+def _safetensors(checkpoint: Exportable, policy_id: str) -> _Made:
     try:
         from safetensors.numpy import save
     except ImportError as error:
@@ -133,7 +163,7 @@ def _safetensors(checkpoint: Checkpoint, policy_id: str) -> _Made:
     return _Made(data)
 
 
-def _json(checkpoint: Checkpoint, policy_id: str) -> _Made:
+def _json(checkpoint: Exportable, policy_id: str) -> _Made:
     """Nested lists, for languages without arrays. What JSON has no number for becomes text."""
     arrays = _weights(checkpoint, policy_id, "biufU", "Export to npz or safetensors")
     weights = {
@@ -153,7 +183,7 @@ def _finite(value: Any) -> Any:
 def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]]) -> Format:
     """The format that `dumps` writes networks in."""
 
-    def made(checkpoint: Checkpoint, policy_id: str) -> _Made:
+    def made(checkpoint: Exportable, policy_id: str) -> _Made:
         network = network_of(checkpoint, policy_id)
         told = about_network(network, _about(checkpoint, policy_id))
         return _Made(*dumps(network, told, _place(checkpoint, policy_id)))
@@ -161,7 +191,7 @@ def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]])
     return made
 
 
-def _place(checkpoint: Checkpoint, policy_id: str) -> str:
+def _place(checkpoint: Exportable, policy_id: str) -> str:
     return f"{checkpoint.name} policy {policy_id!r}"
 
 
@@ -185,7 +215,7 @@ def _text(value: Any) -> Any:
     return [_text(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def network_of(checkpoint: Checkpoint, policy_id: str) -> Network:
+def network_of(checkpoint: Exportable, policy_id: str) -> Network:
     """What a policy computes from the observations that its environment gives it.
 
     UnreadableFormat if its network isn't one of RLlib's own, or if there is something before it that isn't

@@ -9,7 +9,7 @@ from ckptstore import names, strictjson
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
 from ckptstore.failures import surely, translated
-from ckptstore.saving import writer_versions
+from ckptstore.manifest import writer_versions
 
 SCHEMA_VERSION = 1
 

@@ -7,15 +7,19 @@ seals of object stores at most ``SMALL_STATE_BYTES``: a listing alone tells them
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ckptstore import metrics, strictjson
 from ckptstore.digest import ALGORITHM, digest, is_digest
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.names import MANIFEST, MAX_STEP, MIN_MANIFEST_BYTES, relative_path
+from ckptstore.version import __version__
 
 SCHEMA_VERSION = 1
 KINDS = (
@@ -237,3 +241,8 @@ def _file(raw: object, source: str) -> File:
     )
     fields.finish()
     return file
+
+
+def writer_versions() -> dict[str, str]:
+    """What wrote a checkpoint, for whoever has to find out in years. No host, no user, no path."""
+    return {"ckptstore": __version__, "python": platform.python_version(), "numpy": np.__version__}

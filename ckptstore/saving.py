@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, SupportsIndex
 
-import numpy as np
-
+from ckptstore import metrics as metric_values
 from ckptstore import names, parts
 from ckptstore.commit.base import Attempt, Catalog, Check, IfExists, allow
 from ckptstore.digest import digest
 from ckptstore.errors import InvalidRequest
 from ckptstore.failures import translated
-from ckptstore.manifest import File, Manifest, Parent, Signature
+from ckptstore.manifest import File, Manifest, Parent, Signature, writer_versions
 from ckptstore.parts import PART_BYTES, FileParts
 from ckptstore.plan import CHECKPOINT_VERSION, FORMAT, Base, Contents, Item, Write
 from ckptstore.reusing import Reuse
 from ckptstore.seen import Seen
-from ckptstore.version import __version__
 from ckptstore.writing import Hasher, Progress, run_all, write_items
 
 
@@ -43,6 +41,34 @@ class Request:
     format: str = FORMAT
     sign: Callable[[bytes], Signature] | None = None
     """Signs the manifest's text, if given."""
+
+
+def build_request(
+    kind: str,
+    policies: Iterable[str],
+    step: SupportsIndex,
+    values: Mapping[str, Any] | None,
+    labels: Iterable[str],
+    if_exists: IfExists,
+    sign: Callable[[bytes], Signature] | None = None,
+) -> Request:
+    """A `Request` for a save, checked. `values` are its metrics. InvalidRequest says what doesn't fit."""
+    if if_exists not in ("error", "replace", "return"):
+        raise InvalidRequest("if_exists", f"{if_exists!r} is unknown", "Use 'error', 'replace' or 'return'")
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    if not all(isinstance(label, str) for label in labels):
+        raise InvalidRequest("labels", "they aren't a list of str", "Pass for example ['eval']")
+    return Request(
+        step=names.step_number(step),
+        kind=kind,
+        origin="save",
+        policies=tuple(policies),
+        metrics=metric_values.decode(metric_values.encode(values or {}), "metrics"),
+        labels=labels,
+        if_exists=if_exists,
+        parent=None,
+        sign=sign,
+    )
 
 
 class Save:
@@ -137,11 +163,6 @@ def vouched(
         parts=File(names.PARTS, len(table), digest(table)),
     )
     return table, manifest.signed(request.sign) if request.sign is not None else manifest
-
-
-def writer_versions() -> dict[str, str]:
-    """What wrote a checkpoint, for whoever has to find out in years. No host, no user, no path."""
-    return {"ckptstore": __version__, "python": platform.python_version(), "numpy": np.__version__}
 
 
 def copied(path: str, source: str) -> Item:

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
+from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 
-from ckptstore import adopting, background, logs, names, plan, refs, retention
+from ckptstore import adopting, background, logs, migrated, names, plan, refs, retention
 from ckptstore import metrics as metric_values
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.checkpoint import Checkpoint
+from ckptstore.checkpoint import Checkpoint, Migration
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.errors import (
@@ -29,20 +29,18 @@ from ckptstore.failures import translated
 from ckptstore.identity import Identity
 from ckptstore.manifest import Manifest, Parent
 from ckptstore.manifest import load as load_manifest
+from ckptstore.migrating import Step
 from ckptstore.names import CheckpointName
 from ckptstore.parts import FileParts
 from ckptstore.plan import Item
 from ckptstore.reading import VerifyReport
 from ckptstore.retention import Keep
-from ckptstore.saving import Request, Save, model_items
+from ckptstore.saving import Request, Save, build_request, model_items
 from ckptstore.seen import Seen
 from ckptstore.signing import Signer, Trust
 from ckptstore.staging import Job, Staged
 from ckptstore.survey import Survey
 from ckptstore.writing import Progress
-
-if TYPE_CHECKING:
-    from ckptstore.migrating import Migration, Step
 
 Which: TypeAlias = "Checkpoint | SupportsIndex | str"
 """A checkpoint, or what `CheckpointStore.get` takes to find one."""
@@ -268,18 +266,20 @@ class CheckpointStore:
         `migrate` is what calls this. The run goes on from where it was. CheckpointExists if the step is
         taken.
         """
-        request = self._request(kind, policies, step, metrics, labels, "error")
-        request = replace(
-            request, origin="migrate", checkpoint_version=checkpoint_version, format="", parent=parent
+        request = migrated.migration_request(
+            step,
+            kind=kind,
+            policies=policies,
+            checkpoint_version=checkpoint_version,
+            parent=parent,
+            metrics=metrics,
+            labels=labels,
         )
         self._background.wait()
-        self._identity.prove()
-        with logs.timed("migrated", f"{self.url}/{CheckpointName(request.step)}") as done:
-            with self._begin(request) as save:
-                files = save.write(items)
-                name, manifest = save.commit(request, files)
-            done(manifest.size)
-        return self._survey.checkpoint(name, manifest, table={file.path: file for file in files})
+        result = migrated.commit(
+            self._catalog, self._identity, self._concurrency, replace(request, sign=self._signer), items
+        )
+        return self._survey.checkpoint(result.name, result.manifest, table=result.table)
 
     def migrate(
         self,
@@ -341,24 +341,7 @@ class CheckpointStore:
         labels: Iterable[str],
         if_exists: IfExists,
     ) -> Request:
-        if if_exists not in ("error", "replace", "return"):
-            raise InvalidRequest(
-                "if_exists", f"{if_exists!r} is unknown", "Use 'error', 'replace' or 'return'"
-            )
-        labels = (labels,) if isinstance(labels, str) else tuple(labels)
-        if not all(isinstance(label, str) for label in labels):
-            raise InvalidRequest("labels", "they aren't a list of str", "Pass for example ['eval']")
-        return Request(
-            step=names.step_number(step),
-            kind=kind,
-            origin="save",
-            policies=tuple(policies),
-            metrics=metric_values.decode(metric_values.encode(values or {}), "metrics"),
-            labels=labels,
-            if_exists=if_exists,
-            parent=None,
-            sign=self._signer,
-        )
+        return build_request(kind, policies, step, values, labels, if_exists, self._signer)
 
     def _gone_on(self, request: Request) -> Request:
         """`request` with the parent it has now, when no save is in flight that may become it."""

@@ -10,12 +10,13 @@ from rich.console import RenderableType
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.bulk import Done, Found
+from ckptstore.checkpoint import Migration
 from ckptstore.cli import bulk
 from ckptstore.cli.moving import destination_option, destination_options, destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.errors import InvalidRequest
-from ckptstore.migrating import VERSIONS, Migration, Version
+from ckptstore.migrating import VERSIONS, Version
 
 _FATES = ("carried", "renamed", "dropped", "opaque")
 
@@ -75,7 +76,7 @@ def migrate_one(
 ) -> Migration:
     """Migrate `checkpoint` into `store`; without one only report what would be done."""
     if store is None:
-        return checkpoint.migrate("", to=to, step=step, dry_run=True)
+        return checkpoint.migrate(None, to=to, step=step, dry_run=True)
     return checkpoint.migrate(store, to=to, step=step)
 
 

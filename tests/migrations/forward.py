@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptstore import Checkpoint
+from ckptstore.checkpoint import Migration
 from ckptstore.codec.opaque import Opaque
-from ckptstore.migrating import Migration
 from ckptstore.writers.plain import described
 from tests.eras.corpus import cases, flat, roots
 
