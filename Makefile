@@ -23,7 +23,7 @@ RAY := $(SCRATCH)/ray
 rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; passed over where that fails
 	@mkdir -p $(SCRATCH)
 	@if $(MAKE) --no-print-directory $(RAY)/.ready >$(SCRATCH)/ray.log 2>&1; then \
-	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib tests/native/test_torchscript.py; \
+	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib tests/export/test_torchscript.py; \
 	else \
 	  echo "SKIPPED tests/integrations/rllib: Ray doesn't install here: $$(grep -m1 -i error $(SCRATCH)/ray.log || tail -1 $(SCRATCH)/ray.log)"; \
 	fi
@@ -42,7 +42,7 @@ compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(OLDER_RAYS:%=$(
 	$(RUN)python -m tests.codec.other_pythons
 	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python CKPTSTORE_OLDER_RAYS="$(OLDER_RAYS:%=$(CURDIR)/$(SCRATCH)/ray-%/bin/python)" $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/migrations/test_other_pythons.py tests/compat
 	$(RAY)/bin/python -m pytest -q -rs tests/integrations/rllib
-	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/native
+	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/export
 
 torture: $(READY)  ## crashes, power cuts, races, bad days and random operations, for most of an hour
 	-@$(MAKE) --no-print-directory $(SCRATCH)/chaos/.ready

@@ -30,7 +30,7 @@ from benchmarks.harness import Costs, in_turn, parser, policies, timed, versions
 from benchmarks.peers import touch
 from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import opener
+from ckptstore.backends.objects import opener
 from tests.faults import fault_proxy
 from tests.servers import STARTERS, Server
 

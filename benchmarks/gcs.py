@@ -28,7 +28,7 @@ from benchmarks.clients import THREADS, get_all
 from benchmarks.harness import Costs, in_turn, parser, policies, versions
 from benchmarks.peers import touch
 from ckptstore import CheckpointStore
-from ckptstore.backends import opener
+from ckptstore.backends.objects import opener
 from tests.servers import Server, fake_gcs
 
 _CERTIFICATE = """

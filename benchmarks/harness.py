@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.memory import fresh
+from ckptstore.read.memory import fresh
 
 MIB = 2**20
 

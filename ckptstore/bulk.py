@@ -23,16 +23,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ckptstore import finding
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.translate import translated
 from ckptstore.checkpoint import Checkpoint, Migration
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
-from ckptstore.failures import translated
-from ckptstore.migrating import Step, Version, fingerprint
-from ckptstore.names import check_checkpoint_name
-from ckptstore.reading import vouched_manifest
-from ckptstore.signing import Trust
+from ckptstore.find import directories as finding
+from ckptstore.format.names import check_checkpoint_name
+from ckptstore.format.signing import Trust
+from ckptstore.read.reader import vouched_manifest
+from ckptstore.rllib_formats.migrate import Step, Version, fingerprint
 from ckptstore.store import CheckpointStore
 
 T = TypeVar("T")

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ckptstore import contents, logs, names, plan
+from ckptstore import logs
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend, place_of
-from ckptstore.eras import Note, scan
-from ckptstore.eras.sniff import V0_FILE
+from ckptstore.backends.translate import translated
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -27,18 +26,22 @@ from ckptstore.errors import (
     StoreUnavailable,
     UnreadableFormat,
 )
-from ckptstore.failures import translated
-from ckptstore.manifest import Manifest, Parent
-from ckptstore.parts import FileParts
-from ckptstore.reading import Files, Reader, Unverified, VerifyReport, fetch_manifest, vouched_manifest
-from ckptstore.signing import Trust
-from ckptstore.writing import Progress, run_all
+from ckptstore.format import layout as plan
+from ckptstore.format import names
+from ckptstore.format.manifest import Manifest, Parent
+from ckptstore.format.parts import FileParts
+from ckptstore.format.signing import Trust
+from ckptstore.read import contents
+from ckptstore.read.reader import Files, Reader, Unverified, VerifyReport, fetch_manifest, vouched_manifest
+from ckptstore.rllib_formats import Note, scan
+from ckptstore.rllib_formats.detect import V0_FILE
+from ckptstore.save.writing import Progress, run_all
 
 if TYPE_CHECKING:
-    from ckptstore.exporting import Exported
-    from ckptstore.migrated import Destination
-    from ckptstore.migrating import Step
-    from ckptstore.writers.report import PolicyReport
+    from ckptstore.export.formats import Exported
+    from ckptstore.rllib_formats.migrate import Step
+    from ckptstore.rllib_formats.write.report import PolicyReport
+    from ckptstore.save.migrated import Destination
 
 
 class AlgorithmState(NamedTuple):
@@ -373,8 +376,8 @@ class Checkpoint:
         for networks that aren't recognised, or a checkpoint without policies; CheckpointExists if `dest`
         has the step already.
         """
-        from ckptstore.migrated import commit_to  # here, as reading alone needs neither
-        from ckptstore.migrating import lay_out, left_out
+        from ckptstore.rllib_formats.migrate import lay_out, left_out
+        from ckptstore.save.migrated import commit_to  # here, as reading alone needs neither
 
         source = self.rllib()
         notes: list[str] = []
@@ -409,7 +412,7 @@ class Checkpoint:
 
         Its id, or where no manifest gives one a fingerprint of its files' names and sizes.
         """
-        from ckptstore.migrating import fingerprint
+        from ckptstore.rllib_formats.migrate import fingerprint
 
         return self.id if self.committed else fingerprint(self.listing())
 
@@ -438,7 +441,7 @@ class Checkpoint:
         Raises InvalidRequest for a file that is there already, or weights that the format can't hold, and
         UnreadableFormat for a network that isn't known.
         """
-        from ckptstore.exporting import export
+        from ckptstore.export.formats import export
 
         return export(self, dest, policy_id, format=format, storage_options=storage_options)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ckptstore.errors import InvalidRequest
-from ckptstore.metrics import number
-from ckptstore.names import check_positive
+from ckptstore.format.metrics import number
+from ckptstore.format.names import check_positive
 
 
 class Candidate(NamedTuple):

@@ -9,12 +9,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 
-from ckptstore import contents, logs, names
+from ckptstore import logs
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit.base import Catalog, Check
 from ckptstore.errors import InvalidRequest
-from ckptstore.manifest import Manifest
-from ckptstore.saving import Request, Save, copied, local_files
+from ckptstore.format import names
+from ckptstore.format.manifest import Manifest
+from ckptstore.read import contents
+from ckptstore.save.save import Request, Save, copied, local_files
 
 Commit = Callable[[names.CheckpointName, Manifest], Checkpoint]
 Job = Callable[[], Checkpoint]

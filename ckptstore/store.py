@@ -10,13 +10,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 
-from ckptstore import adopting, background, logs, migrated, names, plan, refs, retention
-from ckptstore import metrics as metric_values
+from ckptstore import logs, retention
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.translate import translated
 from ckptstore.checkpoint import Checkpoint, Migration
-from ckptstore.commit import open_catalog
+from ckptstore.commit import open_catalog, refs
 from ckptstore.commit.base import IfExists, Swept
+from ckptstore.commit.identity import Identity
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
@@ -25,22 +26,25 @@ from ckptstore.errors import (
     CheckpointProtected,
     InvalidRequest,
 )
-from ckptstore.failures import translated
-from ckptstore.identity import Identity
-from ckptstore.manifest import Manifest, Parent
-from ckptstore.manifest import load as load_manifest
-from ckptstore.migrating import Step
-from ckptstore.names import CheckpointName
-from ckptstore.parts import FileParts
-from ckptstore.plan import Item
-from ckptstore.reading import VerifyReport
+from ckptstore.find.survey import Survey
+from ckptstore.format import layout as plan
+from ckptstore.format import metrics as metric_values
+from ckptstore.format import names
+from ckptstore.format.layout import Item
+from ckptstore.format.manifest import Manifest, Parent
+from ckptstore.format.manifest import load as load_manifest
+from ckptstore.format.names import CheckpointName
+from ckptstore.format.parts import FileParts
+from ckptstore.format.signing import Signer, Trust
+from ckptstore.read.reader import VerifyReport
 from ckptstore.retention import Keep
-from ckptstore.saving import Request, Save, build_request, model_items
-from ckptstore.seen import Seen
-from ckptstore.signing import Signer, Trust
+from ckptstore.rllib_formats.migrate import Step
+from ckptstore.save import adopt as adopting
+from ckptstore.save import background, migrated
+from ckptstore.save.fingerprints import Seen
+from ckptstore.save.save import Request, Save, build_request, model_items
+from ckptstore.save.writing import Progress
 from ckptstore.staging import Job, Staged
-from ckptstore.survey import Survey
-from ckptstore.writing import Progress
 
 Which: TypeAlias = "Checkpoint | SupportsIndex | str"
 """A checkpoint, or what `CheckpointStore.get` takes to find one."""

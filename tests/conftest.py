@@ -16,7 +16,7 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_",
     del os.environ[_name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
-from ckptstore.backends import opener  # noqa: E402
+from ckptstore.backends.objects import opener  # noqa: E402
 from tests.figures import (  # noqa: E402, F401  # the hooks count, and sum up at the end
     figures,
     pytest_runtest_makereport,

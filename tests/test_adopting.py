@@ -15,8 +15,8 @@ import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import open_backend
-from ckptstore.commit.register import RegisterCatalog
-from ckptstore.commit.states import State, state_of
+from ckptstore.commit.objects.catalog import RegisterCatalog
+from ckptstore.commit.objects.states import State, state_of
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointExists,
@@ -27,7 +27,7 @@ from ckptstore.errors import (
     SaveAborted,
     UnreadableFormat,
 )
-from ckptstore.testing import Crash, CrashingBackend
+from ckptstore.testing.suites import Crash, CrashingBackend
 from tests.faults import fault_proxy
 from tests.servers import Server
 from tests.stores import tree_bytes
@@ -202,7 +202,7 @@ def test_something_that_still_writes_is_noticed(place: Place, monkeypatch: pytes
         open_backend(place.url, place.options).replace(f"{NAME}/late.pkl", b"N.")
         return hashed(files, path)
 
-    from ckptstore import adopting
+    from ckptstore.save import adopt as adopting
 
     hashed = adopting._hashed
     monkeypatch.setattr(adopting, "_hashed", grows)
@@ -327,7 +327,7 @@ def test_a_save_in_flight_of_the_same_step_is_stopped() -> None:
 
 
 def test_a_save_that_commits_meanwhile_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptstore.commit import adoption
+    from ckptstore.commit import adopt as adoption
 
     place = crash_place()
     vouched = adoption._vouched
@@ -360,8 +360,8 @@ def test_what_was_deleted_or_is_a_dead_save_is_not_adopted() -> None:
 
 
 def test_two_adopters_one_winner(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptstore import adopting
-    from ckptstore.saving import vouched
+    from ckptstore.save import adopt as adopting
+    from ckptstore.save.save import vouched
 
     place.put(NAME, CASE)
     winners: list[str] = []

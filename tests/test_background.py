@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore, errors
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Directory, Disk
-from ckptstore.background import _Memory
-from ckptstore.plan import pickled
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.format.layout import pickled
+from ckptstore.save.background import _Memory
 
 ENDS = """
 import sys, logging

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.commit import probe
+from ckptstore.commit.objects import probe
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 

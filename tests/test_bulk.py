@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from ckptstore import Checkpoint, CheckpointStore, bulk, finding
+from ckptstore import Checkpoint, CheckpointStore, bulk
 from ckptstore.backends import open_backend
 from ckptstore.cli.app import root
 from ckptstore.errors import CheckpointNotFound
+from ckptstore.find import directories as finding
 from tests.servers import Server
 from tests.stores import tree_bytes, unlinked
 

@@ -14,7 +14,7 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli import judging
 from ckptstore.errors import UnsafeContent
-from tests.eras import corpus
+from tests.rllib_formats import corpus
 from tests.servers import Server
 from tests.stores import policies
 from tests.test_cli import ckptstore, complaint, document

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from ckptstore import CheckpointStore
 from ckptstore.backends import open_backend
-from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.cli.app import root
-from ckptstore.doctor import diagnose
+from ckptstore.commit.doctor import diagnose
 from ckptstore.errors import StoreDenied, StoreUnsuitable
 from tests.servers import Server
 
@@ -94,7 +94,7 @@ def test_a_place_that_refuses(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptstore.backends.objects.DEFAULT_TIMEOUT", 3.0)
+    monkeypatch.setattr("ckptstore.backends.objects.backend.DEFAULT_TIMEOUT", 3.0)
     more = ["--storage-option", "endpoint_url=http://127.0.0.1:9", "--storage-option", "key=a"]
     result = CliRunner().invoke(
         root, ["doctor", "s3://bucket/x", *more, "--storage-option", "secret=sentinel"]

@@ -9,9 +9,9 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.backends.base import Listed
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.memory import MemoryOpener
-from ckptstore.backends.objects import ObjectBackend
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.objects.memory import MemoryOpener
 from ckptstore.errors import StoreNotFound, StoreUnavailable
 
 

@@ -20,7 +20,7 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import open_backend
 from ckptstore.cli.app import root
 from ckptstore.errors import CheckpointNotFound, InvalidRequest
-from ckptstore.exporting import FORMATS
+from ckptstore.export.formats import FORMATS
 
 GOLDEN = Path(__file__).parent / "data" / "rllib_1_0_ppo_multi5" / "checkpoint"
 ODD: dict[str, np.ndarray[Any, Any]] = {

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.commit import probe
+from ckptstore.commit.objects import probe
 from ckptstore.errors import CheckpointError, CheckpointNotFound, CheckpointProtected
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 from tests.faults import Act, FaultProxy, Seen, fault_proxy
 from tests.figures import Figures
 from tests.servers import Server

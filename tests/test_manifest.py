@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptstore import manifest, metrics, names, parts, strictjson
-from ckptstore.digest import digest, digest_of_digests
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, InvalidRequest, UnreadableFormat
-from ckptstore.manifest import File, Manifest, Parent
-from ckptstore.parts import FileParts, Part, Span
+from ckptstore.format import manifest, metrics, names, parts, strictjson
+from ckptstore.format.digest import digest, digest_of_digests
+from ckptstore.format.manifest import File, Manifest, Parent
+from ckptstore.format.parts import FileParts, Part, Span
 
 A, B, C = (digest(text) for text in (b"a", b"b", b"c"))
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from ckptstore.memory import fresh
+from ckptstore.read.memory import fresh
 
 MIB = 2**20
 SIZES = [0, 1, 4096, 4 * MIB - 1, 4 * MIB, 10 * MIB + 4999]
@@ -95,7 +95,7 @@ def test_more_than_there_is_is_a_memory_error() -> None:
 
 FORKS = """
 import os
-from ckptstore.memory import fresh
+from ckptstore.read.memory import fresh
 for size in (9, 8 * 2**20):
     view = fresh(size)
     view[0] = 1

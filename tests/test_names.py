@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptstore import names
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest
-from ckptstore.names import CheckpointName
+from ckptstore.format import names
+from ckptstore.format.names import CheckpointName
 
 
 @given(st.integers(0, names.MAX_STEP), st.integers(0, 10**9 - 1))

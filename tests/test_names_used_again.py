@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore import Checkpoint, CheckpointStore, refs
+from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends.base import Listed
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.memory import MemoryOpener
-from ckptstore.backends.objects import ObjectBackend
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.objects.memory import MemoryOpener
+from ckptstore.commit import refs
 from ckptstore.errors import CheckpointGone, CheckpointNotFound
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 
 
 def anew(store: CheckpointStore) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import s3
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.objects import ObjectBackend
-from ckptstore.backends.posix import Directory, Disk
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.backends.objects import s3
+from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointGone,

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptstore import CheckpointStore, seen
-from ckptstore.digest import digest
-from ckptstore.seen import Seen
+from ckptstore import CheckpointStore
+from ckptstore.format.digest import digest
+from ckptstore.save import fingerprints as seen
+from ckptstore.save.fingerprints import Seen
 from tests.stores import assert_same, policies
 
 SIZE = 2**17

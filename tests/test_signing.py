@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.errors import CheckpointCorrupt, CheckpointUntrusted, InvalidRequest
 from tests.stores import unlinked
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore, Opaque
-from ckptstore.backends.local import LocalBackend
+from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.commit import probe
-from ckptstore.commit.register import RegisterCatalog
+from ckptstore.commit.objects import probe
+from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -34,7 +34,7 @@ from ckptstore.errors import (
     StoreDenied,
     StoreUnavailable,
 )
-from ckptstore.names import MANIFEST, CheckpointName
+from ckptstore.format.names import MANIFEST, CheckpointName
 from tests.faults import Act, FaultProxy, Seen, Trouble, fault_proxy
 from tests.figures import Figures
 from tests.servers import Server

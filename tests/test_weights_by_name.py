@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends.local import LocalBackend
-from ckptstore.codec import safe
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.codec.pickles import safe
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
-from ckptstore.parts import PART_BYTES
+from ckptstore.format.parts import PART_BYTES
 from tests.servers import Server
 from tests.stores import RLLIB_1_0, unlinked
 

@@ -11,11 +11,11 @@ from ckptstore.backends.base import Backend
 from ckptstore.errors import InvalidRequest
 
 _OPENERS = {
-    "s3": "opener.S3Opener",
-    "s3a": "opener.S3Opener",
-    "gs": "opener.GcsOpener",
-    "gcs": "opener.GcsOpener",
-    "memory": "memory.MemoryOpener",
+    "s3": "objects.opener.S3Opener",
+    "s3a": "objects.opener.S3Opener",
+    "gs": "objects.opener.GcsOpener",
+    "gcs": "objects.opener.GcsOpener",
+    "memory": "objects.memory.MemoryOpener",
 }
 
 
@@ -33,13 +33,13 @@ def open_backend(
     at most (unbounded within the timeout by default), `concurrency` how many requests at once. Makes
     no request. InvalidRequest if the URL can't be understood or its client library is not installed.
     """
-    from ckptstore.backends.objects import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
+    from ckptstore.backends.objects.backend import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
 
     text = os.fspath(url)
     scheme, separator, rest = text.partition("://")
     options = dict(storage_options or {})
     if not separator or scheme == "file":
-        from ckptstore.backends.local import LocalBackend
+        from ckptstore.backends.local.backend import LocalBackend
 
         return LocalBackend(rest if separator else text)
     timeout = DEFAULT_TIMEOUT if timeout is None else timeout
@@ -53,7 +53,7 @@ def open_backend(
 
 def _wire(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
     """How to open the connection; each kind is imported only when asked for."""
-    module, _, name = _OPENERS.get(scheme, "generic.GenericOpener").partition(".")
+    module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.GenericOpener").rpartition(".")
     try:
         opener = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
         return opener(url, options, timeout, concurrency)

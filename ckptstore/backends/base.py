@@ -108,7 +108,7 @@ class Backend(Protocol):
 
         FileExistsError if the key is there: perhaps by this very call, when the reply to an earlier
         try was lost. After TimeoutError it may or may not have happened. Either way, read it back and
-        compare (:func:`ckptstore.commit.settle.settle` does).
+        compare (:func:`ckptstore.commit.objects.settle.settle` does).
         """
 
     def replace(self, key: str, data: bytes) -> None:

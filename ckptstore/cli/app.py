@@ -11,7 +11,11 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import bulk, examining, judging, keeping, looking, migrating, moving
+from ckptstore.cli import destination as moving
+from ckptstore.cli import judging, keeping, looking
+from ckptstore.cli import many as bulk
+from ckptstore.cli.commands import doctor as examining
+from ckptstore.cli.commands import migrate as migrating
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (

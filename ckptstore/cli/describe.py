@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import Checkpoint, names, parts
-from ckptstore.contents import Unknown
-from ckptstore.eras.sniff import V0_FILE
+from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointError
-from ckptstore.reading import VerifyReport
+from ckptstore.format import names, parts
+from ckptstore.read.contents import Unknown
+from ckptstore.read.reader import VerifyReport
+from ckptstore.rllib_formats.detect import V0_FILE
 
 
 def files(checkpoint: Checkpoint) -> dict[str, int]:

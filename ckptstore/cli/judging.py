@@ -9,15 +9,15 @@ import click
 
 from ckptstore import Checkpoint
 from ckptstore.backends import open_backend
-from ckptstore.cli import bulk
+from ckptstore.backends.translate import translated
+from ckptstore.cli import many as bulk
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import plural
-from ckptstore.eras import diff as differences
-from ckptstore.eras import scan as scans
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat, UnsafeContent
-from ckptstore.failures import translated
-from ckptstore.reading import Unverified
+from ckptstore.read.reader import Unverified
+from ckptstore.rllib_formats import diff as differences
+from ckptstore.rllib_formats import scan as scans
 
 REFUSED = UnsafeContent.exit_code
 DIFFERENT = 1  # as diff(1) has it

@@ -9,7 +9,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.cli import bulk, describe
+from ckptstore.cli import describe
+from ckptstore.cli import many as bulk
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import clean, flat, metric, plural, size, value

@@ -13,7 +13,7 @@ from ckptstore.errors import (
     StoreDenied,
     StoreNotFound,
 )
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 
 _SELECTED = re.compile(r"(?P<store>.+)@(?P<which>latest|\d+|tag:[^/@]+|checkpoint_[^/@]+)\Z", re.DOTALL)
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ckptstore.codec import torchfile, trees
-from ckptstore.codec.budget import DEFAULT, Meter
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles.budget import DEFAULT, Meter
 from ckptstore.errors import UnsafeContent
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.codec import npbytes
+from ckptstore.codec import npy as npbytes
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 

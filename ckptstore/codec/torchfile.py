@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.codec import npbytes, safe, trees
-from ckptstore.codec.budget import DEFAULT, Budget, Meter
+from ckptstore.codec import npy as npbytes
+from ckptstore.codec import trees
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles import safe
+from ckptstore.codec.pickles.budget import DEFAULT, Budget, Meter
 from ckptstore.errors import UnreadableFormat, UnsafeContent
 
 _ZIP_MAGIC = b"PK\x03\x04"

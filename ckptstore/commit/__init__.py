@@ -14,12 +14,12 @@ def open_catalog(backend: Backend, single_writer: bool = False) -> Catalog:
     Makes no request. Places are asked whether they can keep the promises on the first write;
     `single_writer` skips that question: the caller answers for it that nobody else writes there.
     """
-    from ckptstore.backends.local import LocalBackend
+    from ckptstore.backends.local.backend import LocalBackend
 
     if isinstance(backend, LocalBackend):
-        from ckptstore.commit.directory import DirectoryCatalog
+        from ckptstore.commit.local.catalog import DirectoryCatalog
 
         return DirectoryCatalog(backend)
-    from ckptstore.commit.register import RegisterCatalog
+    from ckptstore.commit.objects.catalog import RegisterCatalog
 
     return RegisterCatalog(cast(ObjectPlace, backend), single_writer=single_writer)

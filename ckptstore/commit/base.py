@@ -1,8 +1,8 @@
 """How checkpoints come into being and go: the promises that both commit protocols keep.
 
 A checkpoint exists if and only if its manifest is there, parses and says committed. A local disk
-gets there by staging a directory and renaming it into place (:mod:`ckptstore.commit.directory`), an
-object store by a create-only PUT of the manifest (:mod:`ckptstore.commit.register`).
+gets there by staging a directory and renaming it into place (:mod:`ckptstore.commit.local.catalog`), an
+object store by a create-only PUT of the manifest (:mod:`ckptstore.commit.objects.catalog`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol
 
 from ckptstore.backends.base import Backend, Sink
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 
 IfExists = Literal["error", "replace", "return"]
 Check = Callable[[CheckpointName], None]

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ckptstore.backends import open_backend
-from ckptstore.backends.objects import ObjectBackend
+from ckptstore.backends.objects.backend import ObjectBackend
 from tests.faults import FaultProxy
 from tests.servers import Server
 

@@ -11,12 +11,12 @@ import obstore
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import carrier as module
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
-from ckptstore.backends.fast_s3 import FastS3Wire
-from ckptstore.backends.objects import ObjectBackend
-from ckptstore.backends.s3 import S3Wire
+from ckptstore.backends.objects import obstore_carrier as module
+from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.objects.s3 import S3Wire
+from ckptstore.backends.objects.s3_obstore import FastS3Wire
 from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends import mounts, posix
 from ckptstore.backends.base import PlaceMissing
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.mounts import WeakStorageWarning
-from ckptstore.backends.posix import Directory, Disk
+from ckptstore.backends.local import mounts, posix
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.mounts import WeakStorageWarning
+from ckptstore.backends.local.posix import Directory, Disk
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions, links and fifos of POSIX")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends import posix
-from ckptstore.backends.local import LocalBackend
-from ckptstore.commit.directory import DirectoryCatalog
-from ckptstore.names import CheckpointName
-from ckptstore.testing import BackendTests, CatalogTests
+from ckptstore.backends.local import posix
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.commit.local.catalog import DirectoryCatalog
+from ckptstore.format.names import CheckpointName
+from ckptstore.testing.suites import BackendTests, CatalogTests
 from tests.crash.world import catalog, leftovers, save, state
 
 
@@ -44,7 +44,7 @@ class TestDirectoryCatalog(CatalogTests):
         return DirectoryCatalog(LocalBackend(tmp_path))
 
 
-@pytest.mark.filterwarnings("ignore::ckptstore.backends.mounts.WeakStorageWarning")
+@pytest.mark.filterwarnings("ignore::ckptstore.backends.local.mounts.WeakStorageWarning")
 def test_commits_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "_BY_PATH", True)
     store = catalog(str(tmp_path))

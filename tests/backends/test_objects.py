@@ -19,11 +19,11 @@ import pytest
 
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
-from ckptstore.backends.gcs import GcsWire, Replied
-from ckptstore.backends.memory import MemoryWire
-from ckptstore.backends.objects import ObjectBackend
-from ckptstore.backends.patience import GaveUp, Patience, Verdict
-from ckptstore.backends.s3 import S3Wire
+from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.objects.gcs import GcsWire, Replied
+from ckptstore.backends.objects.memory import MemoryWire
+from ckptstore.backends.objects.retry import GaveUp, Patience, Verdict
+from ckptstore.backends.objects.s3 import S3Wire
 from ckptstore.errors import InvalidRequest
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server

@@ -12,12 +12,12 @@ import pytest
 
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend, ObjectPlace
-from ckptstore.backends.fast_gcs import FastGcsWire
-from ckptstore.backends.fast_s3 import FastS3Wire
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.objects import ObjectBackend
-from ckptstore.commit.single import SingleWriter
-from ckptstore.testing import BackendTests, SideDoor
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.objects.gcs_obstore import FastGcsWire
+from ckptstore.backends.objects.s3_obstore import FastS3Wire
+from ckptstore.commit.objects.single_writer import SingleWriter
+from ckptstore.testing.suites import BackendTests, SideDoor
 from tests.servers import Server
 
 SERVERS = ["moto", "seaweedfs", "fake-gcs"]

@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptstore.codec import known, safe
+from ckptstore.codec import known
 from ckptstore.codec.opaque import Opaque
-from ckptstore.eras.scan import scan
-from ckptstore.eras.source import Source
+from ckptstore.codec.pickles import safe
 from ckptstore.errors import UnsafeContent
+from ckptstore.rllib_formats.scan import scan
+from ckptstore.rllib_formats.source import Source
 from tests.codec.opcodes import Raw, blob, called, file, name, number, plain, text
 
 MARKER = "/tmp/ckptstore-hostile-marker"
@@ -176,7 +177,7 @@ TARGETS: dict[str, tuple[Any, ...]] = {
     "joblib.load": (MARKER,),
     "pandas.eval": (SHELL,),
     "yaml.unsafe_load": ("!!python/object/apply:os.abort []",),
-    "ckptstore.codec.skeleton.load_trusted": (b"cos\nabort\n(tR.", Raw(b"]")),
+    "ckptstore.codec.indexed.read.load_trusted": (b"cos\nabort\n(tR.", Raw(b"]")),
     "ckptstore.codec.opaque.Opaque": ("os.system", (SHELL,)),
     "ckptstore.checkpoint.Checkpoint.open": ("/",),
     "ml_dtypes.np.load": (MARKER,),

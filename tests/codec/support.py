@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.codec import indexed, safe
-from ckptstore.codec.regions import Region
-from ckptstore.codec.skeleton import load_trusted, skeleton
+from ckptstore.codec.indexed import write as indexed
+from ckptstore.codec.indexed.read import load_trusted, skeleton
+from ckptstore.codec.indexed.regions import Region
+from ckptstore.codec.pickles import safe
 
 
 def dumped(obj: object) -> tuple[bytes, list[Region]]:

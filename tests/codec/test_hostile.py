@@ -24,9 +24,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptstore.codec.budget import Budget
 from ckptstore.codec.opaque import Opaque
-from ckptstore.codec.safe import globals_in, loads
+from ckptstore.codec.pickles.budget import Budget
+from ckptstore.codec.pickles.safe import globals_in, loads
 from ckptstore.errors import UnsafeContent
 from tests.codec.opcodes import Raw, blob, built, called, file, name, number, plain, text
 from tests.codec.support import dumped

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ckptstore.codec import indexed, safe
-from ckptstore.codec.indexed import ALIGNMENT
+from ckptstore.codec.indexed import write as indexed
+from ckptstore.codec.indexed.regions import Region
+from ckptstore.codec.indexed.write import ALIGNMENT
 from ckptstore.codec.opaque import Opaque
-from ckptstore.codec.regions import Region
+from ckptstore.codec.pickles import safe
 from ckptstore.errors import InvalidRequest
 from tests.codec.support import READERS, dumped, same
 

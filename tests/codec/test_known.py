@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore.codec import known, npbytes, safe, trees
-from ckptstore.codec.budget import DEFAULT, Budget, Meter
+from ckptstore.codec import known, trees
+from ckptstore.codec import npy as npbytes
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles import safe
+from ckptstore.codec.pickles.budget import DEFAULT, Budget, Meter
 from ckptstore.errors import UnsafeContent
 
 

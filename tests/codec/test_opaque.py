@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore.codec import safe
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles import safe
 from tests.codec.support import dumped
 
 

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptstore.codec import indexed, safe
+from ckptstore.codec.indexed import write as indexed
+from ckptstore.codec.pickles import safe
 from tests.codec.other_pythons import ENVIRONMENTS, ROOT, Environment
 from tests.codec.support import cut, dumped, same
 
@@ -140,7 +141,7 @@ def test_our_files_open_there(environment: Environment, tmp_path: Path) -> None:
     assert len(regions) >= 7
     (tmp_path / "state.pkl").write_bytes(data)
     gaps, buffers = cut(data, regions)
-    from ckptstore.codec.skeleton import skeleton
+    from ckptstore.codec.indexed.read import skeleton
 
     (tmp_path / "parts").write_bytes(pickle.dumps((skeleton(gaps, regions), buffers), 4))
     lines = _run(environment, READ, tmp_path / "state.pkl", tmp_path / "state.pkl", tmp_path / "parts")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ckptstore.codec.opaque import Opaque
-from ckptstore.codec.safe import globals_in, loads
+from ckptstore.codec.pickles.safe import globals_in, loads
 
 CASE = Path(__file__).parents[1] / "data" / "rllib_1_0_ppo_multi5"
 POLICIES = [f"pol{i}" for i in range(5)]

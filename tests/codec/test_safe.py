@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ckptstore.codec.opaque import Opaque
-from ckptstore.codec.safe import globals_in, loads
+from ckptstore.codec.pickles.safe import globals_in, loads
 from ckptstore.errors import UnsafeContent
 from tests.codec.support import same
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore.codec import safe
-from ckptstore.codec.skeleton import load_trusted, skeleton
+from ckptstore.codec.indexed.read import load_trusted, skeleton
+from ckptstore.codec.pickles import safe
 from ckptstore.errors import CheckpointCorrupt
 from tests.codec.support import cut, dumped
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore.codec import safe
-from ckptstore.codec.regions import Region
+from ckptstore.codec.indexed.regions import Region
+from ckptstore.codec.pickles import safe
 from ckptstore.errors import InvalidRequest
 from tests.codec.support import READERS, dumped, same
 
@@ -138,7 +138,7 @@ def test_no_copy_is_made_of_a_tensor() -> None:
         if isinstance(data, memoryview):
             seen.append(np.frombuffer(data, "u1").__array_interface__["data"][0])
 
-    from ckptstore.codec.indexed import dump
+    from ckptstore.codec.indexed.write import dump
 
     regions = dump(tensor, write)
     assert seen == [tensor.data_ptr()]

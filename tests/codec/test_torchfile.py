@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ckptstore.codec import torchfile, trees
-from ckptstore.codec.budget import Budget, Meter
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.errors import CheckpointError, UnreadableFormat, UnsafeContent
 from tests.codec.torch_bytes import Call, Global, Persistent, archive, storage, stream, tensor
 

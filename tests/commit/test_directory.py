@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends import mounts
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.mounts import WeakStorageWarning
-from ckptstore.backends.posix import Directory, Disk, Identity, identity
+from ckptstore.backends.local import mounts
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.mounts import WeakStorageWarning
+from ckptstore.backends.local.posix import Directory, Disk, Identity, identity
 from ckptstore.commit.base import IfExists
-from ckptstore.commit.directory import DirectoryCatalog
+from ckptstore.commit.local.catalog import DirectoryCatalog
 from ckptstore.errors import (
     CheckpointExists,
     CheckpointGone,
@@ -32,7 +32,7 @@ from ckptstore.errors import (
     InvalidRequest,
     SaveAborted,
 )
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 from tests.crash.world import catalog, leftovers, manifest, payload, save, state, tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions of POSIX")

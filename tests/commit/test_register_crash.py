@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ckptstore.backends import open_backend
-from ckptstore.commit.register import RegisterCatalog
-from ckptstore.names import CheckpointName
-from ckptstore.testing import CatalogTests, Crash, CrashingBackend, manifest_bytes
+from ckptstore.commit.objects.catalog import RegisterCatalog
+from ckptstore.format.names import CheckpointName
+from ckptstore.testing.suites import CatalogTests, Crash, CrashingBackend, manifest_bytes
 
 committed = CatalogTests.committed
 

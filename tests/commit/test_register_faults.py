@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from ckptstore import strictjson
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import TooLarge
-from ckptstore.backends.objects import ObjectBackend
+from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import Catalog
-from ckptstore.commit.settle import settle
+from ckptstore.commit.objects.settle import settle
 from ckptstore.errors import CheckpointGone, StoreUnavailable
-from ckptstore.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
-from ckptstore.testing import manifest_bytes
+from ckptstore.format import strictjson
+from ckptstore.format.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
+from ckptstore.testing.suites import manifest_bytes
 from tests.faults import Act, FaultProxy, fault_proxy
 from tests.servers import Server
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from ckptstore.backends.base import Listed
-from ckptstore.commit.register import RegisterCatalog
-from ckptstore.commit.registers import HORIZON
-from ckptstore.commit.states import SEAL, TOMBSTONE
+from ckptstore.commit.objects.catalog import RegisterCatalog
+from ckptstore.commit.objects.register import HORIZON
+from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.errors import (
     CheckpointGone,
     CheckpointProtected,
@@ -17,8 +17,8 @@ from ckptstore.errors import (
     SaveAborted,
     StoreUnavailable,
 )
-from ckptstore.names import CLAIM, DELETING, MANIFEST, RETIRED, CheckpointName
-from ckptstore.testing import manifest_bytes
+from ckptstore.format.names import CLAIM, DELETING, MANIFEST, RETIRED, CheckpointName
+from ckptstore.testing.suites import manifest_bytes
 from tests.model.world import Place, Request, apply
 
 DAY = 86400.0

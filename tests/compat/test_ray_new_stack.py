@@ -19,8 +19,8 @@ import pytest
 
 from ckptstore import Checkpoint
 from ckptstore.errors import UnreadableFormat
-from tests.eras.corpus import cases, roots
 from tests.networks.test_old_stack import CASES, OLD_STACK
+from tests.rllib_formats.corpus import cases, roots
 
 RAY_PYTHON = os.environ.get("CKPTSTORE_RAY_PYTHON", "")
 pytestmark = [

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import posix
+from ckptstore.backends.local import posix
 
 SIZES = {"ext4": "128M", "xfs": "300M", "btrfs": "128M"}
 """File systems, each with about the smallest size that it can be made with."""

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Disk
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.posix import Disk
 from tests.crash.systrace import MARK
 
 STORE = "store"

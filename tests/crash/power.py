@@ -22,7 +22,7 @@ from typing import Any
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.errors import CheckpointError
-from ckptstore.names import MANIFEST, CheckpointName
+from ckptstore.format.names import MANIFEST, CheckpointName
 from tests.crash.lives import LIVES, STORE, policies, state
 from tests.crash.systrace import Call, record
 from tests.crash.volume import Ordered, Strict, Tree, Volume

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 from tests.crash.loop import Scenario
 from tests.crash.world import State, catalog, manifest, payload, save
 

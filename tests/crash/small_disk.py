@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ckptstore import CheckpointStore
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Disk
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.posix import Disk
 from ckptstore.errors import CheckpointError, StoreDenied, StoreFull
 from tests.crash.test_failing_calls import OPERATIONS
 from tests.crash.test_store_crash import (

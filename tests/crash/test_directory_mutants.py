@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends.openpath import open_below
-from ckptstore.backends.posix import Directory, Disk
+from ckptstore.backends.local.paths import open_below
+from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.base import Check, IfExists, allow
-from ckptstore.commit.directory import DirectoryAttempt, DirectoryCatalog
-from ckptstore.commit.ground import committed
-from ckptstore.names import CheckpointName
-from ckptstore.testing import CrashingDisk, PowerCutDisk
+from ckptstore.commit.local.catalog import DirectoryAttempt, DirectoryCatalog
+from ckptstore.commit.local.root import committed
+from ckptstore.format.names import CheckpointName
+from ckptstore.testing.suites import CrashingDisk, PowerCutDisk
 from tests.crash.loop import Lose, Scenario, lose_all, lose_none, lose_some, run
 from tests.crash.scenarios import DELETE, REPLACE, SAVE
 from tests.crash.world import MANIFEST, Broken, catalog, manifest, payload

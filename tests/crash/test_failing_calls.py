@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Directory, Disk, Entry
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.posix import Directory, Disk, Entry
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends.local import LocalBackend
-from ckptstore.commit.directory import DirectoryAttempt
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.commit.local.catalog import DirectoryAttempt
 from ckptstore.errors import CheckpointExists, CheckpointGone, CheckpointNotFound
-from ckptstore.testing import Crash, CrashingDisk
+from ckptstore.testing.suites import Crash, CrashingDisk
 from tests.figures import Figures
 from tests.stores import assert_same, tree_bytes
 
@@ -246,7 +246,7 @@ def manifest_first(patch: pytest.MonkeyPatch) -> None:
 
 def delete_before_unpublish(patch: pytest.MonkeyPatch) -> None:
     """A delete removes the files where they lie, the manifest last."""
-    from ckptstore.commit.directory import DirectoryCatalog
+    from ckptstore.commit.local.catalog import DirectoryCatalog
 
     def unpublish(self: DirectoryCatalog, root: Any, doomed: list[Any]) -> list[str]:
         disk = self.backend.disk

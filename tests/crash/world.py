@@ -14,11 +14,11 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 
-from ckptstore.backends.local import LocalBackend
-from ckptstore.backends.posix import Disk
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.local.posix import Disk
 from ckptstore.commit.base import IfExists
-from ckptstore.commit.directory import DirectoryCatalog
-from ckptstore.names import MIN_MANIFEST_BYTES, CheckpointName
+from ckptstore.commit.local.catalog import DirectoryCatalog
+from ckptstore.format.names import MIN_MANIFEST_BYTES, CheckpointName
 
 MANIFEST = "_ckptstore/manifest.json"
 STRAY = "_ckptstore/.ckptstore"

@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptstore import manifest, names, parts, refs, strictjson
 from ckptstore.backends import open_backend
-from ckptstore.codec import known, rllib_msgpack, safe, torchfile
-from ckptstore.codec.budget import Budget
-from ckptstore.digest import digest
-from ckptstore.eras import scan
+from ckptstore.codec import known, rllib_msgpack, torchfile
+from ckptstore.codec.pickles import safe
+from ckptstore.codec.pickles.budget import Budget
+from ckptstore.commit import refs
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -33,7 +32,10 @@ from ckptstore.errors import (
     UnreadableFormat,
     UnsafeContent,
 )
-from tests.eras import trees
+from ckptstore.format import manifest, names, parts, strictjson
+from ckptstore.format.digest import digest
+from ckptstore.rllib_formats import scan
+from tests.rllib_formats import trees
 
 DATA = Path(__file__).parents[1] / "data"
 BUDGET = Budget(steps=1 << 22, bytes=1 << 24)

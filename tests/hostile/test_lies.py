@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ckptstore import Checkpoint, CheckpointStore, strictjson
-from ckptstore.commit import probe
-from ckptstore.digest import digest, digest_of_digests
+from ckptstore import Checkpoint, CheckpointStore
+from ckptstore.commit.objects import probe
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, InvalidRequest, UnreadableFormat
+from ckptstore.format import strictjson
+from ckptstore.format.digest import digest, digest_of_digests
 from tests.figures import Figures
 from tests.hostile.trial import META, NEWEST, Trial, assert_true, save, typed
 from tests.stores import tree_bytes

@@ -20,8 +20,8 @@ from typing import Any
 from ckptstore import Checkpoint
 from ckptstore.checkpoint import Migration
 from ckptstore.codec.opaque import Opaque
-from ckptstore.writers.plain import described
-from tests.eras.corpus import cases, flat, roots
+from ckptstore.rllib_formats.write.inert import described
+from tests.rllib_formats.corpus import cases, flat, roots
 
 POLICY_FIELDS = (
     "weights", "optimizer", "global_timestep", "num_grad_updates", "exploration", "kl_coeff",

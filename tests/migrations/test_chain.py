@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore import migrations
 from ckptstore.codec.opaque import Opaque
-from ckptstore.eras.sniff import KNOWN
 from ckptstore.errors import UnreadableFormat
-from ckptstore.migrations import v0_1_to_v1_0, v1_0_to_v1_1, v1_1_to_v1_2, v1_2_to_v2_0, v2_0_to_v2_1
+from ckptstore.rllib_formats import migrations
+from ckptstore.rllib_formats.detect import KNOWN
+from ckptstore.rllib_formats.migrations import (
+    v0_1_to_v1_0,
+    v1_0_to_v1_1,
+    v1_1_to_v1_2,
+    v1_2_to_v2_0,
+    v2_0_to_v2_1,
+)
 
 
 def test_the_chain_is_whole_and_names_itself() -> None:

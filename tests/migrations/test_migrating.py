@@ -16,8 +16,8 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.app import root as command_line
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointExists, InvalidRequest, UnreadableFormat
-from tests.eras.corpus import cases, listing, roots
 from tests.migrations import forward
+from tests.rllib_formats.corpus import cases, listing, roots
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = [root for case in cases(DATA) for root in roots(case)]

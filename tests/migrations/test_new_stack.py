@@ -16,13 +16,13 @@ from click.testing import CliRunner
 
 from ckptstore import Checkpoint
 from ckptstore.cli.app import root as command_line
-from ckptstore.codec import safe
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles import safe
 from ckptstore.errors import InvalidRequest
-from ckptstore.networks import new_stack_module
-from ckptstore.writers import constructing
-from ckptstore.writers.constructing import Call, Named
-from tests.eras.corpus import cases, roots
+from ckptstore.rllib_formats.networks import new_stack_module
+from ckptstore.rllib_formats.write import constructors as constructing
+from ckptstore.rllib_formats.write.constructors import Call, Named
+from tests.rllib_formats.corpus import cases, roots
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = [root for case in cases(DATA) for root in roots(case)]

@@ -17,7 +17,7 @@ import pytest
 
 from ckptstore import Checkpoint
 from tests.codec.other_pythons import ENVIRONMENTS, ROOT, Environment
-from tests.eras.corpus import cases, flat, roots
+from tests.rllib_formats.corpus import cases, flat, roots
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[1] / "data"

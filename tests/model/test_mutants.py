@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from ckptstore.backends.base import Listed
-from ckptstore.commit import register
-from ckptstore.commit.register import RegisterAttempt, RegisterCatalog
-from ckptstore.commit.states import TOMBSTONE, State
-from ckptstore.commit.sweep import Sweep
+from ckptstore.commit.objects import catalog as register
+from ckptstore.commit.objects.catalog import RegisterAttempt, RegisterCatalog
+from ckptstore.commit.objects.states import TOMBSTONE, State
+from ckptstore.commit.objects.sweep import Sweep
 from ckptstore.errors import CheckpointExists, StoreUnavailable
-from ckptstore.names import CLAIM, MANIFEST, CheckpointName
+from ckptstore.format.names import CLAIM, MANIFEST, CheckpointName
 from tests.model.world import Body, Violation, deleter, explore, reader, sweeper, tagger, writer
 
 

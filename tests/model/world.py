@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ckptstore.backends.base import Listed, Sink, too_large
-from ckptstore.commit.register import RegisterCatalog
-from ckptstore.commit.states import small_state
+from ckptstore.commit.objects.catalog import RegisterCatalog
+from ckptstore.commit.objects.states import small_state
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
@@ -27,7 +27,7 @@ from ckptstore.errors import (
     CheckpointProtected,
     SaveAborted,
 )
-from ckptstore.names import MANIFEST, CheckpointName
+from ckptstore.format.names import MANIFEST, CheckpointName
 
 STEP = 7
 PAYLOAD = ("p1", "p2")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ckptstore.backends.openpath import open_below
-from ckptstore.backends.posix import Directory, Disk
-from ckptstore.commit.attempt import DirectoryAttempt
-from ckptstore.commit.ground import Ground
-from ckptstore.names import CheckpointName
+from ckptstore.backends.local.paths import open_below
+from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.commit.local.attempt import DirectoryAttempt
+from ckptstore.commit.local.root import Ground
+from ckptstore.format.names import CheckpointName
 
 
 class Mutant(NamedTuple):

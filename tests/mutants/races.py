@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.openpath import open_below
-from ckptstore.backends.posix import Directory
-from ckptstore.commit.states import REGISTERS, State, sizes, state_of
-from ckptstore.commit.sweep import Sweep
-from ckptstore.names import CheckpointName
-from ckptstore.survey import Survey
+from ckptstore.backends.local.paths import open_below
+from ckptstore.backends.local.posix import Directory
+from ckptstore.commit.objects.states import REGISTERS, State, sizes, state_of
+from ckptstore.commit.objects.sweep import Sweep
+from ckptstore.find.survey import Survey
+from ckptstore.format.names import CheckpointName
 
 
 def _listing_trusted() -> None:
@@ -62,7 +62,7 @@ def _registers_forgotten_at_once() -> None:
 
 def _locks_ignored_by_gc() -> None:
     """On a local disk: gc takes what lies in the staging directory, locked or not."""
-    from ckptstore.commit import directory
+    from ckptstore.commit.local import catalog as directory
 
     directory.try_lock = lambda fd: True  # type: ignore[attr-defined]
 
@@ -70,14 +70,14 @@ def _locks_ignored_by_gc() -> None:
 def _not_looked_up_under_the_lock() -> None:
     """On a local disk: the step is looked up before the lock is taken, and no more under it."""
 
-    from ckptstore.commit import attempt
+    from ckptstore.commit.local import attempt
 
     attempt.committed = lambda disk, root, step: []  # type: ignore[attr-defined]
 
 
 def _manifest_without_its_payload() -> None:
     """On a local disk: a file is unlinked where it lies before the checkpoint is unpublished."""
-    from ckptstore.commit.ground import Ground
+    from ckptstore.commit.local.root import Ground
 
     real = Ground.unpublish
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from ckptstore.backends import patience
-from ckptstore.reading import Reader
-from ckptstore.survey import Survey
+from ckptstore.backends.objects import retry as patience
+from ckptstore.find.survey import Survey
+from ckptstore.read.reader import Reader
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend, patience
+from ckptstore.backends import open_backend
+from ckptstore.backends.objects import retry as patience
 from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from tests.mutants.reading import MUTANTS
 from tests.stores import flipped

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.networks import Module
+from ckptstore.rllib_formats.networks import Module
 
 ACTIVE: dict[str, Any] = {
     "tanh": np.tanh,

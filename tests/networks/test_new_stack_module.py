@@ -14,10 +14,10 @@ import pytest
 from ckptstore import Checkpoint
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointError, UnreadableFormat
-from ckptstore.networks import Module, new_stack_module
-from ckptstore.writers import constructing
-from tests.eras.corpus import cases, roots
+from ckptstore.rllib_formats.networks import Module, new_stack_module
+from ckptstore.rllib_formats.write import constructors as constructing
 from tests.networks.forward import outputs
+from tests.rllib_formats.corpus import cases, roots
 
 DATA = Path(__file__).parents[1] / "data"
 

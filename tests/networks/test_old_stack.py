@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint
-from ckptstore.networks import Module, new_stack_module
+from ckptstore.rllib_formats.networks import Module, new_stack_module
 from tests.networks.forward import outputs
 
 OLD_STACK = Path(__file__).parents[1] / "data" / "old_stack"

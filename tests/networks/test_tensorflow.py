@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ckptstore.errors import UnreadableFormat
-from ckptstore.networks import new_stack_module
+from ckptstore.rllib_formats.networks import new_stack_module
 
 BOX = {"space": "box", "low": np.zeros(3), "high": np.ones(3), "shape": (3,), "dtype": "float32"}
 KERAS = {  # model.get_weights() of such models, by Keras

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
 
 NEVER = float("inf")
 NO_EFFECT = frozenset({"CheckpointExists", "CheckpointNotFound", "CheckpointProtected", "SaveAborted"})

@@ -17,7 +17,7 @@ import numpy as np
 import s3fs  # noqa: F401
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import opener
+from ckptstore.backends.objects import opener
 from ckptstore.errors import CheckpointCorrupt, CheckpointError
 from tests.mutants.races import MUTANTS
 from tests.races.history import NEVER, Event

@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ckptstore import names, retention
-from ckptstore.integrations.rllib.places import Place, StoreSource
+from ckptstore import retention
+from ckptstore.format import names
 from ckptstore.integrations.rllib.restore import from_checkpoint
 from ckptstore.integrations.rllib.saving import write, writing
+from ckptstore.integrations.rllib.sources import Place, StoreSource
 from ckptstore.retention import Keep
 from ckptstore.staging import Staged
 from ckptstore.store import CheckpointStore

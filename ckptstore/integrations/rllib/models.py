@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import UnreadableFormat
-from ckptstore.exporting import about_network
-from ckptstore.native import onnxfile, torchscript
-from ckptstore.networks import Network, acting_network
+from ckptstore.export import onnx as onnxfile
+from ckptstore.export import torchscript
+from ckptstore.export.formats import about_network
+from ckptstore.rllib_formats.networks import Network, acting_network
 from ckptstore.store import CheckpointStore
 
 

@@ -12,8 +12,8 @@ from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib.oldstack import fits
 from ckptstore.integrations.rllib.report import RestoreReport
-from ckptstore.networks import new_stack_module
-from ckptstore.networks.normal import normal_of
+from ckptstore.rllib_formats.networks import new_stack_module
+from ckptstore.rllib_formats.networks.normal import normal_of
 
 # Buffers that hold a constant and that only some releases have.
 CONSTANTS = ("log_std_clip_param_const",)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat
-from ckptstore.integrations.rllib.places import Place, StoreSource
-from ckptstore.names import CheckpointName
+from ckptstore.format.names import CheckpointName
+from ckptstore.integrations.rllib.sources import Place, StoreSource
 from ckptstore.store import CheckpointStore
 
 POINTER = "ckptstore.json"

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.codec.opaque import Opaque
-from ckptstore.contents import Contents
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
+from ckptstore.format.names import CheckpointName
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.code import Code
 from ckptstore.integrations.rllib.opening import NEW_STACK, Source, opened
 from ckptstore.integrations.rllib.report import RestoreReport, keep
-from ckptstore.names import CheckpointName
+from ckptstore.read.contents import Contents
 
 ApiStack = Literal["old", "new"]
 

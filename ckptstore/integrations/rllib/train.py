@@ -10,7 +10,7 @@ from typing import Any
 from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations.rllib import pointers
-from ckptstore.integrations.rllib.places import Place, StoreSource
+from ckptstore.integrations.rllib.sources import Place, StoreSource
 from ckptstore.retention import Keep
 
 

@@ -10,8 +10,8 @@ from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations.rllib import pointers
 from ckptstore.integrations.rllib.callback import told_numbers
-from ckptstore.integrations.rllib.places import Place
 from ckptstore.integrations.rllib.saving import write, writing
+from ckptstore.integrations.rllib.sources import Place
 from ckptstore.logs import logger
 from ckptstore.retention import Keep
 from ckptstore.store import CheckpointStore

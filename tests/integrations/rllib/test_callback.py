@@ -12,7 +12,7 @@ import pytest
 from ckptstore import BestN, CheckpointStore
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 from ckptstore.integrations import rllib
-from ckptstore.integrations.rllib import places
+from ckptstore.integrations.rllib import sources as places
 from tests.integrations.rllib import training
 from tests.integrations.rllib.test_restore import equal, weights
 from tests.test_signing import PRIVATE

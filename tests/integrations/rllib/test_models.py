@@ -12,8 +12,8 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.integrations import rllib
+from tests.export.truth import DATA, run_onnx, run_torchscript
 from tests.integrations.rllib import training
-from tests.native.truth import DATA, run_onnx, run_torchscript
 
 pytestmark = pytest.mark.usefixtures("needs_ray")
 

@@ -1,0 +1,187 @@
+"""Any other fsspec file system: bytes go in and come out, but nothing is promised about two writers.
+
+fsspec's ``mode="create"`` is a look before a write nearly everywhere, which a probe can't tell from the
+real thing, so it is not used: creation here overwrites, the probe finds that out, and such a place
+serves one writer only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import posixpath
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from ckptstore.backends.base import Listed
+from ckptstore.backends.objects.client import Body, Got, Page, Unfinished, Upload
+from ckptstore.backends.objects.fsspec_loop import secrets_in, setting_up
+from ckptstore.backends.objects.retry import Verdict
+
+_PASSING = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class GenericOpener:
+    """Opens a :class:`GenericWire`. A pickle of it keeps the URL and no option."""
+
+    def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
+        if urlsplit(url).password:
+            raise ValueError("credentials go into storage_options, not into the URL")
+        fsspec.get_filesystem_class(url.split("://")[0])  # ValueError or ImportError, now and not later
+        self._url = url
+        self._options = dict(options)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._url.rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_url": self._url, "_options": {}}
+
+    def __call__(self) -> GenericWire:
+        with setting_up(self._options):
+            return GenericWire(self._url, self._options)
+
+
+class GenericWire:
+    """One directory of one fsspec file system."""
+
+    part_bytes = 16 * 2**20
+    remove_batch = 100
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self.url = self.place = url.rstrip("/")
+        self.secrets = secrets_in(options)
+        self._fs, path = fsspec.core.url_to_fs(
+            url, **options, skip_instance_cache=True, use_listings_cache=False
+        )
+        self.root = path.rstrip("/") + "/"
+
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+        data = self._fs.cat_file(key, start=start, end=start + len(target))
+        target[: len(data)] = data
+        ended = len(data) < len(target)
+        return Got(len(data), start + len(data) if ended else int(self._fs.info(key)["size"]))
+
+    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+        self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
+        self._fs.pipe_file(key, bytes(data))
+
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
+        self._fs.cp_file(source, key)
+
+    def put_file(self, local: str, key: str) -> None:
+        """Send a local file."""
+        self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
+        self._fs.put_file(local, key)
+
+    def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
+        failed: dict[str, Exception] = {}
+        for key in keys:
+            try:
+                self._fs.rm_file(key)
+            except Exception as error:  # noqa: BLE001 - judged by the caller, key by key
+                failed[key] = error
+        return failed
+
+    def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
+        directory = prefix.rpartition("/")[0]
+        self._fs.invalidate_cache()
+        objects, prefixes = [], []
+        try:
+            if delimiter:
+                found = {item["name"]: item for item in self._fs.ls(directory, detail=True)}
+            else:
+                found = self._fs.find(directory, detail=True)
+        except FileNotFoundError:
+            found = {}
+        for name, item in sorted(found.items()):
+            path = name if name.startswith("/") or not prefix.startswith("/") else f"/{name}"
+            if path.startswith(prefix):
+                if item["type"] == "directory":
+                    prefixes.append(path.rstrip("/") + "/")
+                else:
+                    objects.append(Listed(path, int(item["size"]), _modified(item)))
+        return Page(objects, prefixes, None)
+
+    def upload(self, key: str, seconds: float) -> Upload:
+        return _GenericUpload(self, key)
+
+    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+        return ()
+
+    def discard(self, upload: Unfinished, seconds: float) -> None:
+        raise AssertionError("there are no uploads to discard")
+
+    def describe(self) -> Mapping[str, str]:
+        return {
+            "place": self.place,
+            "client": f"fsspec {fsspec.__version__}, {type(self._fs).__name__}",
+            "durability": "whatever that file system does",
+            "create-only writes": "none: for one writer at a time",
+            "listings": "not known",
+            "transfers": "not checked by the place; digests are checked on reading",
+        }
+
+    def close(self) -> None:
+        pass
+
+    def judge(self, error: BaseException) -> Verdict:
+        if isinstance(error, FileNotFoundError):
+            return Verdict.ABSENT
+        if isinstance(error, FileExistsError):
+            return Verdict.EXISTS
+        if isinstance(error, PermissionError):
+            return Verdict.DENIED
+        if isinstance(error, EOFError):
+            return Verdict.SHORT
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
+            return Verdict.AGAIN
+        if isinstance(error, OSError):
+            if error.errno in _FULL:
+                return Verdict.FULL
+            return Verdict.AGAIN if error.errno in _PASSING else Verdict.FATAL
+        return Verdict.FATAL
+
+
+class _GenericUpload:
+    """Gathers parts in a temporary file: most file systems would show a half-sent one as whole."""
+
+    parallel = False
+
+    def __init__(self, wire: GenericWire, key: str) -> None:
+        self._wire = wire
+        self._key = key
+        self._file = tempfile.NamedTemporaryFile(prefix="ckptstore-")  # noqa: SIM115 - closed below
+
+    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+        self._file.seek(offset)
+        self._file.write(data)
+
+    def complete(self, size: int, seconds: float) -> None:
+        self._file.flush()
+        self._wire.put_file(self._file.name, self._key)
+        self._file.close()
+
+    def abort(self, seconds: float) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def _modified(item: Mapping[str, Any]) -> float | None:
+    for field in ("mtime", "modified", "last_modified", "LastModified", "updated", "created"):
+        value = item.get(field)
+        if isinstance(value, (int, float)):
+            return float(value)
+        if isinstance(value, datetime):
+            return value.timestamp()
+    return None

@@ -1,0 +1,447 @@
+"""A backend over any object store: retries, deadlines, parallel ranges and streamed uploads.
+
+The store itself is a :class:`ckptstore.backends.objects.client.Wire`; this module knows no client library. A
+file is one PUT up to one part's size and an upload in parallel parts beyond it, so memory stays below
+(`concurrency` + open files) parts whatever the size, and nothing is visible before it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
+from ckptstore.backends.objects.client import Body, Opener, Page, Upload, Wire
+from ckptstore.backends.objects.fsspec_loop import MISTAKES
+from ckptstore.backends.objects.retry import GaveUp, Patience, Verdict
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_CONCURRENCY = 8
+FIRST_READ_BYTES = 2**18
+"""What a read of unknown length asks for at first: manifests and JSON files are whole in one request."""
+
+
+class ObjectBackend:
+    """The five verbs on one bucket and prefix. Safe from several threads and after a fork.
+
+    Pickles without credentials: what comes out of the pickle looks for its own in the environment.
+    """
+
+    def __init__(
+        self,
+        wire: Opener,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+    ) -> None:
+        """`wire` opens the connection, on first use in each process; it must pickle without secrets."""
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
+        self._open = wire
+        self._patience = Patience(timeout, retries)
+        self.concurrency = concurrency
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._wire: Wire | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self.slots = threading.BoundedSemaphore(self.concurrency)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "wire": self._open,
+            "timeout": self._patience.timeout,
+            "retries": self._patience.retries,
+            "concurrency": self.concurrency,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a request that keeps failing is given up."""
+        return self._patience.timeout
+
+    @property
+    def wire(self) -> Wire:
+        """The connection of this process. A client inherited through fork hangs or refuses to work."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            if self._wire is None:
+                self._wire = self._open()
+            return self._wire
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads that carry parts and ranges; nothing that runs there waits for another of them."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.concurrency, "ckptstore-objects")
+            return self._pool
+
+    @property
+    def url(self) -> str:
+        return self._open.url
+
+    @property
+    def place(self) -> str:
+        """Identity of this place in this process: two endpoints may hold a bucket of one name."""
+        return self.wire.place
+
+    def describe(self) -> dict[str, str]:
+        """What this place promises, in words, by subject."""
+        return dict(self.wire.describe())
+
+    # Reading
+
+    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
+        if stop is not None:
+            target = bytearray(max(stop - start, 0))
+            self.read_into(key, start, memoryview(target))
+            return bytes(target)
+        first = bytearray(FIRST_READ_BYTES)
+        try:
+            count, total = self._get(key, start, memoryview(first))
+        except EOFError:
+            return b""  # a range that begins at the end of the object, or in an empty one
+        if most is not None and total - start > most:
+            raise too_large(self._name(key), total - start, most)
+        if start + count >= total:
+            return bytes(memoryview(first)[:count])
+        whole = bytearray(total - start)
+        whole[:count] = memoryview(first)[:count]
+        self.read_into(key, start + count, memoryview(whole)[count:])
+        return bytes(whole)
+
+    def read_into(self, key: str, start: int, target: memoryview) -> None:
+        target = target.cast("B")
+        size = self.wire.part_bytes
+        pieces = [(at, target[at : at + size]) for at in range(0, len(target), size)]
+        if len(pieces) <= 1:
+            for at, piece in pieces:
+                self._fill(key, start + at, piece, None)
+            return
+        stop = threading.Event()
+        tasks = [self.pool.submit(self._fill, key, start + at, piece, stop) for at, piece in pieces]
+        _settle(tasks, stop)
+
+    def _fill(self, key: str, start: int, target: memoryview, stop: threading.Event | None) -> None:
+        count, total = self._get(key, start, target, stop)
+        if count < len(target):
+            end = start + len(target)
+            raise EOFError(f"{self._name(key)} gave {count} of its bytes {start} to {end}; it has {total}")
+
+    def _get(
+        self, key: str, start: int, target: memoryview, stop: threading.Event | None = None
+    ) -> tuple[int, int]:
+        wire = self.wire
+        got = self.attempt(
+            key, lambda seconds: wire.get(wire.root + key, start, target, seconds), len(target), stop
+        )
+        return got.size, got.total
+
+    # Writing
+
+    def write(self, key: str) -> Sink:
+        return _ObjectSink(self, key)
+
+    def publish(self, key: str, data: bytes) -> None:
+        self._put(key, data, create=True)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._put(key, data, create=False)
+
+    def _put(self, key: str, data: bytes, create: bool) -> None:
+        wire = self.wire
+        request = partial(wire.put, wire.root + key, data, create)
+        # An object that is being written can't be what is not there.
+        self.attempt(key, request, len(data), absent_is_missing=True)
+
+    def copy(self, source: str, key: str, size: int) -> None:
+        wire = self.wire
+        request = partial(wire.copy, wire.root + source, wire.root + key, size)
+        self.attempt(source, request, size)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        wire = self.wire
+        batches = [keys[at : at + wire.remove_batch] for at in range(0, len(keys), wire.remove_batch)]
+        if len(batches) == 1:
+            self._remove(batches[0], None)
+        elif batches:
+            stop = threading.Event()
+            _settle([self.pool.submit(self._remove, batch, stop) for batch in batches], stop)
+
+    def _remove(self, keys: Sequence[str], stop: threading.Event | None) -> None:
+        wire = self.wire
+        left = [wire.root + key for key in keys]
+
+        def once(seconds: float) -> None:
+            nonlocal left
+            failed = wire.remove(left, seconds)
+            left = [key for key, error in failed.items() if wire.judge(error) is not Verdict.ABSENT]
+            for key in left:
+                raise failed[key]
+
+        self.attempt(keys[0], once, stop=stop)
+
+    # Listing
+
+    def children(self, prefix: str = "") -> list[str]:
+        root = self.wire.root + (prefix.rstrip("/") + "/" if prefix else "")
+        found: set[str] = set()
+        for page in self._pages(root, "/", None):
+            found.update(entry.key[len(root) :] for entry in page.objects)
+            found.update(name[len(root) :].rstrip("/") for name in page.prefixes)
+        return sorted(found - {""})
+
+    def starting(self, prefix: str, until: str | None = None) -> list[Listed]:
+        """Every key whose text begins with `prefix`; those from `until` on may be left out."""
+        wire = self.wire
+        end = None if until is None else wire.root + until
+        return [
+            entry._replace(key=entry.key[len(wire.root) :])
+            for page in self._pages(wire.root + prefix, "", end)
+            for entry in page.objects
+            # Tools that draw folders leave empty objects with a trailing slash: no file of anybody's.
+            if not entry.key.endswith("/")
+        ]
+
+    def _pages(self, prefix: str, delimiter: str, until: str | None) -> Iterable[Page]:
+        wire = self.wire
+        token: str | None = None
+        while True:
+            request = partial(wire.page, prefix, delimiter, token)
+            page = self.attempt("", request, absent_is_missing=True)
+            yield page
+            token = page.token
+            if token is None or (until is not None and page.objects and page.objects[-1].key >= until):
+                return
+
+    def abort_uploads(self, started: Callable[[str, float], bool]) -> int:
+        """Give up unfinished uploads below the root that `started(key, seconds since 1970)` picks."""
+        wire = self.wire
+        found = self.attempt("", lambda seconds: wire.unfinished(wire.root, seconds), absent_is_missing=True)
+        count = 0
+        for upload in found:
+            key = upload.key[len(wire.root) :]
+            if started(key, upload.started):
+                self.attempt(key, partial(wire.discard, upload))
+                count += 1
+        return count
+
+    def list(self, prefix: str = "") -> list[Listed]:
+        return self.starting(prefix.rstrip("/") + "/" if prefix else "")
+
+    def close(self) -> None:
+        """Let go of threads and connections; the next call opens new ones."""
+        with self._lock:
+            pool, self._pool, wire, self._wire = self._pool, None, self._wire, None
+        if pool is not None:
+            pool.shutdown()
+        if wire is not None:
+            wire.close()
+
+    # One request, with everything that can go wrong with it
+
+    def attempt(
+        self,
+        key: str,
+        request: Callable[[float], T],
+        size: int = 0,
+        stop: threading.Event | None = None,
+        absent_is_missing: bool = False,
+    ) -> T:
+        """What `request(seconds)` returns, after as many tries as patience allows, or a builtin error."""
+        wire = self.wire
+        try:
+            return self._patience.run(request, wire.judge, size=size, stop=stop)
+        except GaveUp as error:
+            cause = error.__cause__
+            text = f"{self._name(key)}: {error}: {self._brief(cause)}"
+            raise TimeoutError(text) from self._harmless(cause)
+        except Exception as error:  # noqa: BLE001 - whatever class the client chose, the wire judges it
+            verdict = wire.judge(error)
+            if verdict is Verdict.ABSENT and absent_is_missing:
+                # A LIST that answers 404 must never look like an empty store.
+                verdict = Verdict.MISSING_PLACE
+            raise self._builtin(verdict, key, error) from self._harmless(error)
+
+    def _builtin(self, verdict: Verdict, key: str, error: Exception) -> Exception:
+        """The table from verdicts to what :mod:`ckptstore.backends.base` promises to raise."""
+        name, brief = self._name(key), self._brief(error)
+        if verdict is Verdict.ABSENT:
+            return FileNotFoundError(f"{name} is not there")
+        if verdict is Verdict.MISSING_PLACE:
+            return PlaceMissing(f"{self.url}: the bucket is not there ({brief})")
+        if verdict is Verdict.EXISTS:
+            return FileExistsError(f"{name} is already there")
+        if verdict is Verdict.DENIED:
+            return PermissionError(f"{name}: {brief}")
+        if verdict is Verdict.SHORT:
+            return EOFError(f"{name}: {brief}")
+        if verdict is Verdict.FULL:
+            return OSError(errno.ENOSPC, f"{name}: {brief}")
+        if isinstance(error, NotImplementedError):
+            return error  # the wire's own word
+        if isinstance(error, MISTAKES):
+            return BadOptions(f"{type(error).__name__}: {brief}")
+        return OSError(f"{name}: {brief}")
+
+    def _name(self, key: str) -> str:
+        return f"{self.url}/{key}" if key else self.url
+
+    def _brief(self, error: BaseException | None) -> str:
+        """The client's own words, on one line, with no secret in them."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        for secret in self.wire.secrets:
+            text = text.replace(secret, "***")
+        return text[:300]
+
+    def _harmless(self, error: BaseException | None) -> BaseException | None:
+        """`error` as a cause, unless a traceback of it would print a secret."""
+        return None if any(secret in str(error) for secret in self.wire.secrets) else error
+
+
+def _settle(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
+    """Wait for all; at the first failure (or an interrupt) call the others off, then raise it."""
+    try:
+        for task in tasks:
+            task.result()
+    except BaseException:
+        stop.set()
+        # Those that run still write into the caller's memory: it must outlive them. Not for those that
+        # were cancelled: they count as done only once a thread gets to them.
+        wait([task for task in tasks if not task.cancel()])
+        raise
+
+
+class _ObjectSink:
+    """Bytes on their way into one object: one PUT if they stay small, an upload in parts if not."""
+
+    def __init__(self, backend: ObjectBackend, key: str) -> None:
+        self._backend = backend
+        self._wire = backend.wire
+        self._key = key
+        self._buffer = bytearray()
+        self._upload: Upload | None = None
+        self._parts: list[Future[None]] = []
+        self._sent = 0
+        self._stop = threading.Event()
+        self._closed = False
+
+    def write(self, data: bytes | memoryview) -> None:
+        if self._closed:
+            raise ValueError(f"{self._key}: written after it was closed")
+        view = memoryview(data).cast("B")
+        limit = self._part_size()
+        while len(view):
+            if len(self._buffer) == limit:
+                self._send()
+                limit = self._part_size()
+            count = min(limit - len(self._buffer), len(view))
+            self._buffer += view[:count]
+            view = view[count:]
+
+    def _part_size(self) -> int:
+        # Stores take 10,000 parts at most: growing them in steps carries one object to 5 TB.
+        return self._wire.part_bytes << (len(self._parts) // 2000)
+
+    def _send(self) -> None:
+        """Hand the full buffer to a thread of the pool, waiting while all slots are taken."""
+        wire, key = self._wire, self._wire.root + self._key
+        if self._upload is None:
+            self._upload = self._backend.attempt(self._key, partial(wire.upload, key), absent_is_missing=True)
+        data, self._buffer = self._buffer, bytearray()
+        if not self._upload.parallel and self._parts:
+            self._parts[-1].result()
+        for part in self._parts:
+            if part.done():
+                part.result()  # a part that failed ends the file here and not after the last byte
+        self._backend.slots.acquire()
+        try:
+            part = self._backend.pool.submit(self._part, len(self._parts) + 1, self._sent, data, False)
+        except BaseException:
+            self._backend.slots.release()
+            raise
+        self._sent += len(data)
+        self._parts.append(part)
+
+    def _part(self, number: int, offset: int, data: Body, last: bool) -> None:
+        upload = self._upload
+        assert upload is not None
+        try:
+            if not self._stop.is_set():
+                self._backend.attempt(
+                    self._key,
+                    lambda seconds: upload.part(number, offset, data, last, seconds),
+                    len(data),
+                    self._stop,
+                )
+        finally:
+            self._backend.slots.release()
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        if kind is not None:
+            self._abort()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._abort()
+            raise
+
+    def _finish(self) -> None:
+        wire, key, data = self._wire, self._wire.root + self._key, self._buffer
+        if self._upload is None:
+            self._backend.attempt(
+                self._key, partial(wire.put, key, data, False), len(data), absent_is_missing=True
+            )
+            return
+        for part in self._parts:
+            part.result()
+        upload, size = self._upload, self._sent + len(data)
+        self._backend.slots.acquire()
+        self._part(len(self._parts) + 1, self._sent, data, True)
+        self._backend.attempt(self._key, lambda seconds: upload.complete(size, seconds))
+
+    def _abort(self) -> None:
+        """Nothing stays behind but what a place that does not answer keeps; the sweep takes that."""
+        self._stop.set()
+        upload, self._upload, self._buffer = self._upload, None, bytearray()
+        if upload is None:
+            return
+        running = []
+        for part in self._parts:
+            if part.cancel():
+                self._backend.slots.release()
+            else:
+                running.append(part)
+        # A part that lands after the abort would be kept, and paid for, for ever.
+        wait(running)
+        with suppress(OSError, EOFError):  # the error that brought us here is the one to tell
+            self._backend.attempt(self._key, upload.abort)

@@ -1,0 +1,117 @@
+"""What one kind of object store must be able to do: single requests, tried once each.
+
+:class:`ckptstore.backends.objects.backend.ObjectBackend` builds the promises of a backend on top: retries,
+deadlines, parallel ranges, streamed uploads. A wire knows its client library and its table of errors,
+and nothing else. Keys are full names inside the bucket. Every call takes the seconds it may last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from ckptstore.backends.base import Listed
+from ckptstore.backends.objects.retry import Verdict
+
+Body = bytes | bytearray
+
+
+class Page(NamedTuple):
+    """One page of a listing; `token` asks for the next one."""
+
+    objects: Sequence[Listed]
+    prefixes: Sequence[str]
+    token: str | None
+
+
+class Got(NamedTuple):
+    """The reply to a GET: how many bytes came (`size`), and how long the whole object is."""
+
+    size: int
+    total: int
+
+
+class Unfinished(NamedTuple):
+    """An upload that was begun and neither completed nor aborted."""
+
+    key: str
+    id: str
+    started: float
+    """Seconds since 1970, by the place's clock."""
+
+
+class Upload(Protocol):
+    """One large object on its way in, in parts; invisible until `complete` returned."""
+
+    parallel: bool
+    """Whether parts may be sent at the same time and in any order."""
+
+    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+        """Send part `number` (from 1), which begins at `offset`. The same part may be sent again."""
+
+    def complete(self, size: int, seconds: float) -> None:
+        """Make the object of `size` bytes appear whole. May be called again after a lost reply."""
+
+    def abort(self, seconds: float) -> None:
+        """Leave nothing behind, as far as one request can."""
+
+
+class Wire(Protocol):
+    """One bucket of one store, in single requests."""
+
+    url: str
+    """The root, without credentials."""
+    place: str
+    """The root and its endpoint: two endpoints may hold a bucket of one name."""
+    secrets: Sequence[str]
+    """Texts that must not appear in any message."""
+    root: str
+    """What keys begin with: empty, or ending in a slash."""
+    part_bytes: int
+    """Objects up to this size go in one request, larger ones in parts of about this size."""
+
+    def judge(self, error: BaseException) -> Verdict:
+        """What `error`, raised by any call below, means."""
+
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+        """Read from `start` on into `target`, at most its length."""
+
+    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+        """One PUT; with `create` only where nothing is. Returns once the reply proves it arrived whole."""
+
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        """Have the server copy `source`, of `size` bytes. NotImplementedError where it can't."""
+
+    def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
+        """Remove up to `remove_batch` keys; those that are still there, each with its error."""
+
+    remove_batch: int
+
+    def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
+        """One page of the keys that begin with `prefix`, in lexical order."""
+
+    def upload(self, key: str, seconds: float) -> Upload:
+        """Begin a large object."""
+
+    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+        """Uploads of keys that begin with `prefix` that were never completed."""
+
+    def discard(self, upload: Unfinished, seconds: float) -> None:
+        """Abort one of `unfinished`."""
+
+    def describe(self) -> Mapping[str, str]:
+        """What this place promises, in words, by subject."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Opener(Protocol):
+    """Opens a wire, in each process its own. Pickles without secrets."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, known without a connection; no trailing slash, no credentials."""
+
+    def __call__(self) -> Wire:
+        """The connection. BadOptions if there can be none with these options."""

@@ -1,0 +1,390 @@
+"""Google Cloud Storage, in single requests through gcsfs's session and credentials.
+
+gcsfs's own calls retry below us and hide the status of a reply in the text of an exception, so requests
+are sent here and judged by their status. Small objects are one simple upload, whose reply carries the
+server's CRC32C; large ones a resumable upload, checked by the same sum once it is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import gcsfs
+import google.auth.exceptions
+import google_crc32c
+import requests.exceptions
+from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each bucket's kind first
+
+from ckptstore.backends.base import Listed
+from ckptstore.backends.objects.client import Body, Got, Page, Unfinished, Upload
+from ckptstore.backends.objects.fsspec_loop import run, secrets_in, shown_url, split_url, without_secrets
+from ckptstore.backends.objects.retry import Verdict
+
+PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
+
+_PICKLED = frozenset({"project", "endpoint_url", "requester_pays", "access", "default_location"})
+_NAMED_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
+
+# The table. GCS tells everything by status; only a missing bucket hides behind an object's 404.
+_BY_STATUS = {
+    308: Verdict.AGAIN,
+    401: Verdict.DENIED,
+    403: Verdict.DENIED,
+    404: Verdict.ABSENT,
+    408: Verdict.AGAIN,
+    409: Verdict.AGAIN,
+    412: Verdict.EXISTS,
+    416: Verdict.SHORT,
+    429: Verdict.AGAIN,
+    500: Verdict.AGAIN,
+    502: Verdict.AGAIN,
+    503: Verdict.AGAIN,
+    504: Verdict.AGAIN,
+}
+_PASSING = (
+    aiohttp.ClientError,
+    asyncio.TimeoutError,
+    TimeoutError,
+    ConnectionError,
+    asyncio.IncompleteReadError,
+    google.auth.exceptions.TransportError,
+    requests.exceptions.ConnectionError,
+    requests.exceptions.Timeout,
+)
+
+
+class Replied(Exception):
+    """A reply that is not what was asked for; `status` says what it is."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        super().__init__(f"HTTP {status}: {text}")
+
+
+class Corrupted(OSError):
+    """What arrived is not what was sent."""
+
+
+class GcsWire:
+    """One bucket and prefix."""
+
+    part_bytes = PART_BYTES
+    remove_batch = 100
+
+    @staticmethod
+    def shown(url: str) -> str:
+        """`url` as people see it."""
+        return shown_url("gs", url)
+
+    @staticmethod
+    def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `options` may go into a pickle: no secret."""
+        kept = without_secrets(options, _PICKLED)
+        # Named ways to find a token are settings; the token itself is a secret.
+        if _is_named(options.get("token")):
+            kept["token"] = options["token"]
+        return kept
+
+    def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
+        self.bucket, self.root = split_url(url)
+        self.url = self.shown(url)
+        self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
+        self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
+        self._kms = options.get("kms_key_name")
+        self._idle = aiohttp.ClientTimeout(
+            sock_connect=min(5.0, timeout / 3), sock_read=min(30.0, timeout / 3)
+        )
+        self._concurrency = concurrency
+        options = {key: value for key, value in options.items() if key != "kms_key_name"}
+        self._fs = GCSFileSystem(
+            **options, asynchronous=False, skip_instance_cache=True, use_listings_cache=False
+        )
+
+    # Requests
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+        target: memoryview | None = None,
+        accept: Sequence[int] = (200, 204),
+        params: Mapping[str, str] | None = None,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One request, tried once. With `target`, the body goes straight there."""
+        await self._fs._set_session()
+        url = path if "://" in path else f"{self._fs._location}{path}"
+        async with self._fs.session.request(
+            method,
+            url,
+            params=None if "?" in path else self._fs._get_params(params or {}),
+            headers=self._fs._get_headers(dict(headers or {})),
+            data=None if data is None else io.BytesIO(data),  # sent piece by piece, so others get a turn
+            timeout=self._idle,
+            allow_redirects=False,  # 308 means "go on" here
+        ) as reply:
+            if reply.status not in accept:
+                raise Replied(reply.status, (await reply.text(errors="replace"))[:2000])
+            if target is None:
+                return reply.status, reply.headers, await reply.read()
+            done = 0
+            async for chunk in reply.content.iter_any():
+                chunk = chunk[: len(target) - done]
+                target[done : done + len(chunk)] = chunk
+                done += len(chunk)
+            if done < min(int(reply.headers["Content-Length"]), len(target)):
+                raise asyncio.IncompleteReadError(b"", len(target))
+            return reply.status, reply.headers, b""
+
+    def _call(self, seconds: float, method: str, path: str, **arguments: Any) -> Any:
+        """The JSON of a reply."""
+        _, _, body = run(self._fs.loop, self._send(method, path, **arguments), seconds)
+        return _parsed(body) if body else {}
+
+    def _object(self, key: str) -> str:
+        return f"/storage/v1/b/{self.bucket}/o/{quote(key, safe='')}"
+
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+        span = {"Range": f"bytes={start}-{start + len(target) - 1}"}
+        status, headers, _ = run(
+            self._fs.loop,
+            self._send(
+                "GET",
+                self._object(key),
+                headers=span,
+                target=target,
+                accept=(200, 206),
+                params={"alt": "media"},
+            ),
+            seconds,
+        )
+        length = int(headers["Content-Length"])
+        if status == 206:
+            return Got(length, int(headers["Content-Range"].rpartition("/")[2]))
+        if start:
+            raise OSError("the server ignores byte ranges")
+        return Got(min(length, len(target)), length)
+
+    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+        sum32 = crc32c(data)
+        # The server compares the sum before the object appears; the boundary can't occur in the data.
+        about = json.dumps({"name": key, "crc32c": sum32})
+        mark = uuid.uuid4().hex
+        head = (
+            f"--{mark}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{about}\r\n"
+            f"--{mark}\r\nContent-Type: application/octet-stream\r\n\r\n"
+        )
+        condition = {"ifGenerationMatch": "0"} if create else {}
+        reply = self._call(
+            seconds,
+            "POST",
+            f"/upload/storage/v1/b/{self.bucket}/o",
+            data=b"".join((head.encode(), data, f"\r\n--{mark}--\r\n".encode())),
+            headers={"Content-Type": f'multipart/related; boundary="{mark}"'},
+            params={"uploadType": "multipart", **condition, **self._encryption()},
+        )
+        check_stored(reply, len(data), sum32)
+
+    def copy(self, source: str, key: str, size: int, seconds: float) -> None:
+        # One call for most; the server says where to go on when it needs more.
+        token: dict[str, str] = {}
+        path = f"{self._object(source)}/rewriteTo/b/{self.bucket}/o/{quote(key, safe='')}"
+        key_of = {"destinationKmsKeyName": self._kms} if self._kms else {}
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(deadline - time.monotonic(), 0.001)
+            try:
+                reply = self._call(left, "POST", path, params={**token, **key_of})
+            except Replied as error:
+                if error.status in (405, 501):
+                    raise NotImplementedError("the server copies nothing") from error
+                raise
+            if reply["done"]:
+                return
+            token = {"rewriteToken": reply["rewriteToken"]}
+
+    def _encryption(self) -> dict[str, str]:
+        return {"kmsKeyName": self._kms} if self._kms else {}
+
+    def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
+        slots = asyncio.Semaphore(self._concurrency)
+
+        async def one(key: str) -> Exception | None:
+            async with slots:
+                try:
+                    await self._send("DELETE", self._object(key))
+                except Exception as error:  # noqa: BLE001 - judged by the caller, key by key
+                    return error
+                return None
+
+        async def all_of_them() -> list[Exception | None]:
+            return await asyncio.gather(*map(one, keys))
+
+        results = run(self._fs.loop, all_of_them(), seconds)
+        return {key: error for key, error in zip(keys, results, strict=True) if error is not None}
+
+    def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
+        fields = "items(name,size,updated),prefixes,nextPageToken"
+        params = {"prefix": prefix, "maxResults": "1000", "fields": fields}
+        if delimiter:
+            params["delimiter"] = delimiter
+        if token:
+            params["pageToken"] = token
+        reply = self._call(seconds, "GET", f"/storage/v1/b/{self.bucket}/o", params=params)
+        objects = [
+            Listed(item["name"], int(item["size"]), _seconds(item["updated"]))
+            for item in reply.get("items", ())
+        ]
+        return Page(objects, reply.get("prefixes", ()), reply.get("nextPageToken"))
+
+    def upload(self, key: str, seconds: float) -> Upload:
+        _, headers, _ = run(
+            self._fs.loop,
+            self._send(
+                "POST",
+                f"/upload/storage/v1/b/{self.bucket}/o",
+                data=json.dumps({"name": key}).encode(),
+                headers={"Content-Type": "application/json"},
+                accept=(200, 201),
+                params={"uploadType": "resumable", "name": key, **self._encryption()},
+            ),
+            seconds,
+        )
+        return _GcsUpload(self, key, headers["Location"])
+
+    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+        return ()  # resumable uploads can't be listed; Google drops them after a week
+
+    def discard(self, upload: Unfinished, seconds: float) -> None:
+        raise AssertionError("there are no uploads to discard")
+
+    def describe(self) -> Mapping[str, str]:
+        return {
+            "place": self.place,
+            "client": f"gcsfs {gcsfs.__version__}",
+            "durability": "an object is stored when its upload is answered",
+            "create-only writes": "ifGenerationMatch=0 on simple uploads; asked for before the first commit",
+            "listings": "taken to show every finished write, as Google promises",
+            "transfers": "CRC32C sent with each upload and compared with the reply",
+        }
+
+    def close(self) -> None:
+        session, self._fs._session = self._fs._session, None
+        if session is not None:
+            GCSFileSystem.close_session(self._fs.loop, session)
+
+    def judge(self, error: BaseException) -> Verdict:
+        if isinstance(error, Replied):
+            if error.status == 404 and "bucket does not exist" in str(error):
+                return Verdict.MISSING_PLACE
+            return _BY_STATUS.get(error.status, Verdict.FATAL)
+        if isinstance(error, (Corrupted, *_PASSING)):
+            return Verdict.AGAIN
+        if isinstance(error, google.auth.exceptions.GoogleAuthError):
+            return Verdict.DENIED
+        return Verdict.FATAL
+
+
+class _GcsUpload:
+    """A resumable upload: one stream of chunks, in order; the last one makes the object appear."""
+
+    parallel = False
+
+    def __init__(self, wire: GcsWire, key: str, session: str) -> None:
+        self._wire = wire
+        self._key = key
+        self._session = session
+        self._crc = 0
+        self._unsure = False
+        self._stored: Mapping[str, Any] | None = None
+
+    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+        begin = self._arrived(seconds) if self._unsure else offset
+        self._unsure = True
+        end = offset + len(data)
+        if self._stored is None and begin < end:
+            span = f"bytes {begin}-{end - 1}/{end if last else '*'}"
+            self._put(bytes(memoryview(data)[begin - offset :]), span, seconds)
+            if last and self._stored is None:
+                raise Replied(308, "the server asks for more than there is")
+        self._unsure = False
+        self._crc = google_crc32c.extend(self._crc, bytes(data))
+
+    def _arrived(self, seconds: float) -> int:
+        """How many bytes the server has, after a try whose reply was lost."""
+        headers = self._put(b"", "bytes */*", seconds)
+        span = headers.get("Range")
+        return int(span.rpartition("-")[2]) + 1 if span else 0
+
+    def _put(self, data: bytes, span: str, seconds: float) -> Mapping[str, str]:
+        status, headers, body = run(
+            self._wire._fs.loop,
+            self._wire._send(
+                "PUT",
+                self._session,
+                data=data,
+                headers={"Content-Range": span},
+                accept=(200, 201, 308),
+            ),
+            seconds,
+        )
+        if status != 308:
+            self._stored = _parsed(body)
+        return headers
+
+    def complete(self, size: int, seconds: float) -> None:
+        assert self._stored is not None
+        total = base64.b64encode(self._crc.to_bytes(4, "big")).decode("ascii")
+        try:
+            check_stored(self._stored, size, total)
+        except Corrupted as error:
+            # It is there already, under a name of its own: take it away and say so.
+            self._wire._call(seconds, "DELETE", self._wire._object(self._key))
+            raise Replied(400, str(error)) from error
+
+    def abort(self, seconds: float) -> None:
+        run(
+            self._wire._fs.loop,
+            self._wire._send("DELETE", self._session, accept=(200, 204, 404, 410, 499)),
+            seconds,
+        )
+
+
+def _parsed(body: bytes) -> Any:
+    """The JSON of a reply; Corrupted if it was cut on its way, which is worth another try."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise Corrupted(f"the reply is no JSON ({error})") from error
+
+
+def check_stored(reply: Mapping[str, Any], size: int, sum32: str) -> None:
+    """Corrupted unless the server says that it stored `size` bytes with this CRC32C."""
+    if int(reply.get("size", -1)) != size or reply.get("crc32c", sum32) != sum32:
+        told = f"{reply.get('size')} bytes, CRC32C {reply.get('crc32c')}"
+        raise Corrupted(f"the server stored {told}, not {size} bytes, {sum32}")
+
+
+def crc32c(data: Body) -> str:
+    """CRC32C as GCS writes it: big-endian, base64."""
+    return base64.b64encode(google_crc32c.value(bytes(data)).to_bytes(4, "big")).decode("ascii")
+
+
+def _is_named(token: object) -> bool:
+    return isinstance(token, str) and token in _NAMED_TOKENS
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -1,0 +1,97 @@
+"""``store.json``: the file that proves that there is a store, so that an empty listing means something."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+
+from ckptstore.backends.translate import surely, translated
+from ckptstore.commit.base import Catalog
+from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
+from ckptstore.format import names, strictjson
+from ckptstore.format.manifest import writer_versions
+
+SCHEMA_VERSION = 1
+
+
+class Identity:
+    """The identity of the store at `backend`, proven on first use and remembered."""
+
+    def __init__(self, catalog: Catalog, create: bool) -> None:
+        self._catalog = catalog
+        self._backend = catalog.backend
+        self._create = create
+        self._id: str | None = None
+
+    def prove(self) -> str:
+        """The store's id. Makes the store where it isn't there and `create` was asked for."""
+        if self._id is None:
+            self._id = surely(self._found)
+        return self._id
+
+    def _found(self) -> str:
+        with translated(self._backend.url):
+            try:
+                data = self._read()
+            except FileNotFoundError:
+                data = self._made()
+        return self._parsed(data)
+
+    def _read(self) -> bytes:
+        return self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
+
+    def prove_again(self) -> None:
+        """After an empty listing: StoreNotFound unless the very store seen before is still there."""
+        with translated(self._backend.url):
+            try:
+                data = self._read()
+            except FileNotFoundError as error:
+                raise StoreNotFound(
+                    self._backend.url,
+                    "the store has vanished",
+                    "Bring it back, or open a new CheckpointStore to begin anew",
+                ) from error
+        if self._parsed(data) != self._id:
+            raise StoreNotFound(
+                self._backend.url, "another store lies here now", "Open a new CheckpointStore to use it"
+            )
+
+    def _made(self) -> bytes:
+        url = self._backend.url
+        if not self._create:
+            raise StoreNotFound(url, "there is no store here", "Check the URL, or pass create=True")
+        store_id = uuid.uuid4().hex
+        body = {
+            "schema_version": SCHEMA_VERSION,
+            "id": store_id,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+            "writer": writer_versions(),
+        }
+        data = strictjson.dumps(body).encode("ascii")
+        try:
+            self._backend.publish(names.STORE, data)
+        except (FileExistsError, TimeoutError):
+            # Somebody was faster, or our own reply was lost: what counts is what is there now.
+            try:
+                held = self._read()
+            except FileNotFoundError as error:
+                raise StoreUnavailable(url, "the store could not be made") from error
+            if held != data and data.startswith(held) and store_id.encode("ascii") in held:
+                # Ours, cut on its way to a server that compares no checksum. Nobody else can tell whose it
+                # is, so nobody else has put anything in its place.
+                self._backend.replace(names.STORE, data)
+                return data
+            return held
+        self._catalog.created(names.STORE, data, other=data + b"\n")
+        return data
+
+    def _parsed(self, data: bytes) -> str:
+        source = f"{self._backend.url}/{names.STORE}"
+        raw = strictjson.loads(data, source)
+        version = raw.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UnreadableFormat(
+                source, f"schema {version} is newer than {SCHEMA_VERSION}", "Upgrade ckptstore"
+            )
+        fields = strictjson.Fields(raw, source)
+        return fields.take("id", str, lambda value: 0 < len(value) <= 128)

@@ -1,0 +1,347 @@
+"""One checkpoint being written on a local disk: staged, synced, renamed into place.
+
+The rename is the commit. Nothing is acknowledged, and nothing that depended on it undone, before the
+files and directories involved are on the medium.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from ckptstore.backends.local.backend import FileSink
+from ckptstore.backends.local.locks import Lock, try_lock
+from ckptstore.backends.local.paths import OpenPaths
+from ckptstore.backends.local.posix import Directory, Disk, identity
+from ckptstore.commit.base import Check, IfExists
+from ckptstore.commit.local.root import LOCK, Ground, committed, drop_lock, leads_to, logger
+from ckptstore.errors import CheckpointExists, CheckpointProtected, InvalidRequest, SaveAborted
+from ckptstore.format.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
+
+_SYNCERS = 2  # more threads measured no faster, one is slower when files are small
+_PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
+
+
+class DirectoryAttempt:
+    """One directory being written under ``.staging``: an :class:`~ckptstore.commit.base.Attempt`.
+
+    Files are synced by background threads while the next ones are written, which makes a durable save
+    about as fast as the disk. Only the process that began it can commit or abandon it: a forked child
+    has no lock.
+    """
+
+    reuse_from = 0
+
+    def __init__(
+        self,
+        catalog: Ground,
+        step: int,
+        if_exists: IfExists,
+        attempt_id: str,
+        staging: Directory,
+        check: Check,
+    ) -> None:
+        self.id = attempt_id
+        self.directory: str | None = os.path.join(staging.path, attempt_id)
+        self._catalog = catalog
+        self._disk = catalog.backend.disk
+        self._step = step
+        self._if_exists = if_exists
+        self._staging = staging
+        self._check = check
+        self._mutex = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: list[Future[None]] = []
+        self._room = threading.BoundedSemaphore(_PENDING)
+        self._synced: dict[tuple[int, int], tuple[int, int]] = {}
+        self._times: dict[str, int] = {}
+        self._failure: BaseException | None = None
+        self._published = False
+        self._lock = _new_lock(self._disk, staging, attempt_id, catalog.timeout)
+        try:
+            self._disk.mkdir(staging, attempt_id)
+            self._top = self._disk.open_dir(staging, attempt_id)
+            self._identity = identity(self._disk.status(staging, attempt_id))
+            self._places = OpenPaths(self._disk, lambda: self._disk.open_dir(self._top, "."), make=True)
+            self._others = OpenPaths(self._disk, catalog.backend.open_root)
+        except BaseException:
+            self._drop_lock()
+            raise
+
+    # ---- Writing
+
+    def create(self, path: str) -> FileSink:
+        """A new file of the checkpoint; InvalidRequest if there is one already."""
+        with self._place(path) as (directory, name):
+            fd = self._disk.create(directory, name)
+
+        def finish(fd: int, error: BaseException | None) -> None:
+            if error is None:
+                self._submit(partial(self._settle_file, fd))
+                return
+            self._failure = self._failure or error  # the file is cut short: never commit it
+            self._disk.close(fd)
+
+        return FileSink(self._disk, fd, finish)
+
+    def reuse(self, path: str, key: str, size: int) -> bool:
+        """Make the file `key` of another checkpoint a file of this one, by a hard link.
+
+        False where that can't be: no such file, no links here or no more of them, a file that its
+        owner may still write to, which would change both checkpoints, or one that was written to after
+        the manifest that vouches for it. Then write it anew.
+        """
+        *parts, source = relative_path(key, self.id).split("/")
+        with self._place(path) as (directory, name):
+            try:
+                committed = self._committed_at(parts[:1])
+                origin = self._others.to(parts)
+                status = self._disk.status(origin, source)
+                if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222 or status.st_size != size:
+                    return False
+                if status.st_mtime_ns > committed:
+                    return False
+                self._disk.link(origin, source, directory, name)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                logger.debug("%s is copied, not linked: %s", key, error)
+                return False
+        return True
+
+    def _committed_at(self, checkpoint: Sequence[str]) -> int:
+        """When the manifest in there was written, in nanoseconds by the file system's clock."""
+        key = "/".join(checkpoint)
+        if key not in self._times:
+            meta, manifest = MANIFEST.split("/")
+            self._times[key] = self._disk.status(self._others.to([*checkpoint, meta]), manifest).st_mtime_ns
+        return self._times[key]
+
+    @contextlib.contextmanager
+    def _place(self, path: str) -> Iterator[tuple[Directory, str]]:
+        """The directory of a new file, made if need be, and the file's name in it."""
+        self._check_alive()
+        *parts, name = relative_path(path, self.id).split("/")
+        try:
+            yield self._places.to(parts), name
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidRequest(path, "the checkpoint has a file there already") from None
+        except FileNotFoundError:
+            self._check_ours()
+            raise
+
+    def _check_alive(self) -> None:
+        if self._failure:
+            raise self._failure
+        if not self._lock.held:
+            raise SaveAborted(f"save of step {self._step}", "it ended already, or began in another process")
+
+    def _submit(self, settle: Callable[[], None]) -> None:
+        """Have a background thread make something durable."""
+        self._room.acquire()
+        with self._mutex:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="ckptstore-sync")
+            try:
+                self._pending.append(self._pool.submit(self._settle, settle))
+                return
+            except RuntimeError:
+                pass  # the interpreter is going down and takes no new threads
+        self._settle(settle)
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        try:
+            settle()
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._room.release()
+
+    def _settle_file(self, fd: int) -> None:
+        """Make the file durable and unwritable: later saves may link it instead of writing it again."""
+        try:
+            if self._failure is None:
+                self._disk.chmod(fd, 0o400)
+                status = os.fstat(fd)  # before the sync: what is written during it counts as unsynced
+                self._disk.fsync(fd)
+                self._synced[identity(status)] = (status.st_size, status.st_mtime_ns)
+        finally:
+            self._disk.close(fd)
+
+    def _settle_directory(self, directory: Directory) -> None:
+        """Make the names in it durable."""
+        with directory:
+            if self._failure is None:
+                self._disk.fsync_dir(directory)
+
+    def _drain(self) -> None:
+        """Wait for every sync; raises the first failure."""
+        with self._mutex:
+            pool, self._pool = self._pool, None
+            pending, self._pending = self._pending, []
+        if pool:
+            pool.shutdown(wait=True)
+        for done in pending:
+            done.result()
+        if self._failure:
+            raise self._failure
+
+    # ---- The end
+
+    def commit(self, manifest: bytes) -> CheckpointName:
+        """Make the checkpoint exist, durably. See :class:`~ckptstore.commit.base.Attempt`."""
+        try:
+            self._check_alive()
+            _check_length(manifest)
+            self._drain()
+            with self.create(MANIFEST) as sink:
+                sink.write(manifest)
+            self._drain()
+            self._sync_tree(self._disk.open_dir(self._top, "."), "")
+            self._drain()
+            name, trashed = self._publish()
+        except BaseException:
+            if not self._published:
+                self.abandon()
+            self._close()
+            raise
+        self._close()
+        self._catalog.remove_quietly(trashed)
+        return name
+
+    def _sync_tree(self, directory: Directory, path: str) -> None:
+        """Sync what is not yet, files before the directory that names them, whoever wrote them.
+
+        Closes `directory`. Which of two directories comes first is all the same: none has a name yet
+        under which a reader would find it.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(directory)
+            for entry in list(self._disk.entries(directory)):
+                where = f"{path}{entry.name}"
+                if entry.is_dir:
+                    self._sync_tree(self._disk.open_dir(directory, entry.name), f"{where}/")
+                elif entry.size < 0:
+                    raise InvalidRequest(where, "it is no regular file", "Save a copy of what it points to")
+                else:
+                    self._sync_file(directory, entry.name)
+            if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
+                self._disk.chmod(directory.fd, 0o700)
+            stack.pop_all()
+        self._submit(partial(self._settle_directory, directory))
+
+    def _sync_file(self, directory: Directory, name: str) -> None:
+        status = self._disk.status(directory, name)
+        file, version = identity(status), (status.st_size, status.st_mtime_ns)
+        if version in (self._synced.get(file), self._catalog.durable.get(file)):
+            self._synced[file] = version
+            return
+        if directory.fd < 0:
+            return  # Windows syncs only what is open for writing; the root's warning said so
+        fd = self._disk.open_file(directory, name)
+        try:
+            if status.st_nlink == 1 and status.st_mode & 0o377:
+                self._disk.chmod(fd, 0o400)  # a file with other links belongs to others as well
+            self._disk.fsync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _publish(self) -> tuple[CheckpointName, list[str]]:
+        disk, trashed = self._disk, list[str]()
+        with self._catalog.locked() as root:
+            self._check_ours()
+            lower = committed(disk, root, self._step)
+            if lower and self._if_exists != "replace":
+                raise CheckpointExists(str(lower[-1]))
+            name = self._rename(root, lower[-1].attempt + 1 if lower else 0)
+            self._published = True
+            disk.fsync_dir(self._staging)
+            disk.fsync_dir(root)
+            self._catalog.durable = self._synced
+            try:
+                trashed = self._catalog.unpublish(root, list(filter(self._may_go, lower)))
+            except OSError as error:  # committed all the same, and the higher attempt is the one that counts
+                logger.warning("%s replaces %s, which could not be removed: %s", name, lower[-1], error)
+        return name, trashed
+
+    def _may_go(self, name: CheckpointName) -> bool:
+        """Whether nothing protects `name`; asked under the root's lock, where no tag can slip past."""
+        try:
+            self._check(name)
+        except CheckpointProtected:
+            return False
+        return True
+
+    def _check_ours(self) -> None:
+        """SaveAborted if a sweep took our directory, as it may where locks don't reach (NFS)."""
+        with contextlib.suppress(FileNotFoundError):
+            if identity(self._disk.status(self._staging, self.id)) == self._identity:
+                return
+        raise SaveAborted(f"save of step {self._step}", "its staging directory was swept away")
+
+    def _rename(self, root: Directory, attempt: int) -> CheckpointName:
+        """Publish under the first free name from `attempt` on: others' directories are passed over."""
+        while True:
+            name = CheckpointName(self._step, attempt)
+            try:
+                self._disk.rename_noreplace(self._staging, self.id, root, str(name))
+                return name
+            except FileExistsError:
+                attempt += 1
+
+    def abandon(self) -> None:
+        """Remove what was staged; never raises an Exception. What it can't remove, a sweep will."""
+        if not self._lock.held or self._published:
+            return
+        with contextlib.suppress(Exception):
+            self._failure = self._failure or SaveAborted(f"save of step {self._step}", "it was abandoned")
+            self._drain()
+        with contextlib.suppress(Exception):
+            self._check_ours()
+            self._disk.remove_tree(self._staging, self.id)
+        self._close()
+
+    def _close(self) -> None:
+        self._drop_lock()
+        self._places.close()
+        self._others.close()
+        self._top.close()
+        self._staging.close()
+
+    def _drop_lock(self) -> None:
+        if self._lock.held:
+            with contextlib.suppress(OSError):
+                drop_lock(self._disk, self._staging, self.id, self._lock)
+
+
+def _check_length(manifest: bytes) -> None:
+    """A shorter one would be taken for a tombstone once the checkpoint is copied to an object store."""
+    if len(manifest) < MIN_MANIFEST_BYTES:
+        raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
+
+
+def _new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lock:
+    """Create and take the lock file of a new attempt.
+
+    A sweep that finds the file before it is locked takes it for a dead writer's and removes it. So
+    the lock counts only if the name still leads to the file that was locked.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            lock = Lock(disk, disk.create(staging, attempt + LOCK))
+        except FileExistsError:
+            raise InvalidRequest(f"attempt id {attempt!r}", "it is in use") from None
+        if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
+            return lock  # also where there are no locks: the root's warning says what that means
+        lock.release()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no lock on {attempt + LOCK} within {timeout:g} s")
+        time.sleep(0.001)

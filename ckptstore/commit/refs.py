@@ -1,0 +1,129 @@
+"""Tags and pins: movable names for checkpoints, as numbered create-only files of which the highest wins.
+
+``_ckptstore/refs/<name>/<n:012>.json`` holds the checkpoint's name and id, or null once untagged. To
+move a tag is to create the next number: of two movers one gets it and the other tries the number
+after. That is a compare-and-swap which S3, GCS and a local disk all have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from ckptstore.backends.base import Backend
+from ckptstore.backends.translate import surely, translated
+from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
+from ckptstore.format import names, strictjson
+
+SCHEMA_VERSION = 1
+_NUMBER = re.compile(r"(\d{12})\.json\Z", re.ASCII)
+_MAX_TRIES = 100
+
+
+class Target(NamedTuple):
+    """What a ref points at: the directory's name, and the id of the save, which outlives renames."""
+
+    name: str
+    id: str
+
+
+def read_all(backend: Backend) -> dict[str, Target]:
+    """Every ref that points somewhere, pins included.
+
+    That there is none protects nothing, so it is taken only from a listing that shows ``store.json`` too.
+    """
+    highest: dict[str, int] = {}
+    with translated(f"{backend.url}/{names.REFS}"):
+        listed = backend.list(names.META)
+    if odd := [item.key for item in listed if item.size < 0 and f"{item.key}/".startswith(f"{names.REFS}/")]:
+        raise CheckpointCorrupt(f"{backend.url}/{odd[0]}", "it is a link, pipe or device, and may hide refs")
+    if not any(item.key == names.STORE for item in listed):
+        raise StoreUnavailable(f"{backend.url}/{names.META}", "its listing lacks the store's own file")
+    for item in listed:
+        ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")
+        if ref and item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
+            highest[ref] = max(highest.get(ref, 0), int(match[1]))
+    found = {ref: surely(partial(_read, backend, ref, number)) for ref, number in sorted(highest.items())}
+    return {ref: target for ref, target in found.items() if target is not None}
+
+
+def write(backend: Backend, ref: str, target: Target | None) -> int:
+    """Point `ref` at `target`, or with None at nothing. Durable; the last mover wins. The move's number."""
+    data = _encoded(target)
+    where = f"{backend.url}/{names.REFS}/{ref}"
+    with translated(where):
+        number = max(_numbers(backend, ref), default=0)
+        for _ in range(_MAX_TRIES):
+            number += 1
+            try:
+                backend.publish(_key(ref, number), data)
+                return number
+            except FileExistsError:
+                continue  # another mover, or our own write whose reply was lost: the next number settles it
+    raise StoreUnavailable(where, f"{_MAX_TRIES} other writers moved it meanwhile")
+
+
+def write_next(backend: Backend, ref: str, number: int, target: Target | None) -> bool:
+    """The same, if the move `number` is still the last one; else False."""
+    with translated(f"{backend.url}/{names.REFS}/{ref}"):
+        try:
+            backend.publish(_key(ref, number + 1), _encoded(target))
+        except FileExistsError:
+            return False
+        return True
+
+
+def read_at(backend: Backend, ref: str, number: int) -> Target | None:
+    """What `ref` pointed at by the move `number`; nothing before the first."""
+    return surely(partial(_read, backend, ref, number)) if number else None
+
+
+def parse_name(target: Target) -> names.CheckpointName:
+    """The directory that `target` points at, parsed."""
+    name = names.CheckpointName.parse(target.name)
+    if name is None:
+        raise CheckpointCorrupt(f"{names.REFS}/...", f"{target.name[:80]!r} is no checkpoint's name")
+    return name
+
+
+def pointing_at(refs: Mapping[str, Target], name: str) -> list[str]:
+    """The refs that point at the directory `name`, as people call them."""
+    return [
+        "a pin" if ref.startswith(names.PIN) else f"tag {ref!r}"
+        for ref, target in refs.items()
+        if target.name == name
+    ]
+
+
+def _encoded(target: Target | None) -> bytes:
+    body = {"schema_version": SCHEMA_VERSION, "target": target and target._asdict()}
+    return (strictjson.dumps(body) + "\n").encode("ascii")
+
+
+def _numbers(backend: Backend, ref: str) -> Iterable[int]:
+    for item in backend.children(f"{names.REFS}/{ref}"):
+        if match := _NUMBER.match(item):
+            yield int(match[1])
+
+
+def _key(ref: str, number: int) -> str:
+    return f"{names.REFS}/{ref}/{number:012}.json"
+
+
+def _read(backend: Backend, ref: str, number: int) -> Target | None:
+    key = _key(ref, number)
+    source = f"{backend.url}/{key}"
+    with translated(source):
+        data = backend.read(key, most=strictjson.MAX_SMALL_BYTES)
+    fields = strictjson.Fields(strictjson.loads(data, source), source)
+    fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
+    raw = fields.take_optional("target", dict)
+    fields.finish()
+    if raw is None:
+        return None
+    inner = strictjson.Fields(raw, source)
+    target = Target(inner.take("name", str), inner.take("id", str))
+    inner.finish()
+    return target

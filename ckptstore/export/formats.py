@@ -1,0 +1,256 @@
+"""One policy as one file that other tools read: a table of formats, open for more."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ckptstore.backends import open_backend
+from ckptstore.backends.translate import translated
+from ckptstore.errors import InvalidRequest, UnreadableFormat
+from ckptstore.export import onnx as onnxfile
+from ckptstore.export import torchscript
+from ckptstore.format import strictjson
+from ckptstore.read.contents import Contents
+from ckptstore.rllib_formats.networks import Network, acting_network
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Exportable(Protocol):
+    """What is exported from: as much of a `Checkpoint` as that takes."""
+
+    @property
+    def name(self) -> str:
+        """Its directory's name."""
+
+    @property
+    def id(self) -> str:
+        """Identity of the save that made it."""
+
+    @property
+    def version(self) -> str:
+        """RLlib's ``checkpoint_version``."""
+
+    @property
+    def step(self) -> int:
+        """The training step it was saved at."""
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """Ids of its policies."""
+
+    def weights(self, policy_id: str, /) -> Arrays:
+        """The weights of one policy: parameter name to array."""
+
+    def rllib(self) -> Contents:
+        """Its files read as RLlib's."""
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    path: str
+    """The file, as it was named."""
+    policy_id: str
+    format: str
+    bytes: int
+    difference: float | None = None
+    """Of a network: the largest one between what the file computed in a trial and what the weights do."""
+
+
+class _Made(NamedTuple):
+    data: bytes
+    difference: float | None = None
+
+
+Format = Callable[[Exportable, str], _Made]
+"""Makes the file of one policy."""
+
+
+def export(
+    checkpoint: Exportable,
+    dest: str | os.PathLike[str],
+    policy_id: str | None = None,
+    *,
+    format: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Exported:
+    """Write one policy to the new file `dest`, whole or not at all; see `Checkpoint.export`."""
+    path = os.fspath(dest)
+    folder, name = _split(path)
+    ending = name.rpartition(".")[2]
+    kind = format or _ENDINGS.get(ending, ending)
+    if kind not in FORMATS:
+        raise InvalidRequest(
+            "format", f"{kind!r} is none of {', '.join(FORMATS)}", "Name one, or end the file's name in it"
+        )
+    if policy_id is None:
+        if len(checkpoint.policy_ids) != 1:
+            raise InvalidRequest(
+                "policy_id", f"{checkpoint.name} holds {len(checkpoint.policy_ids)} policies", "Name one"
+            )
+        policy_id = checkpoint.policy_ids[0]
+    data, difference = FORMATS[kind](checkpoint, policy_id)
+    with translated(path):
+        try:
+            open_backend(folder, storage_options).publish(name, data)
+        except FileExistsError as error:
+            raise InvalidRequest(path, "it is there already", "Name a new file") from error
+    return Exported(path, policy_id, kind, len(data), difference)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The directory and the name of a file to be made."""
+    folder, _, name = path.rpartition("/") if "://" in path else os.path.abspath(path).rpartition(os.sep)
+    if not name or name in (".", "..") or path.endswith(("/", os.sep)) or folder.endswith(":/"):
+        raise InvalidRequest(path, "it names no file", "Name the file to write, such as pol1.npz")
+    return folder or os.sep, name
+
+
+def _about(checkpoint: Exportable, policy_id: str) -> dict[str, str]:
+    """Where the weights are from: text, as safetensors takes nothing else."""
+    return {
+        "policy": policy_id,
+        "checkpoint": checkpoint.name,
+        "checkpoint_id": checkpoint.id,
+        "checkpoint_version": checkpoint.version,
+        "step": str(checkpoint.step),
+    }
+
+
+def _weights(checkpoint: Exportable, policy_id: str, kinds: str, remedy: str) -> Arrays:
+    """The weights, in this machine's byte order, if their types are among `kinds`."""
+    arrays = {}
+    for name, array in checkpoint.weights(policy_id).items():
+        if array.dtype.kind not in kinds or array.dtype.hasobject:
+            raise InvalidRequest(f"{checkpoint.name} weight {name!r}", f"it holds {array.dtype}", remedy)
+        arrays[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
+    return arrays
+
+
+def _npz(checkpoint: Exportable, policy_id: str) -> _Made:
+    """What `numpy.load` opens. Not by `numpy.savez`, which can't write an array called "file"."""
+    arrays = _weights(checkpoint, policy_id, "biufcSU", "Export to safetensors")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # of no date: the same weights make the same file
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return _Made(buffer.getvalue())
+
+
+def _safetensors(checkpoint: Exportable, policy_id: str) -> _Made:
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise InvalidRequest(
+            "format", "safetensors is not installed", "pip install 'ckptstore[export]'"
+        ) from error
+    arrays = _weights(checkpoint, policy_id, "biufV", "Export to npz")  # V: bfloat16 and its like
+    try:
+        data: bytes = save(dict(arrays), metadata=_about(checkpoint, policy_id))
+    except Exception as error:  # it documents no exceptions
+        raise InvalidRequest(
+            f"{checkpoint.name} policy {policy_id!r}", f"safetensors says: {error}", "Export to npz"
+        ) from error
+    return _Made(data)
+
+
+def _json(checkpoint: Exportable, policy_id: str) -> _Made:
+    """Nested lists, for languages without arrays. What JSON has no number for becomes text."""
+    arrays = _weights(checkpoint, policy_id, "biufU", "Export to npz or safetensors")
+    weights = {
+        name: {"dtype": str(array.dtype), "shape": list(array.shape), "data": _finite(array.tolist())}
+        for name, array in arrays.items()
+    }
+    body = {**_about(checkpoint, policy_id), "weights": weights}
+    return _Made((strictjson.dumps(body) + "\n").encode("ascii"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]]) -> Format:
+    """The format that `dumps` writes networks in."""
+
+    def made(checkpoint: Exportable, policy_id: str) -> _Made:
+        network = network_of(checkpoint, policy_id)
+        told = about_network(network, _about(checkpoint, policy_id))
+        return _Made(*dumps(network, told, _place(checkpoint, policy_id)))
+
+    return made
+
+
+def _place(checkpoint: Exportable, policy_id: str) -> str:
+    return f"{checkpoint.name} policy {policy_id!r}"
+
+
+def about_network(network: Network, about: Mapping[str, str]) -> dict[str, str]:
+    """`about`, and what is needed to act by the network's outputs."""
+    return {
+        **about,
+        "module": network.module.class_name.rpartition(".")[2],
+        "action_distribution": network.distribution or "none: the largest of qf_preds",
+        "action_space": strictjson.dumps(_text(network.module.action_space)),
+        "observation_filter": "inside" if network.normal is not None else "none",
+    }
+
+
+def _text(value: Any) -> Any:
+    """A space, of plain values."""
+    if isinstance(value, Mapping):
+        return {str(key): _text(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _finite(value.tolist())
+    return [_text(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def network_of(checkpoint: Exportable, policy_id: str) -> Network:
+    """What a policy computes from the observations that its environment gives it.
+
+    UnreadableFormat if its network isn't one of RLlib's own, or if there is something before it that isn't
+    in the checkpoint or isn't known here.
+    """
+    place = _place(checkpoint, policy_id)
+    source = checkpoint.rllib()
+    policy = source.policy(policy_id, False, False)
+    state = source.state(False, False) if source.kind == "Algorithm" else {}
+    found = (state.get("filters") or {}).get(policy_id)
+    try:
+        _refuse_unseen(state, place)
+        return acting_network(policy, found, place)
+    except UnreadableFormat as error:
+        raise UnreadableFormat(error.what, error.why, _REMEDY) from error
+
+
+_REMEDY = "Export its weights (npz, safetensors, json) and build the network yourself"
+
+
+def _refuse_unseen(state: Mapping[str, Any], place: str) -> None:
+    """Refuse a policy whose observations were normalised by what isn't known here."""
+    normalised = [path for path in state.get("connectors") or {} if "meanstd" in str(path).lower()]
+    if normalised:
+        raise UnreadableFormat(place, f"its observations went through the connector {normalised[0]!s:.80}")
+
+
+_ENDINGS = {"pt": "torchscript", "ts": "torchscript"}
+
+FORMATS: dict[str, Format] = {
+    "npz": _npz,
+    "safetensors": _safetensors,
+    "json": _json,
+    "onnx": _by(onnxfile.dumps),
+    "torchscript": _by(torchscript.dumps),
+}
+"""From a checkpoint and the id of one of its policies to the bytes of a file; by the file's extension."""

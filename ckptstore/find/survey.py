@@ -1,0 +1,264 @@
+"""Finding checkpoints: what is committed and whole, however much changes while one looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from ckptstore.backends.translate import translated
+from ckptstore.checkpoint import Checkpoint, Skipped
+from ckptstore.commit.base import Catalog
+from ckptstore.commit.identity import Identity
+from ckptstore.commit.objects.states import SEAL, TOMBSTONE
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, StoreUnavailable
+from ckptstore.format import layout as plan
+from ckptstore.format import names
+from ckptstore.format.manifest import Check, Manifest
+from ckptstore.format.names import CheckpointName
+from ckptstore.format.parts import FileParts
+from ckptstore.logs import logger
+from ckptstore.read.reader import fetch_manifest
+from ckptstore.save.writing import run_all
+
+_MAX_TRIES = 20
+_DEAD = (None, len(SEAL), len(TOMBSTONE))
+"""Sizes of what commits nothing. Anything else that is as small is a manifest cut off, or no plain file."""
+T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """What a full survey saw."""
+
+    checkpoints: list[Checkpoint]
+    skipped: list[Skipped]
+
+
+class Survey:
+    """Looks for checkpoints in one store; every look is fresh."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        identity: Identity,
+        concurrency: int,
+        on_load: Callable[[Checkpoint], None],
+        trust: Check | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._backend = catalog.backend
+        self._identity = identity
+        self._concurrency = concurrency
+        self._on_load = on_load
+        self._trust = trust
+
+    def names(self) -> list[CheckpointName]:
+        """Every directory named like a checkpoint. StoreNotFound if the store itself has vanished.
+
+        That there is none is taken only from a listing that shows the store's own directory: one that
+        shows nothing at all says nothing about a store that is there.
+        """
+        self._identity.prove()
+        with translated(self._backend.url):
+            listed = self._catalog.names()
+            if listed:
+                return listed
+            self._identity.prove_again()
+            children = self._backend.children()
+        if names.META not in children:
+            raise StoreUnavailable(self._backend.url, "the listing is empty, although the store is there")
+        return sorted(filter(None, map(CheckpointName.parse, children)))
+
+    def named(self, name: CheckpointName) -> Checkpoint:
+        """The committed checkpoint `name`; CheckpointNotFound if there is none."""
+        label = f"{self._backend.url}/{name}"
+        manifest = self._fetch(name, label)
+        if manifest is None:
+            raise CheckpointNotFound(
+                label, "there is no committed checkpoint of that name", "See `ckptstore ls`"
+            )
+        return self.checkpoint(name, manifest)
+
+    def at_step(self, step: int) -> Checkpoint:
+        """The visible checkpoint of `step`; CheckpointNotFound if there is none."""
+
+        def look(listed: list[CheckpointName]) -> tuple[Checkpoint | None, bool]:
+            mine = [name for name in listed if name.step == step]
+            for name in reversed(mine):
+                manifest = self._fetch(name, f"{self._backend.url}/{name}")
+                if manifest is not None:
+                    return self.checkpoint(name, manifest), name != mine[-1]
+            return None, bool(mine)
+
+        found = self._settled(look)
+        if found is None:
+            raise CheckpointNotFound(
+                f"{self._backend.url} step {step}", "no committed checkpoint has it", "See `ckptstore ls`"
+            )
+        return found
+
+    def any_after(self, step: int) -> bool:
+        """Whether a checkpoint of a later step is committed now."""
+        return any(
+            isinstance(self._look(name), Manifest) for name in reversed(self.names()) if name.step > step
+        )
+
+    def newest(self, verified: bool) -> Checkpoint | None:
+        """The newest committed checkpoint that is whole; None if nothing is committed.
+
+        Raises CheckpointCorrupt if checkpoints are committed and none is whole.
+        """
+        skipped: list[Skipped] = []
+
+        def look(listed: list[CheckpointName]) -> tuple[Checkpoint | None, bool]:
+            skipped.clear()
+            gone = False
+            for name in reversed(listed):
+                manifest = self._whole(name, skipped, verified)
+                if manifest is not None:
+                    return self.checkpoint(name, manifest, skipped), gone
+                gone = gone or not skipped or skipped[-1].name != str(name)
+            return None, gone
+
+        found = self._settled(look)
+        _log(skipped, self._backend.url)
+        if found is None and skipped:
+            raise CheckpointCorrupt(
+                self._backend.url,
+                "no checkpoint is whole: " + "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped),
+                "Copy one from elsewhere, or remove the damaged ones to begin anew",
+            )
+        return found
+
+    def committed(self) -> Found:
+        """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
+        self._identity.prove()
+        for _ in range(_MAX_TRIES):
+            with translated(self._backend.url):
+                scan = self._catalog.scan()
+            if not scan and self.names():
+                continue
+            found = self._examine(scan)
+            if found is not None and not self._overtaken(scan):
+                return found
+        raise self._restless()
+
+    def checkpoint(
+        self,
+        name: CheckpointName,
+        manifest: Manifest,
+        skipped: Sequence[Skipped] = (),
+        table: Mapping[str, FileParts] | None = None,
+    ) -> Checkpoint:
+        """The checkpoint object for a manifest just read or written, the latter with its parts."""
+        return Checkpoint(
+            self._backend, str(name), manifest, skipped=skipped, on_load=self._on_load, table=table
+        )
+
+    def _settled(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
+        """`look` at listings until one can be believed.
+
+        `look` also tells whether something it preferred was listed and not there. That may have been
+        replaced between the listing and the look: its successor is in a listing made now, and to miss
+        it would be to go backward.
+        """
+        listed = self.names()
+        for _ in range(_MAX_TRIES):
+            result, gone = look(listed)
+            if not gone:
+                return result
+            again = self.names()
+            if set(again) <= set(listed):
+                return result
+            listed = again
+        raise self._restless()
+
+    def _restless(self) -> StoreUnavailable:
+        return StoreUnavailable(self._backend.url, f"checkpoints kept changing through {_MAX_TRIES} listings")
+
+    def _examine(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> Found | None:
+        """What `scan` comes to; None if something in it was gone by the time it was read."""
+        candidates = _live(scan)
+        looked = run_all(self._look, candidates, self._concurrency)
+        skipped: list[Skipped] = []
+        whole: list[tuple[CheckpointName, Manifest]] = []
+        for name, manifest in zip(candidates, looked, strict=True):
+            if manifest is None and scan[name][names.MANIFEST] <= names.SMALL_STATE_BYTES:
+                continue  # a seal or tombstone all the same, as another version may write it
+            if manifest is None:
+                return None
+            problem = manifest if isinstance(manifest, str) else _mismatch(manifest, name, scan[name])
+            if problem is not None and isinstance(manifest, Manifest):
+                problem = self._listed_otherwise(name, manifest)
+            if problem is not None:
+                skipped.append(Skipped(str(name), problem))
+            elif isinstance(manifest, Manifest):
+                whole.append((name, manifest))
+        _log(skipped, self._backend.url)
+        return Found([self.checkpoint(name, manifest) for name, manifest in plan.visible(whole)], skipped)
+
+    def _overtaken(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> bool:
+        """Whether a step that `scan` shows as deleted was replaced: it has a name now that isn't in there.
+
+        A listing is not of one moment. It may have passed the place of the successor before that was
+        there, and come to the one that was replaced after it was deleted.
+        """
+        gone = {name.step for name in scan} - {name.step for name in _live(scan)}
+        if not gone:
+            return False
+        with translated(self._backend.url):
+            return any(name.step in gone and name not in scan for name in self._catalog.names())
+
+    def _fetch(self, name: CheckpointName, label: str) -> Manifest | None:
+        return fetch_manifest(self._backend, str(name), label, self._trust)
+
+    def _look(self, name: CheckpointName) -> Manifest | str | None:
+        """The manifest; None if nothing is committed there (any more); what is wrong if it is damaged."""
+        try:
+            return self._fetch(name, str(name))
+        except CheckpointCorrupt as error:
+            return error.why
+
+    def _listed_otherwise(self, name: CheckpointName, manifest: Manifest) -> str | None:
+        """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
+        return _mismatch(manifest, name, self.checkpoint(name, manifest).listing())
+
+    def _whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
+        """The manifest of a committed checkpoint that is all there; else None, with damage noted."""
+        manifest = self._look(name)
+        if manifest is None:
+            return None
+        if isinstance(manifest, str):
+            skipped.append(Skipped(str(name), manifest))
+            return None
+        checkpoint = self.checkpoint(name, manifest)
+        problem = _mismatch(manifest, name, checkpoint.listing()) and self._listed_otherwise(name, manifest)
+        if problem is None and verified:
+            report = checkpoint.check()
+            problem = None if report.ok else report.summary()
+        if problem is None:
+            return manifest
+        if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
+            skipped.append(Skipped(str(name), problem))
+        return None
+
+
+def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointName]:
+    """Those that may be committed, by the size of their manifest."""
+    return [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
+
+
+def _mismatch(manifest: Manifest, name: CheckpointName, files: Mapping[str, int]) -> str | None:
+    """Why the directory isn't the checkpoint its manifest tells of: a copy cut short, a file cut off."""
+    if manifest.step != name.step:
+        return f"its manifest is that of step {manifest.step}"
+    for file in (*manifest.files, manifest.parts):
+        if file.path not in files:
+            return f"{file.path} is missing"
+        if files[file.path] != file.size:
+            return f"{file.path} has {files[file.path]} bytes, not {file.size}"
+    return None
+
+
+def _log(skipped: list[Skipped], url: str) -> None:
+    for skip in skipped:
+        logger.warning("%s/%s is passed over: %s", url, skip.name, skip.reason)

@@ -1,0 +1,179 @@
+"""What to do, decided without doing it: the files of a save, what is visible, what to keep. Pure."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from ckptstore.errors import InvalidRequest
+from ckptstore.format import names
+from ckptstore.format.parts import FileParts
+from ckptstore.format.strictjson import dumps
+
+Write = Callable[["bytes | memoryview"], object]
+CHECKPOINT_VERSION = "1.1"  # Ray >= 2.1 reads it
+FORMAT = "cloudpickle"  # RLlib's name for pickle
+T = TypeVar("T")
+
+
+class Base(NamedTuple):
+    """A committed checkpoint whose files another one may take over."""
+
+    place: str
+    """Where its store lies."""
+    prefix: str
+    """Its directory there."""
+    id: str
+    """Of the attempt that wrote it."""
+    files: Mapping[str, FileParts]
+
+
+class Item(NamedTuple):
+    """One file of a save: `emit` hands its bytes to a writer and tells where array data lie."""
+
+    path: str
+    emit: Callable[[Write], Sequence[tuple[int, int]]]
+    stored: tuple[Base, str] | None = None
+    """Where the very same file lies already: a checkpoint and the path in it."""
+
+
+class Stored:
+    """A policy as it lies in a checkpoint, not read: `Checkpoint.stored` makes one for a save to take."""
+
+    def items(self, path: Callable[[str], str]) -> list[Item]:
+        """Its files, each where `path` puts it among the new ones."""
+        raise NotImplementedError
+
+
+def pickled(path: str, value: object) -> Item:
+    """A file that holds `value` as an indexed pickle."""
+
+    def emit(write: Write) -> Sequence[tuple[int, int]]:
+        from ckptstore.codec.indexed import write as indexed  # here, so that reading needs no cloudpickle
+
+        return indexed.dump(value, write)
+
+    return Item(path, emit)
+
+
+def literal(path: str, data: bytes) -> Item:
+    """A file that holds just `data`."""
+
+    def emit(write: Write) -> Sequence[tuple[int, int]]:
+        write(data)
+        return ()
+
+    return Item(path, emit)
+
+
+UNSET: Any = type("Unset", (), {"__repr__": lambda self: "<unset>"})()
+"""Default of arguments for which None is a value like any other."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The objects of a save: an algorithm with its policies, or one policy alone."""
+
+    state: Any = UNSET
+    policies: Mapping[str, Any] | None = None
+    components: Mapping[str, Any] | None = None
+    policy: Any = UNSET
+
+    def __post_init__(self) -> None:
+        for name, value in (("policies", self.policies), ("components", self.components)):
+            if value is not None and not isinstance(value, Mapping):
+                raise InvalidRequest(name, f"it is a {type(value).__name__}", "Pass a dict by id or name")
+        if self.alone and (self.state is not UNSET or self.policies or self.components):
+            raise InvalidRequest(
+                "policy", "a policy is saved alone", "Pass `policies` to save it with others"
+            )
+        names.check_policy_ids(self.policies or ())
+        for name in names.check_policy_ids(self.components or (), "component"):
+            if len(name.encode()) > 251:  # the file's name is four bytes longer
+                raise InvalidRequest(f"component {name!r}", "its name is over 251 bytes long", "Rename it")
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is one policy alone."""
+        return self.policy is not UNSET
+
+    @property
+    def kind(self) -> str:
+        """RLlib's name of the kind of checkpoint this makes."""
+        return "Policy" if self.alone else "Algorithm"
+
+    @property
+    def policy_ids(self) -> list[str]:
+        """Ids of its policies; a policy alone goes by RLlib's default."""
+        return [names.DEFAULT_POLICY] if self.alone else list(self.policies or ())
+
+    def policy_path(self, policy_id: str, file: str) -> str:
+        """Where a policy's `file` lies."""
+        return file if self.alone else names.policy_path(policy_id, file)
+
+    def items(self, step: int) -> list[Item]:
+        """The files, in RLlib's own tree.
+
+        RLlib takes every entry of ``policies/`` for a policy, lets every key of ``rllib_checkpoint.json``
+        override what it found, and some object stores refuse empty files: hence nothing else lies there,
+        that file is minimal, and the two markers aren't empty.
+        """
+        if self.alone:
+            return _policy(self.policy, str)
+        policies, components = self.policies or {}, self.components or {}
+        items = [
+            literal(".is_checkpoint", b"1\n"),
+            literal(".tune_metadata", pickle.dumps(tune_metadata(step), protocol=4)),
+            literal(names.RLLIB_JSON, rllib_json("Algorithm", self.policy_ids)),
+            pickled(names.STATE, {} if self.state is UNSET else self.state),
+        ]
+        for policy_id, policy in policies.items():
+            items += _policy(policy, functools.partial(names.policy_path, policy_id))
+        items += [pickled(names.component_path(name), value) for name, value in components.items()]
+        return items
+
+
+def _policy(policy: object, path: Callable[[str], str]) -> list[Item]:
+    if isinstance(policy, Stored):
+        return policy.items(path)
+    return [
+        literal(path(names.RLLIB_JSON), rllib_json("Policy")),
+        pickled(path(names.POLICY_STATE), policy),
+    ]
+
+
+def rllib_json(kind: str, policy_ids: Sequence[str] | None = None) -> bytes:
+    """``rllib_checkpoint.json`` as RLlib writes it, with a relative `state_file`."""
+    fields: dict[str, Any] = {
+        "type": kind,
+        "checkpoint_version": CHECKPOINT_VERSION,
+        "format": FORMAT,
+        "state_file": names.STATE if kind == "Algorithm" else names.POLICY_STATE,
+    }
+    if policy_ids is not None:
+        fields["policy_ids"] = sorted(policy_ids)
+    return (dumps(fields) + "\n").encode("ascii")
+
+
+def tune_metadata(step: int, last_result: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What Ray <= 2.6 wants to find beside a checkpoint before `restore()` looks inside."""
+    return {
+        "experiment_id": None,
+        "iteration": step,
+        "timesteps_total": None,
+        "time_total": 0.0,
+        "episodes_total": None,
+        "last_result": dict(last_result or {}),
+        "ray_version": "",
+        "relative_checkpoint_path": ".",
+        "saved_as_dict": False,
+    }
+
+
+def visible(found: Iterable[tuple[names.CheckpointName, T]]) -> list[tuple[names.CheckpointName, T]]:
+    """Of committed attempts, the one that counts for each step: the highest. Ascending by step."""
+    highest = {name.step: (name, value) for name, value in sorted(found, key=lambda pair: pair[0])}
+    return list(highest.values())

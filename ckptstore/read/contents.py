@@ -1,0 +1,284 @@
+"""What a checkpoint's files mean, by who laid them out: ckptstore itself, RLlib, or another program."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from ckptstore import rllib_formats as eras
+from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
+from ckptstore.format import names
+from ckptstore.format.manifest import Manifest
+from ckptstore.logs import logger
+from ckptstore.read.reader import Files, Fill, Reader
+
+Weights = dict[str, np.ndarray[Any, Any]]
+
+
+class Contents(Protocol):
+    """Turns files into objects. Knows nothing of where they lie."""
+
+    @property
+    def kind(self) -> str:
+        """What a manifest calls it."""
+
+    @property
+    def version(self) -> str:
+        """RLlib's ``checkpoint_version``."""
+
+    @property
+    def ray_version(self) -> str:
+        """The Ray that wrote it, empty where nothing tells."""
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """Ids of the policies; may have to decode something to know them."""
+
+    def holds(self, policy_id: str) -> bool:
+        """Whether it is one of `policy_ids`, found out with as little reading as possible."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components."""
+
+    def state(self, trusted: bool, mmap: bool) -> Any:
+        """The algorithm state."""
+
+    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+        """One policy."""
+
+    def component(self, name: str) -> Any:
+        """One component."""
+
+    def weights(self, policy_id: str) -> Any:
+        """One policy's weights, however nested."""
+
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """The same with the data of large arrays missing, and what fetches them; see `Reader.outline`."""
+
+    def paths_of(self, policy_id: str) -> list[str]:
+        """The files that `policy` would read."""
+
+    def notes(self) -> tuple[eras.Note, ...]:
+        """What was inferred, migrated, missing or skipped so far."""
+
+
+class Saved:
+    """What `CheckpointStore.save` wrote: everything comes back as it was given."""
+
+    def __init__(self, manifest: Manifest, reader: Reader) -> None:
+        self._reader = reader
+        self.kind = manifest.kind
+        self.version = manifest.checkpoint_version
+        self.ray_version = manifest.writer.get("ray", "")
+        self.policy_ids = manifest.policies
+        prefix, suffix = f"{names.COMPONENTS}/", ".pkl"
+        self.components = tuple(
+            file.path[len(prefix) : -len(suffix)] for file in manifest.files if file.path.startswith(prefix)
+        )
+
+    def holds(self, policy_id: str) -> bool:
+        """See `Contents`."""
+        return policy_id in self.policy_ids
+
+    def state(self, trusted: bool, mmap: bool) -> Any:
+        """See `Contents`; a policy alone is its own state."""
+        return self._reader.decode(names.POLICY_STATE if self._alone else names.STATE, trusted, mmap)
+
+    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+        """See `Contents`."""
+        return self._reader.decode(self.paths_of(policy_id)[0], trusted, mmap)
+
+    def component(self, name: str) -> Any:
+        """See `Contents`."""
+        return self._reader.decode(names.component_path(name))
+
+    def weights(self, policy_id: str) -> Any:
+        """The policy's "weights" where it is a dict that has them, else all of it."""
+        return _weights(self.policy(policy_id, False, False))
+
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """See `Contents`."""
+        state, fill = self._reader.outline(self.paths_of(policy_id)[0])
+        return _weights(state), fill
+
+    def paths_of(self, policy_id: str) -> list[str]:
+        """See `Contents`."""
+        return [names.POLICY_STATE if self._alone else names.policy_path(policy_id)]
+
+    def notes(self) -> tuple[eras.Note, ...]:
+        """Nothing: what was saved is what is read."""
+        return ()
+
+    @property
+    def _alone(self) -> bool:
+        return self.kind == "Policy"
+
+
+def _weights(state: Any) -> Any:
+    return state.get("weights", state) if isinstance(state, Mapping) else state
+
+
+class Foreign:
+    """What RLlib wrote, of whatever release, in the one model of ``docs/model.md``."""
+
+    def __init__(self, files: Files) -> None:
+        self._label = files.label
+        self._lock = threading.RLock()
+        with self._reading():
+            self._foreign = eras.open(files.paths(), files.read)
+
+    @property
+    def kind(self) -> str:
+        """See `Contents`."""
+        return self._foreign.kind
+
+    @property
+    def version(self) -> str:
+        """See `Contents`."""
+        return self._foreign.version
+
+    @property
+    def ray_version(self) -> str:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.ray_version
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.policy_ids
+
+    def holds(self, policy_id: str) -> bool:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.holds(policy_id)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.components
+
+    def state(self, trusted: bool, mmap: bool) -> Any:
+        """See `Contents`."""
+        self._check(trusted)
+        with self._reading():
+            return self._foreign.state()
+
+    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+        """See `Contents`."""
+        self._check(trusted)
+        with self._reading():
+            return self._foreign.policy(policy_id)
+
+    def component(self, name: str) -> Any:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.component(name)
+
+    def weights(self, policy_id: str) -> Any:
+        """See `Contents`."""
+        with self._reading():
+            return self._foreign.weights(policy_id)
+
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """See `Contents`: with nothing missing."""
+        return self.weights(policy_id), lambda arrays: True
+
+    def paths_of(self, policy_id: str) -> list[str]:
+        """The file with its weights; what else belongs to it is known once that is read."""
+        with self._reading():
+            return [self._foreign.path_of(policy_id)]
+
+    def notes(self) -> tuple[eras.Note, ...]:
+        """See `Contents`."""
+        return self._foreign.notes
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One thread at a time; and errors name the file in full, not only its path in the checkpoint."""
+        with self._lock:
+            try:
+                yield
+            except CheckpointError as error:
+                if error.what.startswith(self._label):
+                    raise
+                whole = error.what == "checkpoint directory"
+                what = self._label if whole else f"{self._label}/{error.what}"
+                raise type(error)(what, error.why, error.remedy) from error
+
+    def _check(self, trusted: bool) -> None:
+        if trusted:
+            raise InvalidRequest(
+                "trusted=True",
+                "what RLlib wrote is read as data only",
+                "Open as_directory() with RLlib itself",
+            )
+
+
+class Unknown:
+    """Files of another program: they travel, but what they mean only that program knows."""
+
+    kind = "Directory"
+    version = ""
+    ray_version = ""
+    policy_ids: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+
+    def holds(self, policy_id: str) -> bool:
+        """Nothing, as far as anybody here can tell."""
+        return False
+
+    def state(self, trusted: bool, mmap: bool) -> Any:
+        """UnreadableFormat."""
+        raise UnreadableFormat(
+            "this checkpoint", "it holds files of another program", "Use as_directory() or download()"
+        )
+
+    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+        """UnreadableFormat."""
+        return self.state(trusted, mmap)
+
+    def component(self, name: str) -> Any:
+        """UnreadableFormat."""
+        return self.state(False, False)
+
+    def weights(self, policy_id: str) -> Any:
+        """UnreadableFormat."""
+        return self.state(False, False)
+
+    def outline(self, policy_id: str) -> tuple[Any, Fill]:
+        """UnreadableFormat."""
+        return self.weights(policy_id), lambda arrays: True
+
+    def paths_of(self, policy_id: str) -> list[str]:
+        """None."""
+        return []
+
+    def notes(self) -> tuple[eras.Note, ...]:
+        """None."""
+        return ()
+
+
+def committed(manifest: Manifest, reader: Reader) -> Contents:
+    """What the files of a committed checkpoint mean."""
+    if manifest.origin == "save":
+        return Saved(manifest, reader)
+    return Unknown() if manifest.kind == Unknown.kind else Foreign(reader)
+
+
+def describe(files: Files) -> Contents:
+    """What files about to be committed mean: RLlib's, or unknown."""
+    try:
+        return Foreign(files)
+    except UnreadableFormat:
+        return Unknown()
+    except CheckpointError as error:
+        logger.warning("committed as plain files, for what looks like RLlib's is damaged: %s", error)
+        return Unknown()

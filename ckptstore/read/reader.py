@@ -1,0 +1,426 @@
+"""From files to objects: fetches what is asked for, checks it against its digests, decodes those bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from ckptstore.backends.base import Backend
+from ckptstore.backends.translate import fitting, surely, translated
+from ckptstore.codec.indexed.read import load_trusted, skeleton
+from ckptstore.codec.pickles import safe
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointGone,
+    CheckpointUntrusted,
+    UnsafeContent,
+)
+from ckptstore.format import manifest as manifests
+from ckptstore.format import names, parts, strictjson
+from ckptstore.format.digest import digest
+from ckptstore.format.manifest import Manifest
+from ckptstore.format.parts import PART_BYTES, FileParts, Part
+from ckptstore.read.memory import fresh
+from ckptstore.save.writing import Progress, run_all
+
+_BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
+_WORTH_LEAVING_OUT = 2**20  # bytes of an array: fewer are fetched along with what lies around them
+_TOLD = 20  # problems that fit in one line
+_T = TypeVar("_T")
+Fill = Callable[[Iterable[np.ndarray[Any, Any]]], bool]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` looked at and found."""
+
+    name: str
+    files: int
+    """Files read."""
+    bytes: int
+    """Bytes read and hashed."""
+    problems: tuple[str, ...] = field(default=())
+    """One line for every file that is missing, changed or extra."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as it was committed."""
+        return not self.problems
+
+    def summary(self) -> str:
+        """The problems in one line, of many the first ones."""
+        more = len(self.problems) - _TOLD
+        return "; ".join(self.problems[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
+
+
+def fetch_manifest(
+    backend: Backend, prefix: str, label: str, check: manifests.Check | None = None
+) -> Manifest | None:
+    """The manifest of the directory `prefix`; None if it has none or was deleted or never finished.
+
+    Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
+    """
+    return surely(lambda: _fetch_manifest(backend, prefix, label, check))
+
+
+def vouched_manifest(
+    backend: Backend, prefix: str, label: str, trust: manifests.Check | None
+) -> Manifest | None:
+    """The same; CheckpointUntrusted if there is none, where `trust` says that there has to be one."""
+    manifest = fetch_manifest(backend, prefix, label, trust)
+    if manifest is None and trust is not None:
+        raise CheckpointUntrusted(label, "it has no manifest that could be signed")
+    return manifest
+
+
+def _fetch_manifest(
+    backend: Backend, prefix: str, label: str, check: manifests.Check | None
+) -> Manifest | None:
+    key = _key(prefix, names.MANIFEST)
+    source = f"{label}/{names.MANIFEST}"
+    with translated(source):
+        try:
+            data = backend.read(key, most=strictjson.MAX_BYTES)
+        except FileNotFoundError:
+            return None
+    if len(data) <= names.SMALL_STATE_BYTES:
+        try:
+            if json.loads(data).get("state") in ("aborted", "deleted"):  # no set: it may be a list
+                return None
+        except (ValueError, AttributeError, RecursionError):
+            pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
+    return manifests.load(data, source, check)
+
+
+def _batches(file_parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Neighbouring parts together, so that small arrays don't cost a request each."""
+    batch: list[Part] = []
+    size = 0
+    for part in file_parts:
+        apart = batch and part.offset != batch[-1].offset + batch[-1].length
+        if batch and (apart or size + part.length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += part.length
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _about(source: str) -> Iterator[None]:
+    """Names the file in what the decoder refuses: it sees bytes only."""
+    try:
+        yield
+    except UnsafeContent as error:
+        raise UnsafeContent(source, ": ".join(filter(None, (error.what, error.why))), error.remedy) from error
+
+
+def _key(prefix: str, path: str) -> str:
+    return f"{prefix}/{path}" if prefix else path
+
+
+class Files(Protocol):
+    """The payload of one checkpoint."""
+
+    label: str
+    """Where it lies, for messages."""
+
+    def paths(self) -> Mapping[str, int]:
+        """Every payload file and its size in bytes."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file `path`."""
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The same, piece by piece."""
+
+
+class Unverified:
+    """The files of a directory that no manifest vouches for, as they are now."""
+
+    def __init__(self, backend: Backend, listing: Mapping[str, int], prefix: str = "") -> None:
+        """`listing` is what the directory `prefix` holds: path in it to size in bytes."""
+        self.label = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
+        self._backend = backend
+        self._prefix = prefix
+        self._listing = listing
+
+    def paths(self) -> Mapping[str, int]:
+        """Every file when the directory was opened, but for any of ours."""
+        return {path: size for path, size in self._listing.items() if not path.startswith(f"{names.META}/")}
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file `path`."""
+        with translated(f"{self.label}/{path}"), fitting(f"{self.label}/{path}"):
+            return self._backend.read(_key(self._prefix, path))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The same, piece by piece."""
+        for start in range(0, self._listing[path], PART_BYTES):
+            stop = min(start + PART_BYTES, self._listing[path])
+            with translated(f"{self.label}/{path}"):
+                yield self._backend.read(_key(self._prefix, path), start, stop)
+
+
+class Reader:
+    """Reads the files of one committed checkpoint; nothing leaves it unverified. Thread-safe."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        prefix: str,
+        manifest: Manifest,
+        label: str,
+        table: Mapping[str, FileParts] | None = None,
+        concurrency: int = 8,
+    ) -> None:
+        """`table` is what ``parts.json`` says, where that is known already."""
+        self.backend = backend
+        self.prefix = prefix
+        self.manifest = manifest
+        self.label = label
+        self.concurrency = concurrency
+        self._files = {file.path: file for file in manifest.files}
+        self._parts = table
+        self._lock = threading.Lock()
+
+    def paths(self) -> Mapping[str, int]:
+        """Every payload file and its size in bytes."""
+        return {file.path: file.size for file in self.manifest.files}
+
+    @property
+    def parts(self) -> Mapping[str, FileParts]:
+        """``parts.json``, verified against the manifest, and the manifest's files against it."""
+        with self._lock:
+            if self._parts is None:
+                self._parts = self._fetch_parts()
+            return self._parts
+
+    def parts_bytes(self) -> bytes:
+        """The verified bytes of ``parts.json``."""
+        return surely(self._parts_bytes)
+
+    def _parts_bytes(self) -> bytes:
+        said = self.manifest.parts
+        key, most = _key(self.prefix, names.PARTS), min(said.size, strictjson.MAX_BYTES)
+        data = self._guarded(names.PARTS, lambda: self.backend.read(key, most=most))
+        if len(data) != said.size or digest(data) != said.digest:
+            raise self._corrupt(names.PARTS, "its digest does not match the manifest")
+        return data
+
+    def _fetch_parts(self) -> Mapping[str, FileParts]:
+        table = parts.load(self.parts_bytes(), f"{self.label}/{names.PARTS}")
+        if table.keys() != self._files.keys():
+            raise self._corrupt(names.PARTS, "it does not list the manifest's files")
+        for path, file in self._files.items():
+            if table[path].size != file.size or table[path].digest != file.digest:
+                raise self._corrupt(path, "parts.json and the manifest disagree about it")
+        return table
+
+    def fetch(self, path: str) -> memoryview:
+        """The verified bytes of the file `path`, in private memory."""
+        file = self._file(path)
+        with fitting(f"{self.label}/{path}"):
+            view = fresh(file.size)
+        self._fetch_into(view, path, file.parts)
+        return view
+
+    def _fetch_into(self, view: memoryview, path: str, wanted: Sequence[Part]) -> None:
+        """Read those parts of the file to their places in `view`, verified; neighbours with one request."""
+
+        def one(batch: Sequence[Part]) -> None:
+            start, stop = batch[0].offset, batch[-1].offset + batch[-1].length
+            self._guarded(
+                path, lambda: self.backend.read_into(_key(self.prefix, path), start, view[start:stop])
+            )
+            for part in batch:
+                self._check(path, part, view[part.offset : part.offset + part.length])
+
+        run_all(lambda batch: surely(lambda: one(batch)), list(_batches(wanted)), self.concurrency)
+
+    def outline(self, path: str) -> tuple[object, Fill]:
+        """The object in the pickle `path` with the data of large arrays missing, and what fetches them.
+
+        That takes some of its arrays and returns whether they hold their data now. If not, none of the
+        arrays is worth anything: `decode` is the way then.
+        """
+        file = self._file(path)
+        spans = {span.offset: span for span in file.arrays}
+        # Small arrays between come along: another request costs more than they do.
+        large = {span.offset for span in file.arrays if span.length > _WORTH_LEAVING_OUT}
+        with fitting(f"{self.label}/{path}"):
+            view = fresh(file.size)  # pages that are never touched take no memory
+        missing: list[Part] = []
+        now: list[Part] = []
+        skip_until = 0
+        for part in file.parts:
+            if part.offset in large:
+                skip_until = part.offset + spans[part.offset].length
+            (missing if part.offset < skip_until else now).append(part)
+        self._fetch_into(view, path, now)
+        value = self._decode_view(file, view, trusted=False)
+        start = np.frombuffer(view, np.uint8).ctypes.data if file.size else 0
+
+        def fill(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
+            wanted: set[int] = set()
+            for array in arrays:
+                offset = array.ctypes.data - start
+                if offset in spans and array.nbytes == spans[offset].length:
+                    wanted.add(offset)
+                elif spans and array.nbytes >= min(span.length for span in file.arrays):
+                    return False  # it may be a copy of what wasn't there yet
+            reach = {offset: offset + spans[offset].length for offset in wanted & large}
+            chosen = [part for part in missing if any(a <= part.offset < b for a, b in reach.items())]
+            self._fetch_into(view, path, chosen)
+            return True
+
+        return value, fill
+
+    def read(self, path: str) -> bytes:
+        """The verified bytes of the file `path`."""
+        return bytes(self.fetch(path))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The verified bytes of the file `path`, part by part."""
+        for part in self._file(path).parts:
+            yield surely(partial(self._read_part, path, part))
+
+    def decode(self, path: str, trusted: bool = False, mmap: bool = False) -> object:
+        """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
+
+        With `mmap`, array data are mapped copy-on-write where the place has files, and are not
+        read (nor checked) until touched.
+        """
+        file = self._file(path)
+        if not file.arrays or not mmap:
+            return self._decode_view(file, self.fetch(path), trusted)
+        view = self._map(path)
+        self._check_gaps(file, view)
+        return self._decode_view(file, view, trusted)
+
+    def _decode_view(self, file: FileParts, view: memoryview, trusted: bool) -> object:
+        path = file.path
+        if not file.arrays:
+            return self._decode(path, bytes(view), (), trusted)
+        gaps: list[memoryview] = []
+        buffers: list[memoryview] = []
+        end = 0
+        for offset, length in file.arrays:
+            gaps.append(view[end:offset])
+            end = offset + length
+            buffers.append(view[offset:end])
+        gaps.append(view[end:])
+        try:
+            pickled = skeleton(gaps, file.arrays)
+        except CheckpointCorrupt as error:
+            raise self._corrupt(path, error.why) from error
+        return self._decode(path, pickled, buffers, trusted)
+
+    def _decode(self, path: str, pickled: bytes, buffers: Sequence[memoryview], trusted: bool) -> object:
+        if trusted:
+            return load_trusted(pickled, buffers)
+        with _about(f"{self.label}/{path}"):
+            return safe.loads(pickled, buffers)
+
+    @property
+    def maps(self) -> bool:
+        """Whether the place has files that can be mapped."""
+        return hasattr(self.backend, "map")
+
+    def _map(self, path: str) -> memoryview:
+        mapper: Callable[[str], memoryview] | None = getattr(self.backend, "map", None)
+        if mapper is None:
+            return self.fetch(path)
+        view = self._guarded(path, lambda: mapper(_key(self.prefix, path)))
+        if len(view) != self._file(path).size:
+            raise self._corrupt(path, f"it has {len(view)} bytes, not {self._file(path).size}")
+        return view
+
+    def _check_gaps(self, file: FileParts, view: memoryview) -> None:
+        arrays = {span.offset: span.offset + span.length for span in file.arrays}
+        skip_until = 0
+        for part in file.parts:
+            skip_until = max(skip_until, arrays.get(part.offset, 0))
+            if part.offset >= skip_until:
+                self._check(file.path, part, view[part.offset : part.offset + part.length])
+
+    def verify(self, listing: Mapping[str, int], progress: Progress | None = None) -> VerifyReport:
+        """Read and check every byte; `listing` is what lies in the directory now."""
+        problems: list[str] = []
+        count = 0
+        expected = {**self.paths(), names.PARTS: self.manifest.parts.size}
+        for path in sorted(listing.keys() - expected.keys() - {names.MANIFEST, names.CLAIM}):
+            problems.append(f"{path}: not part of the checkpoint")
+
+        def one(path: str) -> int:
+            done = 0
+            for data in self.stream(path):
+                done += len(data)
+                if progress is not None:
+                    progress(len(data))
+            if path in listing and listing[path] != done:
+                raise self._corrupt(path, f"it has {listing[path]} bytes, not {done}")
+            return done
+
+        def tried(path: str) -> int | str:
+            try:
+                return one(path)
+            except CheckpointCorrupt as error:
+                return f"{path}: {error.why}"
+
+        try:
+            self.parts  # noqa: B018  # everything else is checked against it
+        except CheckpointCorrupt as error:
+            return VerifyReport(self.label, 0, 0, (f"{names.PARTS}: {error.why}", *problems))
+        for result in run_all(tried, list(self._files), self.concurrency):
+            if isinstance(result, str):
+                problems.append(result)
+            else:
+                count += result
+        return VerifyReport(self.label, len(self._files), count, tuple(problems))
+
+    def _file(self, path: str) -> FileParts:
+        try:
+            return self.parts[path]
+        except KeyError:
+            raise CheckpointCorrupt(f"{self.label}/{path}", "the manifest does not list it") from None
+
+    def _read_part(self, path: str, part: Part) -> bytes:
+        key = _key(self.prefix, path)
+        data = self._guarded(path, lambda: self.backend.read(key, part.offset, part.offset + part.length))
+        self._check(path, part, memoryview(data))
+        return data
+
+    def _check(self, path: str, part: Part, data: memoryview) -> None:
+        if digest(data) != part.digest:
+            raise self._corrupt(
+                path, f"the digest of bytes {part.offset} to {part.offset + part.length} does not match"
+            )
+
+    def _guarded(self, path: str, read: Callable[[], _T]) -> _T:
+        """`read()`, with a missing or short file explained: deleted meanwhile, or damaged."""
+        try:
+            with translated(f"{self.label}/{path}"), fitting(f"{self.label}/{path}"):
+                return read()
+        except (CheckpointCorrupt, FileNotFoundError) as error:
+            why = "it is missing" if isinstance(error, FileNotFoundError) else error.why
+            raise self._corrupt(path, why) from error
+
+    def _corrupt(self, path: str, why: str) -> CheckpointError:
+        """CheckpointGone if the checkpoint was deleted meanwhile, else CheckpointCorrupt.
+
+        On a disk another one may have its name by now.
+        """
+        now = fetch_manifest(self.backend, self.prefix, self.label)
+        if now is None or now.id != self.manifest.id:
+            return CheckpointGone(self.label, "it was deleted while it was being read")
+        return CheckpointCorrupt(f"{self.label}/{path}", why)

@@ -1,0 +1,88 @@
+"""0.1: everything in one pickle, whose ``worker`` is a pickle again."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from ckptstore.errors import UnreadableFormat
+from ckptstore.rllib_formats.detect import Sniffed
+from ckptstore.rllib_formats.layouts.base import Raw, Want, tune_metadata
+from ckptstore.rllib_formats.notes import Note
+from ckptstore.rllib_formats.source import Source
+
+_BY_ID = ("state", "policy_specs", "filters")  # what of a worker is kept by policy id
+
+
+class SingleFile:
+    """Reads the one file once and hands out slices of it."""
+
+    def __init__(self, source: Source, sniffed: Sniffed) -> None:
+        self.source, self.sniffed = source, sniffed
+        self.notes: list[Note] = []
+        self.components: tuple[str, ...] = ()
+
+    @cached_property
+    def _algorithm(self) -> Raw:
+        path = self.sniffed.state_file
+        document = self.source.mapping(path)
+        if isinstance(document.get("worker"), bytes):
+            document["worker"] = self.source.nested(path, "worker", document["worker"])
+        worker = document.get("worker")
+        if isinstance(worker, dict):
+            document["worker"] = worker = _with_text_ids(worker)
+        states = worker.get("state") if isinstance(worker, dict) else None
+        if not isinstance(states, dict) or not all(isinstance(policy_id, str) for policy_id in states):
+            raise UnreadableFormat(path, "it holds no policies: not a checkpoint of an RLlib algorithm")
+        return document
+
+    @cached_property
+    def _tune(self) -> Raw:
+        return tune_metadata(self.source, self.sniffed.state_file)
+
+    @property
+    def ray_version(self) -> str:
+        found = self._tune.get("ray_version")
+        return found if isinstance(found, str) else ""
+
+    @property
+    def written(self) -> frozenset[str]:
+        return frozenset(self._algorithm["worker"]["state"])
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        return tuple(sorted(self.written))
+
+    def algorithm(self) -> Raw:
+        return {"algorithm": self._algorithm, "tune_metadata": self._tune}
+
+    def policy(self, policy_id: str, want: Want) -> Raw:
+        # The step from 0.1 cuts the policies out of the worker; it gets a worker with this one only.
+        worker = self._algorithm["worker"]
+        one: Raw = {"algorithm": {"worker": {**worker, "state": {policy_id: worker["state"][policy_id]}}}}
+        return {**one, "tune_metadata": self._tune} if want.details else one
+
+    def component(self, name: str) -> Any:
+        raise KeyError(name)
+
+    def path_of(self, policy_id: str) -> str:
+        return self.sniffed.state_file
+
+    def absence(self, policy_id: str) -> str | None:
+        return None
+
+
+def _with_text_ids(worker: Raw) -> Raw:
+    """`worker` with ids that are numbers, which Ray 1.x took for policies, spelled as text."""
+    ids = worker.get("state")
+    if not isinstance(ids, dict) or all(type(policy_id) is not int for policy_id in ids):
+        return worker
+    if len({str(policy_id) for policy_id in ids}) < len(ids):
+        return worker  # 1 and "1": no text tells them apart
+    return {key: _text_keys(item) if key in _BY_ID else item for key, item in worker.items()}
+
+
+def _text_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {str(key) if type(key) is int else key: item for key, item in value.items()}

@@ -1,0 +1,363 @@
+"""What a default module computes, said once for whatever computes it: numbers, or the nodes of a graph. Pure.
+
+`Network.run` takes one step: a batch of observations, and of states where there is an LSTM. It is written
+against `Ops`, so that a file in another format and the numbers that it is compared with follow from the same
+few lines. Every weight is used or known to be of no use for acting; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from ckptstore.errors import UnreadableFormat
+from ckptstore.rllib_formats.networks import config
+from ckptstore.rllib_formats.networks.moving import CLIP, Array, Module, refuse
+from ckptstore.rllib_formats.networks.normal import Normal
+
+T = TypeVar("T")
+
+LARGEST = 2**22
+"""Numbers in one observation: a file may claim any, and weights are compared with what is computed."""
+
+
+class Convolution(NamedTuple):
+    """One layer of images."""
+
+    layer: str
+    stride: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+    """Zeros before and after the rows, before and after the columns."""
+
+
+class Ops(Protocol[T]):
+    """The steps that networks are made of. Layers go by name: ``<layer>.weight`` and ``<layer>.bias``."""
+
+    def normal(self, x: T, normal: Normal) -> T:
+        """Observations less a mean, by a deviation, within a limit; in double precision."""
+
+    def affine(self, x: T, layer: str) -> T:
+        """``x @ weight.T + bias``."""
+
+    def active(self, x: T, name: str) -> T:
+        """One of `config.ACTIVATIONS`, element by element."""
+
+    def convolved(self, x: T, layers: list[Convolution], active: str) -> T:
+        """Images, channels last, through convolutions with an activation each; channels last, then flat."""
+
+    def lstm(self, x: T, h: T, c: T, layer: str) -> tuple[T, T]:
+        """One step; the new h and c."""
+
+    def dueling(self, advantage: T, value: T) -> T:
+        """``advantage - advantage.mean(-1) + value``."""
+
+    def with_deviation(self, mean: T, log_std: str) -> T:
+        """The means, and the weight `log_std` behind them for every row."""
+
+    def clipped(self, x: T, limit: float) -> T:
+        """The second half of each row kept within -limit and limit."""
+
+
+class Network(NamedTuple):
+    """A recognised module as a function of named inputs. All are float32 and start with the batch's axis."""
+
+    module: Module
+    weights: dict[str, Array]
+    """Those that it uses, float32, under the names that RLlib's newest module has for them."""
+    inputs: dict[str, tuple[int, ...]]
+    """Name to the shape of one."""
+    outputs: dict[str, tuple[int, ...]]
+    distribution: str | None
+    """Over actions, by RLlib's name, that ``action_dist_inputs`` are for; None for Q values."""
+    normal: Normal | None
+    clip: float | None
+
+    def run(self, ops: Ops[T], given: Mapping[str, T]) -> dict[str, T]:
+        """All outputs for `given`, in the order of `outputs`."""
+        walk = _Walk(self.module, ops, self.normal, self.clip, self.module.class_name)
+        return walk.all(dict(given))
+
+
+def network(module: Module, normal: Normal | None = None, *, clips: bool = False, place: str) -> Network:
+    """`module` as a function. `clips`: whether its own class bounds the logarithm of deviations.
+
+    UnreadableFormat, naming what isn't understood, for layers or settings that aren't RLlib's own.
+    """
+    try:
+        return _network(module, normal, clips, place)
+    except UnreadableFormat:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error!s:.100}"
+        raise refuse(place, f"its weights, config and spaces don't fit one another ({what})") from error
+
+
+def _network(module: Module, normal: Normal | None, clips: bool, place: str) -> Network:
+    described = {"observation_space": module.observation_space, "action_space": module.action_space}
+    shape, size = config.observed(described, place), config.outputs(described, place)
+    if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
+        raise refuse(place, f"it observes boxes of the shape {shape!s:.80}")
+    _refuse_settings(module, place)
+    kind = module.action_space["space"]
+    gaussian, q = kind == "box", "DQN" in module.class_name
+    if q and kind != "discrete":
+        raise refuse(place, "its actions aren't discrete")
+    clip = float(module.weights[f"pi.{CLIP}"][0]) if clips and gaussian else None
+    recorder = Numbers(module.weights, place)
+    walk = _Walk(module, recorder, normal, clip, place)
+    inputs = {"obs": shape, **walk.states()}
+    one = {name: np.zeros((1, *size), np.float32) for name, size in inputs.items()}
+    outputs = {name: value.shape[1:] for name, value in walk.all(one).items()}
+    first = "qf_preds" if q else "action_dist_inputs"
+    if outputs[first] != (size,):
+        raise refuse(place, f"its head gives {outputs[first]} numbers where its actions take {size}")
+    _refuse_leftovers(module, recorder.used, place)
+    weights = {name: _float32(name, module.weights[name], place) for name in recorder.used}
+    distribution = {"discrete": "Categorical", "box": "DiagGaussian"}.get(kind, "MultiCategorical")
+    if "SAC" in module.class_name and gaussian:
+        distribution = "SquashedGaussian"
+    return Network(module, weights, inputs, outputs, None if q else distribution, normal, clip)
+
+
+def _refuse_settings(module: Module, place: str) -> None:
+    for name in ("lstm_use_prev_action", "lstm_use_prev_reward", "fcnet_use_layernorm"):
+        if module.model_config.get(name):
+            raise refuse(place, f"it is built with {name}=True")
+    if module.model_config.get("head_fcnet_use_layernorm"):
+        raise refuse(place, "it is built with head_fcnet_use_layernorm=True")
+    if module.model_config.get("num_atoms", 1) != 1:
+        raise refuse(place, f"it learns a distribution (num_atoms={module.model_config['num_atoms']!r:.20})")
+
+
+def _refuse_leftovers(module: Module, used: Mapping[str, None], place: str) -> None:
+    """What isn't used must be what acting doesn't need: targets, critics of SAC, constants."""
+    idle = ("_target_", "target_", *(("qf",) if "SAC" in module.class_name else ()))
+    left = [
+        name
+        for name in module.weights
+        if name not in used and not name.endswith(f".{CLIP}") and not name.startswith(idle)
+    ]
+    if left:
+        names = ", ".join(repr(name) for name in left[:3])
+        raise refuse(place, f"the weights {names} ({len(left)} in all) belong to no known layer")
+
+
+def _float32(name: str, value: Array, place: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise refuse(place, f"the weight {name!r} holds {array.dtype}")
+    return np.ascontiguousarray(array, np.float32)
+
+
+class _Walk:
+    """One pass through a module's layers."""
+
+    def __init__(
+        self, module: Module, ops: Any, normal: Normal | None, clip: float | None, place: str
+    ) -> None:
+        self.module, self.ops, self.normal, self.clip, self.place = module, ops, normal, clip, place
+        self.settings = module.model_config
+        self.shared = bool(self.settings.get("vf_share_layers"))
+        self.critic = any(name.startswith("vf.") for name in module.weights)
+
+    def all(self, given: dict[str, Any]) -> dict[str, Any]:
+        if self.normal is not None:
+            given = {**given, "obs": self.ops.normal(given["obs"], self.normal)}
+        if "DQN" in self.module.class_name:
+            return self.dqn(given["obs"])
+        if "SAC" in self.module.class_name:
+            return {"action_dist_inputs": self.acting("pi_encoder", given["obs"])}
+        return self.recurrent(given) if self.settings.get("use_lstm") else self.ppo(given["obs"])
+
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the states that go in, by name."""
+        if not self.settings.get("use_lstm"):
+            return {}
+        return {
+            f"state_in_{role}{part}": (self.module.weights[f"{encoder}.lstm.weight_hh_l0"].shape[-1],)
+            for role, encoder in self.encoders()
+            for part in "hc"
+        }
+
+    def encoders(self) -> list[tuple[str, str]]:
+        """Role, as RLlib's states have it, and name: one for both heads, or one for each."""
+        if self.shared:
+            return [("", "encoder.encoder")]
+        critic = [("critic_", "encoder.critic_encoder")] if self.critic else []
+        return [("actor_", "encoder.actor_encoder"), *critic]
+
+    def ppo(self, x: Any) -> dict[str, Any]:
+        return self.heads([self.encoded(name, x) for _, name in self.encoders()])
+
+    def recurrent(self, given: dict[str, Any]) -> dict[str, Any]:
+        states: dict[str, Any] = {}
+        found = []
+        for role, name in self.encoders():
+            x = self.encoded(f"{name}.tokenizer", given["obs"])
+            h, c = given[f"state_in_{role}h"], given[f"state_in_{role}c"]
+            h, c = self.ops.lstm(x, h, c, f"{name}.lstm")
+            states |= {f"state_out_{role}h": h, f"state_out_{role}c": c}
+            found.append(h)
+        return {**self.heads(found), **states}
+
+    def heads(self, found: list[Any]) -> dict[str, Any]:
+        """What comes of the latents that the encoders found."""
+        made = {"action_dist_inputs": self.headed(found[0])}
+        if self.critic:
+            made["vf_preds"] = self.layers("vf.net.mlp", found[-1], self.head, False)
+        return made
+
+    def dqn(self, x: Any) -> dict[str, Any]:
+        latent = self.encoded("encoder", x)
+        values = self.layers("af.net.mlp", latent, self.head, False)
+        if self.settings.get("dueling"):
+            values = self.ops.dueling(values, self.layers("vf.net.mlp", latent, self.head, False))
+        return {"qf_preds": values}
+
+    @property
+    def head(self) -> str:
+        return config.activation(self.settings.get("head_fcnet_activation"), self.place)
+
+    def acting(self, encoder: str, x: Any) -> Any:
+        return self.headed(self.encoded(encoder, x))
+
+    def headed(self, latent: Any) -> Any:
+        made = self.layers("pi.net.mlp", latent, self.head, False)
+        if "pi.log_std" in self.module.weights:
+            made = self.ops.with_deviation(made, "pi.log_std")
+        return made if self.clip is None else self.ops.clipped(made, self.clip)
+
+    def encoded(self, name: str, x: Any) -> Any:
+        if any(weight.startswith(f"{name}.net.0.cnn.") for weight in self.module.weights):
+            active = config.activation(self.settings.get("conv_activation"), self.place)
+            return self.ops.convolved(x, self.convolutions(f"{name}.net.0.cnn", active), active)
+        active = config.activation(self.settings.get("fcnet_activation"), self.place)
+        return self.layers(f"{name}.net.mlp", x, active, True)
+
+    def layers(self, prefix: str, x: Any, active: str, last: bool) -> Any:
+        """Fully connected layers with an activation between them, and behind the last one if `last`."""
+        numbers = sorted(
+            int(name[len(prefix) + 1 : -len(".weight")])
+            for name in self.module.weights
+            if name.startswith(f"{prefix}.") and name.endswith(".weight")
+        )
+        if numbers != list(range(0, len(numbers) * config.step(active), config.step(active))):
+            raise refuse(self.place, f"its layers {prefix!r} have the numbers {numbers}")
+        for number in numbers:
+            x = self.ops.affine(x, f"{prefix}.{number}")
+            if last or number != numbers[-1]:
+                x = self.ops.active(x, active)
+        return x
+
+    def convolutions(self, prefix: str, active: str) -> list[Convolution]:
+        filters, sizes = self.settings.get("conv_filters"), self.module.observation_space["shape"][:2]
+        channels = self.module.observation_space["shape"][2]
+        if not isinstance(filters, (list, tuple)):
+            raise refuse(self.place, "its config doesn't tell the strides of its convolutions")
+        found, position = [], 0
+        for item in filters:
+            same = len(item) == 3 or item[3] == "same"
+            kernel, stride = _pair(item[1]), _pair(item[2])
+            if min(stride) < 1:
+                raise refuse(self.place, f"its convolutions have strides of {stride}")
+            sides = zip(sizes, kernel, stride, strict=True)
+            pads = tuple(_padded(*side) if same else (0, 0) for side in sides)
+            if min(pads[0] + pads[1]) < 0:
+                raise refuse(self.place, "its convolutions have strides larger than their kernels")
+            position += int(same)
+            layer, expected = f"{prefix}.{position}", (int(item[0]), channels, *kernel)
+            shape = np.shape(self.module.weights[f"{layer}.weight"])
+            if shape != expected:
+                raise refuse(self.place, f"its layer {layer!r} has the shape {shape}, not {expected}")
+            channels = expected[0]
+            found.append(Convolution(layer, stride, (pads[0], pads[1])))
+            position += config.step(active)
+            sizes = [
+                (size + sum(pad) - length) // step + 1
+                for size, pad, length, step in zip(sizes, pads, kernel, stride, strict=True)
+            ]
+        return found
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value if isinstance(value, (list, tuple)) else (value, value)
+    return int(first), int(second)
+
+
+def _padded(size: int, length: int, step: int) -> tuple[int, int]:
+    """As TensorFlow pads what it calls "same"."""
+    over = (-(-size // step) - 1) * step + length - size
+    return over // 2, over - over // 2
+
+
+class Numbers:
+    """`Ops` on arrays in double precision: what files are compared with. Notes which weights were used."""
+
+    def __init__(self, weights: Mapping[str, Array], place: str) -> None:
+        self._weights, self._place = weights, place
+        self.used: dict[str, None] = {}
+
+    def weight(self, name: str, axes: int) -> Array:
+        if name not in self._weights:
+            raise refuse(self._place, f"there is no weight {name!r}")
+        value = np.asarray(self._weights[name])
+        if value.ndim != axes:
+            raise refuse(self._place, f"the weight {name!r} has the shape {value.shape}")
+        self.used[name] = None
+        return value.astype(np.float64)
+
+    def normal(self, x: Array, normal: Normal) -> Array:
+        made = (x - normal.mean) / normal.deviation
+        return made if normal.limit is None else np.clip(made, -normal.limit, normal.limit)
+
+    def affine(self, x: Array, layer: str) -> Array:
+        weight, bias = self.weight(f"{layer}.weight", 2), self.weight(f"{layer}.bias", 1)
+        if weight.shape != (bias.size, x.shape[-1]):
+            raise refuse(
+                self._place, f"the layer {layer!r} has the shape {weight.shape} where {x.shape[-1]} come in"
+            )
+        return x @ weight.T + bias
+
+    def active(self, x: Array, name: str) -> Array:
+        if name in ("silu", "swish"):
+            return x * _sigmoid(x)
+        if name == "elu":
+            return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+        if name == "relu":
+            return np.maximum(x, 0)
+        return np.tanh(x) if name == "tanh" else x
+
+    def convolved(self, x: Array, layers: list[Convolution], active: str) -> Array:
+        for layer, (down, right), pads in layers:
+            weight, bias = self.weight(f"{layer}.weight", 4), self.weight(f"{layer}.bias", 1)
+            x = np.pad(x, [(0, 0), *pads, (0, 0)])
+            windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(1, 2))
+            made = np.einsum("bhwcij,ocij->bhwo", windows[:, ::down, ::right], weight)
+            x = self.active(made + bias, active)
+        return x.reshape(len(x), -1)
+
+    def lstm(self, x: Array, h: Array, c: Array, layer: str) -> tuple[Array, Array]:
+        gates = sum(
+            value @ self.weight(f"{layer}.weight_{part}_l0", 2).T + self.weight(f"{layer}.bias_{part}_l0", 1)
+            for part, value in (("ih", x), ("hh", h))
+        )
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        return _sigmoid(o) * np.tanh(c), c
+
+    def dueling(self, advantage: Array, value: Array) -> Array:
+        return advantage - advantage.mean(axis=-1, keepdims=True) + value
+
+    def with_deviation(self, mean: Array, log_std: str) -> Array:
+        return np.concatenate([mean, np.broadcast_to(self.weight(log_std, 1), mean.shape)], axis=-1)
+
+    def clipped(self, x: Array, limit: float) -> Array:
+        means, deviations = np.split(x, 2, axis=-1)
+        return np.concatenate([means, np.clip(deviations, -limit, limit)], axis=-1)
+
+
+def _sigmoid(x: Array) -> Array:
+    return (1 + np.tanh(x / 2)) / 2

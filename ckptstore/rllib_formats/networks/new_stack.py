@@ -1,0 +1,125 @@
+"""Modules that are of the new API stack already, as the newest release has them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ckptstore.codec.opaque import Opaque
+from ckptstore.rllib_formats.networks import config, dqn, ppo, sac
+from ckptstore.rllib_formats.networks.moving import CLIP, CLIP_DEFAULT, Module, refuse
+
+_CLASSES = {
+    "PPOTorchRLModule": ppo,
+    "DefaultPPOTorchRLModule": ppo,
+    "DQNRainbowTorchRLModule": dqn,
+    "DefaultDQNTorchRLModule": dqn,
+    "SACTorchRLModule": sac,
+    "DefaultSACTorchRLModule": sac,
+}
+# Of Ray 2.38, and of the config of algorithms with a Learner before.
+_RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
+_HEADS = ("pi.", "vf.", "af.", "qf.", "qf_twin.")
+_TARGETS = ("_target_", "target_")
+
+
+def is_one(policy: Mapping[str, Any]) -> bool:
+    """Whether the weights of `policy` are a module's, also where a policy of the old stack wraps it."""
+    name = str(policy.get("policy_class"))
+    return name.endswith("RLModule") or any(
+        str(key).startswith(("encoder.", "pi_encoder.")) for key in policy["weights"]
+    )
+
+
+def convert(policy: Mapping[str, Any], place: str) -> Module:
+    """The module with the names of today; constants that newer releases keep among the weights are added."""
+    name = str(policy.get("policy_class")).rpartition(".")[2]
+    # A policy beside a Learner is called after the policy's class, and only PPO's had one.
+    known = _CLASSES.get(name) or (ppo if name == "PPOTorchPolicy" else None)
+    if known is None:
+        raise refuse(
+            place, f"the module class {policy.get('policy_class')!s:.120} isn't one of RLlib's defaults"
+        )
+    stored = policy.get("config")
+    stored = stored if isinstance(stored, Mapping) else {}
+    model = stored.get("model") if name.endswith("Policy") else stored
+    settings = _settings(model if isinstance(model, Mapping) else {}, place)
+    weights = dict(policy["weights"])
+    if known is ppo:
+        settings["vf_share_layers"] = not any(key.startswith("encoder.critic_encoder.") for key in weights)
+    extra = policy.get("extra")
+    extra = extra if isinstance(extra, Mapping) else {}
+    inference_only = bool(extra.get("inference_only"))
+    if known is ppo and not any(key.startswith("vf.") for key in weights):
+        inference_only = True
+        settings["vf_share_layers"] = any(key.startswith("encoder.encoder.") for key in weights)
+    dropped: list[str] = []
+    optimizers = _optimizers(policy.get("optimizer") or {}, known)
+    if known is sac and any(key.startswith("qf_encoder.net.") for key in weights) and not _discrete(policy):
+        inference_only = True
+        dropped = [
+            f"weights/{key}: {sac.OTHER}" for key in weights if not key.startswith(("pi_encoder.", "pi."))
+        ]
+        weights = {key: value for key, value in weights.items() if key.startswith(("pi_encoder.", "pi."))}
+        dropped += [f"optimizer/{name}: {sac.OTHER}" for name in optimizers if name != "policy"]
+        optimizers = {name: item for name, item in optimizers.items() if name == "policy"}
+    return Module(
+        known.CLASS,
+        known.CATALOG,
+        policy.get("observation_space"),
+        policy.get("action_space"),
+        settings,
+        inference_only,
+        _completed(weights),
+        optimizers,
+        (),
+        tuple(dropped),
+    )
+
+
+def _discrete(policy: Mapping[str, Any]) -> bool:
+    space = policy.get("action_space")
+    return isinstance(space, Mapping) and space.get("space") == "discrete"
+
+
+def _optimizers(stored: Mapping[str, Any], known: Any) -> dict[str, Any]:
+    """Those that the Learner of today has; one by another name it would train with besides its own."""
+    if known is sac:
+        return {name: item for name, item in stored.items() if name in ("policy", "qf", "qf_twin", "alpha")}
+    if len(stored) != 1:
+        return {}
+    [item] = stored.values()  # up to Ray 2.5 it was called after the policy
+    return {"default_optimizer": item}
+
+
+def _settings(model: Mapping[str, Any], place: str) -> dict[str, Any]:
+    found = {_RENAMED.get(str(key), str(key)): value for key, value in model.items() if key != "class"}
+    if found.get("custom_model") or found.get("use_attention") or found.get("encoder_latent_dim"):
+        raise refuse(place, "it is built with a custom model, attention or encoder_latent_dim")
+    known = {key: value for key, value in found.items() if key in config.DEFAULTS or key in _LEARNING}
+    for key, value in known.items():
+        if isinstance(value, Opaque):
+            raise refuse(place, f"its model config has an object, {value.name:.80}, for {key!r}")
+    return {**config.DEFAULTS, **known}
+
+
+_LEARNING = ("dueling", "double_q", "num_atoms", "v_min", "v_max", "std_init", "epsilon", "twin_q")
+
+
+def _completed(weights: dict[str, Any]) -> dict[str, Any]:
+    """With the constant of every head, where the release that wrote them had none."""
+    made: dict[str, Any] = {}
+    for name, value in weights.items():
+        for head in _HEADS:
+            constant = f"{head}{CLIP}"
+            if name.startswith(head) and constant not in weights and constant not in made:
+                made[constant] = np.array([CLIP_DEFAULT], np.float32)
+        for target in _TARGETS:
+            for head in _HEADS:
+                constant = f"{target}{head}{CLIP}"
+                if name.startswith(f"{target}{head}") and constant not in weights and constant not in made:
+                    made[constant] = np.array([CLIP_DEFAULT], np.float32)
+        made[name] = value
+    return made

@@ -1,0 +1,83 @@
+"""The files of one foreign checkpoint, decoded on demand. The only place here that touches bytes.
+
+Everything else in this room works on paths and plain data. Reading goes through the `read` function
+that was passed in, so a bucket, a directory or a dict of bytes serve alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ckptstore.codec import known, rllib_msgpack, torchfile
+from ckptstore.codec.pickles import safe
+from ckptstore.errors import CheckpointCorrupt, UnsafeContent
+
+MAX_JSON_BYTES = 16 * 2**20  # the metadata of a hundred large modules is a tenth of it
+
+
+class Source:
+    """`files` maps every path to its size in bytes; `read` gives a file's whole content."""
+
+    def __init__(self, files: Mapping[str, int], read: Callable[[str], bytes]) -> None:
+        self.files = files
+        self._read = read
+
+    def data(self, path: str) -> bytes:
+        """The bytes of `path`. CheckpointCorrupt if it isn't there, is empty or has another size."""
+        size = self.files.get(path)
+        if size is None:
+            raise CheckpointCorrupt(path, "the file is missing")
+        data = self._read(path)
+        if len(data) != size:
+            raise CheckpointCorrupt(path, f"{len(data)} bytes arrived where the listing says {size}")
+        if not data:
+            raise CheckpointCorrupt(path, "the file is empty: its writer died, or a copy was cut short")
+        return data
+
+    def json(self, path: str) -> dict[str, Any]:
+        """The JSON object in `path`."""
+        if self.files.get(path, 0) > MAX_JSON_BYTES:
+            raise UnsafeContent(path, f"{self.files[path]} bytes of JSON are more than RLlib ever writes")
+        try:
+            value = json.loads(self.data(path))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointCorrupt(path, f"not valid JSON ({str(error)[:100]})") from error
+        if not isinstance(value, dict):
+            raise CheckpointCorrupt(path, "the JSON is not an object")
+        return value
+
+    def value(self, path: str) -> Any:
+        """What `path` holds, as plain data: msgpack by its name, torch files and pickles by their bytes.
+
+        The name says nothing about the latter two: Ray 2.33 to 2.40 call ordinary pickles ``.pt``.
+        """
+        return self._decoded(path, self.data(path))
+
+    def nested(self, path: str, field: str, data: bytes) -> Any:
+        """What the pickle `data` holds, which stands under `field` inside `path`."""
+        return self._decoded(f"{path}[{field!r}]", data)
+
+    def _decoded(self, path: str, data: bytes) -> Any:
+        try:
+            if path.endswith((".msgpck", ".msgpack")):
+                value = rllib_msgpack.loads(data)
+            elif torchfile.is_torch(data):
+                value = torchfile.loads(data)
+            else:
+                value = safe.loads(data)
+            return known.plain(value, len(data))
+        except UnsafeContent as error:
+            why = ": ".join(part for part in (error.what, error.why) if part)
+            raise UnsafeContent(path, why, error.remedy or _REMEDY) from error
+
+    def mapping(self, path: str) -> dict[Any, Any]:
+        """What `path` holds, which must be a dict."""
+        value = self.value(path)
+        if not isinstance(value, dict):
+            raise UnsafeContent(path, f"it holds a {type(value).__name__}, not a dict", _REMEDY)
+        return value
+
+
+_REMEDY = "The file is damaged or was not written by RLlib: copy it again, or use an older checkpoint"

@@ -1,0 +1,57 @@
+"""A manifest for a directory that another program wrote, made where it lies."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ckptstore import logs
+from ckptstore.backends.translate import translated
+from ckptstore.commit.base import Catalog
+from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
+from ckptstore.format.names import CheckpointName, relative_path
+from ckptstore.format.parts import FileParts
+from ckptstore.read.contents import Contents, Foreign, Unknown
+from ckptstore.read.reader import Unverified
+from ckptstore.save.save import Request, vouched
+from ckptstore.save.writing import Hasher, run_all
+
+
+def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency: int) -> None:
+    """Have the directory `name` become a checkpoint as `request` says. Reads every byte, moves none."""
+    backend = catalog.backend
+    created = datetime.datetime.now(datetime.timezone.utc)
+
+    def vouch(files: Mapping[str, int]) -> tuple[bytes, bytes]:
+        lying = Unverified(backend, files, str(name))
+        found = _described(lying)
+        told = replace(request, kind=found.kind, policies=found.policy_ids, checkpoint_version=found.version)
+        paths = [relative_path(path, lying.label) for path in sorted(files)]
+        hashed = run_all(lambda path: _hashed(lying, path), paths, concurrency)
+        table, manifest = vouched(uuid.uuid4().hex, created, told, hashed)
+        return table, manifest.dump()
+
+    with logs.timed("adopted", f"{backend.url}/{name}"), translated(f"{backend.url}/{name}"):
+        catalog.adopt(name, vouch)
+
+
+def _hashed(files: Unverified, path: str) -> FileParts:
+    hasher, last = Hasher(), b""
+    for data in files.stream(path):
+        hasher.write(memoryview(data))
+        last = data[-1:]
+    if path.endswith((".pkl", ".pickle")) and last != b".":
+        raise CheckpointCorrupt(f"{files.label}/{path}", "it is cut short: a pickle ends in a full stop")
+    return hasher.finish(path)
+
+
+def _described(files: Unverified) -> Contents:
+    """What they are: RLlib's, or another program's. What looks like RLlib's and is damaged is refused."""
+    try:
+        return Foreign(files)
+    except UnreadableFormat as error:
+        if error.what != files.label:  # a part of it, such as a version newer than any known
+            raise
+        return Unknown()

@@ -1,0 +1,191 @@
+"""Saves that go on while training does: a snapshot now, the writing on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from ckptstore.format.layout import Item, Write
+from ckptstore.logs import logger
+
+T = TypeVar("T")
+
+
+class SaveFuture(Future[T], Generic[T]):
+    """A future that knows whether anybody looked at its failure."""
+
+    looked_at = False
+
+    def result(self, timeout: float | None = None) -> T:
+        """The checkpoint, once durable; raises what the save raised."""
+        self.looked_at = True
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the save raised, or None."""
+        self.looked_at = True
+        return super().exception(timeout)
+
+
+class Background(Generic[T]):
+    """Runs jobs one after the other; a failure nobody looked at comes up at the next call."""
+
+    def __init__(self, max_pending: int = 1) -> None:
+        """`max_pending` jobs may be in flight, each with the memory of a snapshot of its own."""
+        self._max_pending = max_pending
+        self._pending: deque[tuple[SaveFuture[T], _Memory]] = deque()
+        self._free: list[_Memory] = []
+        self._lock = threading.Lock()
+
+    def submit(self, items: Sequence[Item], job: Callable[[list[Item]], T]) -> SaveFuture[T]:
+        """Start `job` on a snapshot of `items`, to run after those in flight; waits while they are too many.
+
+        Whoever owns the arrays may go on writing them when this returns. Raises the unseen failure of
+        a job before, first.
+        """
+        with self._lock:
+            self._drain(self._max_pending - 1)
+            # Memory that was used before, by a job that has only now done with it.
+            memory = self._free.pop() if self._free else _Memory()
+            try:
+                frozen = memory.snapshot(items)
+            except BaseException:
+                self._free.append(memory)
+                raise
+            future: SaveFuture[T] = SaveFuture()
+            before = self._pending[-1][0] if self._pending else None
+            thread = threading.Thread(
+                target=_run, args=(future, partial(job, frozen), before), name="ckptstore-save", daemon=True
+            )
+            _drain_at_exit(self)
+            self._pending.append((future, memory))
+            thread.start()
+            return future
+
+    def wait(self) -> None:
+        """Return when nothing is in flight. Raises the failure nobody looked at, once."""
+        with self._lock:
+            self._drain(0)
+
+    def close(self) -> None:
+        """The same, and give the memory of snapshots back."""
+        self.wait()
+        self._free.clear()
+
+    def _drain(self, left: int) -> None:
+        """Wait until no more than `left` jobs are in flight. Of several failures the first is raised."""
+        failure: BaseException | None = None
+        while self._pending and (len(self._pending) > left or self._pending[0][0].done()):
+            future, memory = self._pending[0]
+            wait([future])
+            error = None if future.cancelled() else Future.exception(future)
+            self._pending.popleft()
+            self._free.append(memory)
+            if error is None or future.looked_at:
+                continue
+            if failure is None:
+                failure = error
+            else:
+                logger.error("one more save in the background failed", exc_info=error)
+        if not self._pending:
+            _in_flight.discard(self)
+        if failure is not None:
+            raise failure
+
+
+def _run(future: SaveFuture[T], job: Callable[[], T], before: SaveFuture[T] | None) -> None:
+    if before is not None:
+        wait([before])  # what came of it is told there
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(job())
+    except BaseException as error:  # noqa: BLE001  # it is the caller's: handed over whole
+        future.set_exception(error)
+
+
+_in_flight: set[Background[Any]] = set()
+_registered = False
+
+
+def _drain_at_exit(background: Background[Any]) -> None:
+    """See to it that the interpreter doesn't end under a save.
+
+    `atexit` would be too late: by then concurrent.futures, on which saving and the clients of object
+    stores rely, refuses new work. Its own way to be called in time is the only one there is.
+    """
+    global _registered
+    if not _registered:
+        threading._register_atexit(_drain_all)  # type: ignore[attr-defined]  # see above
+        _registered = True
+    _in_flight.add(background)
+
+
+def _drain_all() -> None:
+    for background in list(_in_flight):
+        try:
+            background.wait()
+        except Exception:  # noqa: BLE001  # nobody is left to raise it to: said in the log, in full
+            logger.exception("a save in the background failed while the program ended")
+
+
+class _Memory:
+    """Holds one snapshot, and keeps its pages for the next: fresh ones take longer than the copying."""
+
+    SLAB_BYTES = 64 * 2**20
+
+    def __init__(self) -> None:
+        self._slabs: list[memoryview] = []
+        self._slab = 0
+        self._used = 0
+
+    def snapshot(self, items: Sequence[Item]) -> list[Item]:
+        """`items` serialised into this memory; the snapshot before is gone."""
+        self._slab = self._used = 0
+        frozen = [self._frozen(item) for item in items]
+        del self._slabs[self._slab + 1 :]  # what is not needed now is not kept for a day that it is
+        return frozen
+
+    def _frozen(self, item: Item) -> Item:
+        if item.stored is not None:
+            return item  # committed files don't change
+        chunks: list[bytes | memoryview] = []
+
+        def keep(data: bytes | memoryview) -> None:
+            chunks.append(self._copy(data) if isinstance(data, memoryview) else bytes(data))
+
+        arrays = item.emit(keep)
+
+        def emit(write: Write) -> Sequence[tuple[int, int]]:
+            for chunk in chunks:
+                write(chunk)
+            return arrays
+
+        return Item(item.path, emit)
+
+    def _copy(self, data: memoryview) -> memoryview:
+        flat = data.cast("B")
+        target = self._room(len(flat))
+        if target:
+            np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(flat, np.uint8))
+        return target
+
+    def _room(self, size: int) -> memoryview:
+        """Some of the memory that nothing else in this snapshot has."""
+        while True:
+            if self._slab == len(self._slabs):
+                self._slabs.append(np.empty(max(size, self.SLAB_BYTES), np.uint8).data)
+            slab = self._slabs[self._slab]
+            if self._used + size <= len(slab):
+                start, self._used = self._used, self._used + size
+                return slab[start : start + size]
+            if not self._used:
+                self._slabs[self._slab] = np.empty(max(size, self.SLAB_BYTES), np.uint8).data
+            else:
+                self._slab, self._used = self._slab + 1, 0

@@ -1,0 +1,147 @@
+"""From objects to files: streams each file through a sink, hashing it on the way, several at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+from ckptstore.backends.base import Sink
+from ckptstore.format.digest import digest
+from ckptstore.format.layout import Item
+from ckptstore.format.parts import PART_BYTES, FileParts, Part, Span
+
+GAP_BYTES = 2**20
+"""Bytes between arrays are gathered up to this much before they are written and hashed as one part."""
+
+Progress = Callable[[int], object]
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Cutter:
+    """Cuts what is written into parts.
+
+    Array data arrive as memoryviews and become parts of their own; what lies between is gathered.
+    """
+
+    def __init__(self) -> None:
+        self._gap = bytearray()
+        self._parts: list[Part] = []
+        self._end = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`; its memory may be reused when this returns."""
+        if isinstance(data, memoryview) or len(data) >= GAP_BYTES:
+            self._close_gap()
+            view = memoryview(data).cast("B")
+            for start in range(0, len(view), PART_BYTES):
+                self._add(view[start : start + PART_BYTES])
+        else:
+            self._gap += data
+            if len(self._gap) >= GAP_BYTES:
+                self._close_gap()
+
+    def finish(self, path: str, arrays: Iterable[tuple[int, int]] = ()) -> FileParts:
+        """The file's parts, once everything is written."""
+        self._close_gap()
+        return FileParts(path, tuple(self._parts), tuple(Span(*span) for span in arrays))
+
+    def _close_gap(self) -> None:
+        if self._gap:
+            gap, self._gap = self._gap, bytearray()
+            self._add(memoryview(gap))
+
+    def _add(self, data: memoryview) -> None:
+        self._parts.append(Part(self._end, len(data), self.part(data)))
+        self._end += len(data)
+
+    def part(self, data: memoryview) -> str:
+        """The digest of the next part, once done with its memory."""
+        raise NotImplementedError
+
+
+class Hasher(Cutter):
+    """Only hashes, in the thread that reads: what lies where it belongs already."""
+
+    def part(self, data: memoryview) -> str:
+        """Hash it."""
+        return digest(data)
+
+
+class Recorder(Cutter):
+    """Hands the parts on to a sink.
+
+    Large ones are hashed by another thread while this one writes the very same memory: no copy of them
+    is made.
+    """
+
+    def __init__(self, sink: Sink, hashers: Executor, progress: Progress | None = None) -> None:
+        super().__init__()
+        self._sink = sink
+        self._hashers = hashers
+        self._progress = progress
+
+    def part(self, data: memoryview) -> str:
+        """Write and hash it."""
+        if len(data) < GAP_BYTES:
+            self._sink.write(data)
+            hexdigest = digest(data)
+        else:
+            future = self._hashers.submit(digest, data)
+            try:
+                self._sink.write(data)
+            finally:
+                hexdigest = future.result()  # the memory may change as soon as we return
+        if self._progress is not None:
+            self._progress(len(data))
+        return hexdigest
+
+
+def write_items(
+    create: Callable[[str], Sink],
+    items: Sequence[Item],
+    concurrency: int,
+    progress: Progress | None = None,
+    reuse: Callable[[Item], FileParts | None] = lambda item: None,
+) -> list[FileParts]:
+    """Write every item through a sink of its own, `concurrency` files at a time; in `items`' order.
+
+    An item for which `reuse` gives its parts is there already. The first failure stops the rest and is
+    raised.
+    """
+    with hashing() as hashers:
+
+        def one(item: Item) -> FileParts:
+            if (reused := reuse(item)) is not None:
+                return reused
+            with create(item.path) as sink:
+                recorder = Recorder(sink, hashers, progress)
+                return recorder.finish(item.path, item.emit(recorder.write))
+
+        return run_all(one, items, concurrency)
+
+
+@contextmanager
+def hashing() -> Iterator[Executor]:
+    """Threads that hash: as many as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1, "ckptstore-hash") as pool:
+        yield pool
+
+
+def run_all(call: Callable[[T], S], arguments: Sequence[T], concurrency: int) -> list[S]:
+    """``[call(a) for a in arguments]``, `concurrency` at a time; the first failure cancels the rest."""
+    if concurrency == 1 or len(arguments) < 2:
+        return [call(argument) for argument in arguments]
+    pool = ThreadPoolExecutor(min(concurrency, len(arguments)), "ckptstore")
+    try:
+        futures: list[Future[S]] = [pool.submit(call, argument) for argument in arguments]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future.done() and not future.cancelled() and (error := future.exception()):
+                raise error
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

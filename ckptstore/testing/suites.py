@@ -1,0 +1,731 @@
+"""For tests of whatever keeps checkpoints: disks and places that die at any moment you choose, and the
+tests that every backend and every catalog must pass, to be run on your own.
+
+    class TestMyPlace(BackendTests):
+        @pytest.fixture
+        def backend(self):
+            return MyPlace(...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import tempfile
+import threading
+import tracemalloc
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import pytest
+
+from ckptstore.backends.base import Backend, Sink, TooLarge
+from ckptstore.backends.local.posix import Directory, Disk, Identity, identity
+from ckptstore.commit.base import Attempt, Catalog, IfExists
+from ckptstore.errors import CheckpointExists, CheckpointGone, CheckpointProtected, SaveAborted
+from ckptstore.format.names import MANIFEST, MIN_MANIFEST_BYTES, SMALL_STATE_BYTES, CheckpointName
+
+
+class Crash(BaseException):
+    """The process died here. No Exception, because nothing catches a SIGKILL."""
+
+
+class CrashingDisk(Disk):
+    """Lets `after` changes through and then plays dead: that change and all later ones raise Crash.
+
+    That includes clean-up, which a dead process does not do either. A write that is hit leaves half
+    of its bytes. When Crash came out, call :meth:`drop`: it closes what the process had open, as the
+    kernel would, and so releases its locks. With ``after=None`` it never dies and only counts.
+
+        for after in itertools.count():
+            disk = CrashingDisk(after)
+            try:
+                save(LocalBackend(root, disk=disk))
+                break                        # it lived: every moment has been tried
+            except Crash:
+                disk.drop()
+            check_with_plain_os(root)
+    """
+
+    def __init__(self, after: int | None = None) -> None:
+        self.after = after
+        self.changes: list[tuple[str, str]] = []
+        """Every change so far, operation and path; the one that died is the last."""
+        self.dead = False
+        self._open: set[int] = set()
+
+    def step(self, operation: str, path: str) -> None:
+        """Count, or die."""
+        if not self.dead:
+            self.changes.append((operation, path))
+            self.dead = self.after is not None and len(self.changes) > self.after
+        if self.dead:
+            raise Crash(f"{operation} {path}")
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
+        """Append all of `data`, or half of it at the moment of death."""
+        alive = not self.dead
+        try:
+            super().write(fd, data)
+        except Crash:
+            if alive:
+                view = memoryview(data).cast("B")
+                os.write(fd, view[: len(view) // 2])
+            raise
+
+    def opened(self, fd: int) -> int:
+        """Remember `fd`."""
+        self._open.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close `fd`, unless `drop` did: its number may mean another file by now."""
+        if fd in self._open:
+            self._open.discard(fd)
+            super().close(fd)
+
+    def drop(self) -> None:
+        """Close every descriptor, as the kernel does for the dead."""
+        self.dead = True
+        for fd in list(self._open):
+            self.close(fd)
+
+    def restart(self, after: int | None = None) -> None:
+        """After `drop`: another process goes on with this disk, for `after` more changes."""
+        self.after = None if after is None else len(self.changes) + after
+        self.dead = False
+
+
+class _Change(NamedTuple):
+    """How to take one change of a name back, until each of its directories was synced."""
+
+    unsynced: set[Identity]
+    places: tuple[Directory, ...]
+    undo: Callable[[], object]
+
+    def close(self) -> None:
+        for place in self.places:
+            place.close()
+
+
+class PowerCutDisk(CrashingDisk):
+    """A crashing disk that also forgets: :meth:`cut` takes back what no fsync made durable.
+
+    File bytes are durable once their file was synced after them. A created, linked or removed name
+    is once its directory was synced, a renamed one once both were. Only changes made through this
+    object are known to it. `scratch`, on the same file system, keeps what may have to come back.
+    """
+
+    def __init__(self, after: int | None = None, scratch: str | None = None) -> None:
+        super().__init__(after)
+        self._scratch = tempfile.mkdtemp(dir=scratch)
+        self._names: list[_Change] = []
+        self._mutex = threading.Lock()  # directories are synced by several threads
+        self._sizes: dict[Identity, tuple[int, int]] = {}  # own descriptor, durable bytes
+
+    def cut(self, lose: Callable[[], bool] | random.Random | None = None) -> None:
+        """Turn the power off after `drop`.
+
+        All unsynced bytes are lost, and of the unsynced names those for which `lose` says so: all by
+        default. A ``random.Random`` tosses a coin for each.
+        """
+        if isinstance(lose, random.Random):
+            coin = lose
+            lose = lambda: coin.random() < 0.5  # noqa: E731  shorter than a nested def
+        for fd, size in self._sizes.values():
+            if os.fstat(fd).st_size > size:
+                os.ftruncate(fd, size)
+            os.close(fd)
+        for change in reversed(self._names):
+            if lose is None or lose():
+                with contextlib.suppress(OSError):  # what it was in, or made room for, is gone as well
+                    change.undo()
+            change.close()
+        shutil.rmtree(self._scratch)
+
+    def _changed(self, undo: Callable[..., object], *directories: Directory) -> None:
+        """Note a change. `undo` is given the directories, which stay open whatever they are called."""
+        # Opened anew: a duplicate would share, and so keep, the lock of a process that died.
+        places = tuple(
+            Directory(Disk(), os.open(".", os.O_RDONLY, dir_fd=each.fd), each.path) for each in directories
+        )
+        unsynced = {identity(os.fstat(each.fd)) for each in directories}
+        with self._mutex:
+            self._names.append(_Change(unsynced, places, lambda: undo(*places)))
+
+    def _keep(self, directory: Directory, name: str) -> str | None:
+        """A second link to a file that is about to lose its name."""
+        kept = os.path.join(self._scratch, f"f{len(self.changes)}")
+        try:
+            os.link(name, kept, src_dir_fd=directory.fd, follow_symlinks=False)
+        except OSError:
+            return None
+        return kept
+
+    def mkdir(self, parent: Directory, name: str) -> None:
+        """Make a directory that is lost until `parent` is synced."""
+        super().mkdir(parent, name)
+        self._changed(lambda place: Disk().remove_tree(place, name), parent)
+
+    def create(self, parent: Directory, name: str) -> int:
+        """Create a file whose name is lost until `parent` is synced, and whose bytes until it is."""
+        fd = super().create(parent, name)
+        own = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=parent.fd)
+        self._sizes[identity(os.fstat(fd))] = (own, 0)
+        self._changed(lambda place: os.unlink(name, dir_fd=place.fd), parent)
+        return fd
+
+    def fsync(self, fd: int) -> None:
+        """Make bytes durable."""
+        super().fsync(fd)
+        status = os.fstat(fd)
+        if known := self._sizes.get(identity(status)):
+            self._sizes[identity(status)] = (known[0], status.st_size)
+
+    def fsync_dir(self, directory: Directory) -> None:
+        """Make names durable."""
+        super().fsync_dir(directory)
+        this = identity(os.fstat(directory.fd))
+        with self._mutex:
+            for change in self._names:
+                change.unsynced.discard(this)
+                if not change.unsynced:
+                    change.close()
+            self._names = [change for change in self._names if change.unsynced]
+
+    def rename(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
+        """Move a name, which is taken back until both directories are synced."""
+        kept = self._keep(target_dir, target)
+        super().rename(source_dir, source, target_dir, target)
+        self._moved(source_dir, source, target_dir, target, kept)
+
+    def rename_noreplace(
+        self, source_dir: Directory, source: str, target_dir: Directory, target: str
+    ) -> None:
+        """Move a name, which is taken back until both directories are synced."""
+        super().rename_noreplace(source_dir, source, target_dir, target)
+        self._moved(source_dir, source, target_dir, target, None)
+
+    def _moved(
+        self, source_dir: Directory, source: str, target_dir: Directory, target: str, kept: str | None
+    ) -> None:
+        def undo(origin: Directory, place: Directory) -> None:
+            os.rename(target, source, src_dir_fd=place.fd, dst_dir_fd=origin.fd)
+            if kept:
+                os.rename(kept, target, dst_dir_fd=place.fd)
+
+        self._changed(undo, source_dir, target_dir)
+
+    def link(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
+        """Add a name that is lost until its directory is synced."""
+        super().link(source_dir, source, target_dir, target)
+        self._changed(lambda place: os.unlink(target, dir_fd=place.fd), target_dir)
+
+    def unlink(self, parent: Directory, name: str) -> None:
+        """Remove a name that comes back until `parent` is synced."""
+        kept = self._keep(parent, name)
+        super().unlink(parent, name)
+        if kept:
+            self._changed(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
+
+    def rmdir(self, parent: Directory, name: str) -> None:
+        """Remove a directory that comes back until `parent` is synced.
+
+        It is put aside and not removed: what comes back has to be the same one, so that what was in
+        it can come back as well.
+        """
+        self.step("rmdir", os.path.join(parent.path, name))
+        if os.listdir(os.path.join(parent.path, name)):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        kept = os.path.join(self._scratch, f"d{len(self.changes)}")
+        os.rename(name, kept, src_dir_fd=parent.fd)
+        self._changed(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
+
+
+class CrashingBackend:
+    """A backend of a process that dies: lets `after` changes through, then raises Crash for ever.
+
+    With `landed`, the change it dies at still reaches the place: the process is gone before the reply.
+    Reads die as well once it is dead.
+    """
+
+    def __init__(self, backend: Any, after: int | None = None, landed: bool = False) -> None:
+        self._backend = backend
+        self.after = after
+        self.landed = landed
+        self.changes: list[tuple[str, str]] = []
+        """Every change so far, verb and key; the one that died is the last."""
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the place can do: it only reads."""
+        if self.dead:
+            raise Crash(name)
+        return getattr(self._backend, name)
+
+    def _change(self, verb: str, key: str, change: Callable[[], object]) -> None:
+        if self.dead:
+            raise Crash(f"{verb} {key}")
+        self.changes.append((verb, key))
+        self.dead = self.after is not None and len(self.changes) > self.after
+        if not self.dead or self.landed:
+            change()
+        if self.dead:
+            raise Crash(f"{verb} {key}")
+
+    def publish(self, key: str, data: bytes) -> None:
+        """Create `key`, or die."""
+        self._change("publish", key, lambda: self._backend.publish(key, data))
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Set `key`, or die."""
+        self._change("replace", key, lambda: self._backend.replace(key, data))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove `keys` one after another, or die between two of them."""
+        for key in keys:
+            self._change("delete", key, partial(self._backend.delete, [key]))
+
+    def write(self, key: str) -> Sink:
+        """A new object, which appears when it is closed: that is where the process may die."""
+        if self.dead:
+            raise Crash(f"write {key}")
+        return _CrashingSink(self, key, self._backend.write(key))
+
+
+class _CrashingSink:
+    def __init__(self, backend: CrashingBackend, key: str, sink: Sink) -> None:
+        self._backend = backend
+        self._key = key
+        self._sink = sink
+
+    def write(self, data: bytes | memoryview) -> None:
+        if self._backend.dead:
+            raise Crash(f"write {self._key}")
+        self._sink.write(data)
+
+    def __enter__(self) -> Sink:
+        self._sink.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._sink.__exit__(kind, error, trace)
+        else:
+            self._backend._change("write", self._key, lambda: self._sink.__exit__(None, None, None))
+
+
+def _interrupted(backend: Backend, key: str, data: bytes) -> None:
+    with backend.write(key) as sink:
+        sink.write(data)
+        raise KeyboardInterrupt
+
+
+SideDoor = Callable[[str], "bytes | None"]
+
+
+class BackendTests:
+    """What every backend promises. Subclass it, and define the fixture ``backend``: an empty place.
+
+    Define ``side_door`` as well where you can: a function from a key to its bytes, or None, that
+    shares no code with the backend. A store should not be believed about itself.
+    """
+
+    large_bytes = 40 * 2**20 + 12345
+    """Of the file that must be cut into parts."""
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """The backend under test."""
+        raise NotImplementedError("define the fixture `backend`")
+
+    @pytest.fixture
+    def side_door(self, backend: Backend) -> SideDoor:
+        """Reads a key past the backend; by default, through it."""
+
+        def read(key: str) -> bytes | None:
+            try:
+                return backend.read(key)
+            except FileNotFoundError:
+                return None
+
+        return read
+
+    def test_publish_creates_and_never_overwrites(self, backend: Backend, side_door: SideDoor) -> None:
+        backend.publish("a/b.json", b"first")
+        with pytest.raises(FileExistsError):
+            backend.publish("a/b.json", b"second")
+        assert side_door("a/b.json") == b"first"
+
+    def test_publish_has_one_winner(self, backend: Backend, side_door: SideDoor) -> None:
+        barrier = threading.Barrier(8)
+
+        def create(number: int) -> bytes | None:
+            barrier.wait()
+            try:
+                backend.publish("race.json", b"%d" % number)
+            except FileExistsError:
+                return None
+            return b"%d" % number
+
+        with ThreadPoolExecutor(8) as pool:
+            winners = [won for won in pool.map(create, range(8)) if won is not None]
+        assert winners == [side_door("race.json")]
+
+    def test_replace_sets_what_is_or_is_not_there(self, backend: Backend, side_door: SideDoor) -> None:
+        backend.replace("state.json", b"long before")
+        backend.replace("state.json", b"after")
+        assert side_door("state.json") == b"after"
+
+    def test_reads_ranges(self, backend: Backend) -> None:
+        backend.publish("digits", b"0123456789")
+        assert backend.read("digits") == b"0123456789"
+        assert backend.read("digits", 4) == b"456789"
+        assert backend.read("digits", 4, 7) == b"456"
+        assert backend.read("digits", 7, 10) == b"789"
+        assert backend.read("digits", 4, 4) == b""
+        target = bytearray(b"........")
+        backend.read_into("digits", 3, memoryview(target)[2:6])
+        assert bytes(target) == b"..3456.."
+
+    def test_a_short_file_is_no_success(self, backend: Backend) -> None:
+        backend.publish("digits", b"0123456789")
+        with pytest.raises(EOFError):
+            backend.read("digits", 4, 11)
+        with pytest.raises(EOFError):
+            backend.read("digits", 20, 21)
+        with pytest.raises(EOFError):
+            backend.read_into("digits", 8, memoryview(bytearray(3)))
+
+    def test_a_file_that_is_too_large_is_not_read(self, backend: Backend) -> None:
+        backend.publish("digits", b"0123456789")
+        assert backend.read("digits", most=10) == b"0123456789"
+        assert backend.read("digits", 4, most=6) == b"456789"
+        with pytest.raises(TooLarge) as caught:
+            backend.read("digits", most=9)
+        assert str(caught.value.filename).endswith("digits")
+        with backend.write("large") as sink:
+            sink.write(bytes(8 * 2**20))
+        tracemalloc.start()
+        try:
+            with pytest.raises(TooLarge, match=r"8388608.*8000000"):
+                backend.read("large", most=8_000_000)
+            assert tracemalloc.get_traced_memory()[1] < 4 * 2**20, "it was read all the same"
+        finally:
+            tracemalloc.stop()
+
+    def test_what_is_not_there_is_not_found(self, backend: Backend) -> None:
+        backend.publish("there", b"yes")
+        with pytest.raises(FileNotFoundError):
+            backend.read("absent")
+        with pytest.raises(FileNotFoundError):
+            backend.read("absent/deep", 0, 4)
+        with pytest.raises(FileNotFoundError):
+            backend.read_into("absent", 0, memoryview(bytearray(4)))
+        assert backend.list("absent") == []
+
+    def test_writes_a_stream(self, backend: Backend, side_door: SideDoor) -> None:
+        scratch = bytearray(7)
+        with backend.write("d/stream.bin") as sink:
+            for index in range(1000):
+                scratch[:] = b"%07d" % index
+                sink.write(memoryview(scratch))  # its memory is used again at once
+            sink.write(b"end")
+        assert side_door("d/stream.bin") == b"".join(b"%07d" % index for index in range(1000)) + b"end"
+
+    def test_an_exception_leaves_nothing_that_looks_whole(
+        self, backend: Backend, side_door: SideDoor
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            _interrupted(backend, "d/cut.bin", b"half of it")
+        assert side_door("d/cut.bin") is None
+        assert [entry.key for entry in backend.list()] == []
+
+    def test_large_files_arrive_whole(self, backend: Backend, side_door: SideDoor) -> None:
+        data = random.Random(1).randbytes(self.large_bytes)
+        with backend.write("large.bin") as sink:
+            sink.write(memoryview(data)[: 2**20 + 1])
+            sink.write(memoryview(data)[2**20 + 1 :])
+        assert side_door("large.bin") == data
+        assert backend.list()[0][:2] == ("large.bin", len(data))
+        assert backend.read("large.bin") == data
+        middle = len(data) // 2
+        assert backend.read("large.bin", middle, middle + 99) == data[middle : middle + 99]
+
+    def test_a_large_file_cut_short_leaves_nothing(self, backend: Backend, side_door: SideDoor) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            _interrupted(backend, "large.bin", bytes(self.large_bytes))
+        assert side_door("large.bin") is None
+        assert backend.list() == []
+
+    def test_delete_is_idempotent(self, backend: Backend, side_door: SideDoor) -> None:
+        keys = [f"d/{index}" for index in range(5)]
+        for key in keys:
+            backend.publish(key, b"x")
+        backend.delete([*keys[:3], "d/absent"])
+        backend.delete(keys[:3])
+        backend.delete([])
+        assert [side_door(key) for key in keys] == [None, None, None, b"x", b"x"]
+        assert [entry.key for entry in backend.list()] == keys[3:]
+
+    def test_lists_directories_and_not_prefixes(self, backend: Backend) -> None:
+        for key in ("c_1/a", "c_1/b/c", "c_10/a", "c_1-r1/a", "top"):
+            backend.publish(key, b"12")
+        assert sorted(entry[:2] for entry in backend.list("c_1")) == [("c_1/a", 2), ("c_1/b/c", 2)]
+        assert backend.children("c_1") == ["a", "b"]
+        assert backend.children() == ["c_1", "c_1-r1", "c_10", "top"]
+        assert len(backend.list()) == 5
+
+    def test_a_listing_is_never_old(self, backend: Backend) -> None:
+        assert backend.list() == []
+        for count in range(1, 4):
+            backend.publish(f"n/{count}", b"x" * count)
+            assert [entry[:2] for entry in backend.list("n")][-1] == (f"n/{count}", count)
+            assert len(backend.children("n")) == count
+        backend.delete(["n/1"])
+        assert backend.children("n") == ["2", "3"]
+        backend.replace("n/2", b"longer")
+        assert backend.list("n")[0][:2] == ("n/2", 6)
+
+    @pytest.mark.parametrize(
+        "name", ["a b", "100%", "a+b", "a#b", "a&b=c", "ключ", "日本", "a'b", "%41", "~"]
+    )
+    def test_odd_names_come_back_as_they_were(self, backend: Backend, side_door: SideDoor, name: str) -> None:
+        key = f"p/{name}/s.pkl"
+        with backend.write(key) as sink:
+            sink.write(name.encode())
+        assert side_door(key) == name.encode()
+        assert backend.read(key) == name.encode()
+        assert backend.children("p") == [name]
+        assert [entry.key for entry in backend.list()] == [key]
+        backend.delete([key])
+        assert side_door(key) is None
+
+    def test_works_from_several_threads(self, backend: Backend) -> None:
+        def roundtrip(index: int) -> bool:
+            data = random.Random(index).randbytes(300_000)
+            with backend.write(f"t/{index}") as sink:
+                sink.write(data)
+            return backend.read(f"t/{index}") == data
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(roundtrip, range(24)))
+        assert len(backend.list("t")) == 24
+
+    def test_the_url_is_for_people(self, backend: Backend) -> None:
+        assert "?" not in backend.url
+        assert "@" not in backend.url
+
+
+def manifest_bytes(attempt_id: str) -> bytes:
+    """Something of a manifest's size and state, unique to the attempt."""
+    return (f'{{"state": "committed", "id": "{attempt_id}"' + " " * MIN_MANIFEST_BYTES + "}").encode()
+
+
+class CatalogTests:
+    """What every way to commit promises. Subclass it, and define the fixture ``catalog``: an empty one."""
+
+    @pytest.fixture
+    def catalog(self) -> Catalog:
+        """The catalog under test."""
+        raise NotImplementedError("define the fixture `catalog`")
+
+    @staticmethod
+    def start(catalog: Catalog, step: int, if_exists: IfExists = "error") -> Attempt:
+        """An attempt with its payload in place."""
+        attempt = catalog.begin(step, if_exists, uuid.uuid4().hex)
+        for path in ("algorithm_state.pkl", "policies/pol0/policy_state.pkl"):
+            with attempt.create(path) as sink:
+                sink.write(attempt.id.encode())
+        return attempt
+
+    def save(self, catalog: Catalog, step: int, if_exists: IfExists = "error") -> tuple[CheckpointName, str]:
+        """A committed checkpoint: its name and id."""
+        attempt = self.start(catalog, step, if_exists)
+        return attempt.commit(manifest_bytes(attempt.id)), attempt.id
+
+    @staticmethod
+    def committed(catalog: Catalog) -> dict[CheckpointName, str]:
+        """What is committed, with the id that its manifest *and* every payload file carry."""
+        found = {}
+        for name, files in catalog.scan().items():
+            if files.get(MANIFEST, 0) <= SMALL_STATE_BYTES:
+                continue
+            attempt_id = catalog.backend.read(f"{name}/algorithm_state.pkl").decode()
+            assert catalog.backend.read(f"{name}/{MANIFEST}") == manifest_bytes(attempt_id)
+            assert catalog.backend.read(f"{name}/policies/pol0/policy_state.pkl").decode() == attempt_id
+            found[name] = attempt_id
+        return found
+
+    def test_a_commit_makes_a_checkpoint(self, catalog: Catalog) -> None:
+        attempt = self.start(catalog, 100)
+        assert self.committed(catalog) == {}
+        name = attempt.commit(manifest_bytes(attempt.id))
+        assert name == CheckpointName(100)
+        assert self.committed(catalog) == {name: attempt.id}
+        assert catalog.names() == [name]
+        assert catalog.scan()[name]["algorithm_state.pkl"] == len(attempt.id)
+
+    def test_names_ascend_by_number(self, catalog: Catalog) -> None:
+        for step in (1000000, 7, 100000, 999999):
+            self.save(catalog, step)
+        assert [name.step for name in catalog.names()] == [7, 100000, 999999, 1000000]
+        assert list(self.committed(catalog)) == catalog.names()
+
+    @pytest.mark.parametrize("if_exists", ["error", "return"])
+    def test_a_taken_step_is_refused(self, catalog: Catalog, if_exists: IfExists) -> None:
+        name, attempt_id = self.save(catalog, 5)
+        with pytest.raises(CheckpointExists) as caught:
+            catalog.begin(5, if_exists, "other")
+        assert caught.value.what == str(name)
+        assert self.committed(catalog) == {name: attempt_id}
+
+    def test_replace_supersedes(self, catalog: Catalog) -> None:
+        self.save(catalog, 5)
+        for attempt in (1, 2, 3):
+            name, attempt_id = self.save(catalog, 5, "replace")
+            assert name == CheckpointName(5, attempt)
+            assert self.committed(catalog) == {name: attempt_id}
+
+    def test_a_longer_number_is_another_step(self, catalog: Catalog) -> None:
+        long, long_id = self.save(catalog, 1000000)
+        short, short_id = self.save(catalog, 100000)
+        assert self.committed(catalog) == {short: short_id, long: long_id}
+        catalog.delete(short, lambda: None)
+        assert self.committed(catalog) == {long: long_id}
+
+    def test_a_foreign_directory_is_passed_over(self, catalog: Catalog) -> None:
+        catalog.backend.publish("checkpoint_000005/algorithm_state.pkl", b"Ray's")
+        name, attempt_id = self.save(catalog, 5)
+        assert name == CheckpointName(5, 1)
+        assert self.committed(catalog) == {name: attempt_id}
+        catalog.sweep(0)
+        assert catalog.backend.read("checkpoint_000005/algorithm_state.pkl") == b"Ray's"
+
+    def test_an_abandoned_attempt_is_no_checkpoint(self, catalog: Catalog) -> None:
+        attempt = self.start(catalog, 5)
+        attempt.abandon()
+        attempt.abandon()
+        assert self.committed(catalog) == {}
+        with pytest.raises((SaveAborted, CheckpointExists)):
+            attempt.commit(manifest_bytes(attempt.id))
+        _, attempt_id = self.save(catalog, 5)
+        assert list(self.committed(catalog).values()) == [attempt_id]
+
+    def test_a_crashed_attempt_blocks_nobody(self, catalog: Catalog) -> None:
+        self.start(catalog, 5)  # and nothing more is ever heard of it
+        _, attempt_id = self.save(catalog, 5)
+        assert list(self.committed(catalog).values()) == [attempt_id]
+
+    def test_of_two_attempts_one_commits(self, catalog: Catalog) -> None:
+        first, second = self.start(catalog, 5), self.start(catalog, 5)
+        won = []
+        for attempt in (second, first):
+            with contextlib.suppress(SaveAborted, CheckpointExists):
+                attempt.commit(manifest_bytes(attempt.id))
+                won.append(attempt.id)
+        assert len(won) == 1
+        assert list(self.committed(catalog).values()) == won
+
+    def test_a_race_has_one_winner(self, catalog: Catalog) -> None:
+        barrier = threading.Barrier(6)
+
+        def race(_: int) -> str | None:
+            barrier.wait()
+            try:
+                return self.save(catalog, 5)[1]
+            except (SaveAborted, CheckpointExists):
+                return None
+
+        with ThreadPoolExecutor(6) as pool:
+            won = [winner for winner in pool.map(race, range(6)) if winner]
+        assert len(won) == 1
+        assert list(self.committed(catalog).values()) == won
+
+    def test_delete_removes_it_for_good(self, catalog: Catalog) -> None:
+        name, _ = self.save(catalog, 5)
+        kept, kept_id = self.save(catalog, 6)
+        catalog.delete(name, lambda: None)
+        assert self.committed(catalog) == {kept: kept_id}
+        with pytest.raises(CheckpointGone):
+            catalog.delete(name, lambda: None)
+        again, again_id = self.save(catalog, 5)
+        assert self.committed(catalog) == {again: again_id, kept: kept_id}
+
+    def test_what_check_protects_stays(self, catalog: Catalog) -> None:
+        name, attempt_id = self.save(catalog, 5)
+
+        def refuse() -> None:
+            raise CheckpointProtected(str(name), "it is tagged")
+
+        with pytest.raises(CheckpointProtected):
+            catalog.delete(name, refuse)
+        assert self.committed(catalog) == {name: attempt_id}
+        with catalog.guard(name):
+            pass  # a refused delete leaves nothing in the way of later tags
+
+    def test_guard_is_for_what_is_there(self, catalog: Catalog) -> None:
+        name, _ = self.save(catalog, 5)
+        with catalog.guard(name):
+            pass
+        catalog.delete(name, lambda: None)
+        with pytest.raises(CheckpointGone), catalog.guard(name):
+            pytest.fail("a tag was written to what is gone")
+
+    def test_a_tag_and_a_delete_never_both_succeed(self, catalog: Catalog) -> None:
+        for step in range(6):
+            name, _ = self.save(catalog, step)
+            tags: list[CheckpointName] = []
+            barrier = threading.Barrier(2)
+
+            def tag(name: CheckpointName = name, tags: Any = tags, barrier: Any = barrier) -> bool:
+                barrier.wait()
+                try:
+                    with catalog.guard(name):
+                        tags.append(name)
+                except CheckpointGone:
+                    tags.clear()
+                    return False
+                return True
+
+            def check(name: CheckpointName = name, tags: Any = tags) -> None:
+                if tags:
+                    raise CheckpointProtected(str(name), "it is tagged")
+
+            def delete(name: CheckpointName = name, check: Any = check, barrier: Any = barrier) -> bool:
+                barrier.wait()
+                try:
+                    catalog.delete(name, check)
+                except CheckpointProtected:
+                    return False
+                return True
+
+            with ThreadPoolExecutor(2) as pool:
+                tagged, deleted = pool.submit(tag), pool.submit(delete)
+                assert not (tagged.result() and deleted.result())
+            assert (name in self.committed(catalog)) == (not deleted.result())
+
+    def test_sweep_spares_the_living(self, catalog: Catalog) -> None:
+        name, attempt_id = self.save(catalog, 5)
+        running = self.start(catalog, 6)
+        catalog.sweep(None)
+        running.commit(manifest_bytes(running.id))
+        assert self.committed(catalog) == {name: attempt_id, CheckpointName(6): running.id}
+
+    def test_sweep_takes_what_replace_left(self, catalog: Catalog) -> None:
+        for _ in range(3):
+            name, attempt_id = self.save(catalog, 5, "replace")
+        catalog.sweep(0)
+        payload = [entry.key for entry in catalog.backend.list() if entry.key.endswith(".pkl")]
+        assert len(payload) == 2
+        assert self.committed(catalog) == {name: attempt_id}
+        assert catalog.sweep(0).bytes == 0
