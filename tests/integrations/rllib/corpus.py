@@ -3,7 +3,8 @@
     python -m tests.integrations.rllib.corpus <folder>...
 
 A case is a directory as in `tests.rllib_formats.corpus`. Needs Ray and torch. Each algorithm is restored
-twice, by ckptstore and by Ray's own ``from_checkpoint``, and looked at before and after one ``train()``. The verdict
+twice, by ckptstore and by Ray's own ``from_checkpoint``, and looked at before and after one ``train()``. The
+verdict
 is "equal", "partial" (what differs is in the report), "different" or "refused". Where the checkpoint holds
 an environment or a mapping as code, ckptstore is given them, as its error asks for. What the truth file
 doesn't have (filters, KL) is compared with the files.
