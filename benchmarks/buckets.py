@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clients import CLIENTS, THREADS, TRAINERS, Get, Put, Trainer, get_all, installed
-from benchmarks.harness import Costs, in_turn, parser, policies, timed, versions
+from benchmarks.harness import Costs, in_turn, log_time, parser, policies, versions
 from benchmarks.peers import touch
 from benchmarks.sink import sink
 from ckptstore import Checkpoint, CheckpointStore
@@ -99,19 +99,19 @@ class Bench:
             with ThreadPoolExecutor(THREADS) as pool:
                 list(pool.map(lambda key: put(f"{prefix}/{key}", self.bodies[key]), self.bodies))
 
-        return self.finished(self.costs.timed(name, run), prefix)
+        return self.finished(self.costs.log_time(name, run), prefix)
 
     def save_trainer(self, name: str) -> float:
         """Seconds that a trainer takes to save."""
         prefix, trainer = uuid.uuid4().hex, self.trainers[name]
         trainer.prepare(prefix)
-        return self.finished(self.costs.timed(name, lambda: trainer.save(prefix, self.data)), prefix)
+        return self.finished(self.costs.log_time(name, lambda: trainer.save(prefix, self.data)), prefix)
 
     def save_ours(self, name: str, fast: bool) -> float:
         """Seconds that ckptstore takes to save."""
         prefix = uuid.uuid4().hex
         store = self.store(fast, prefix)
-        return self.finished(self.costs.timed(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
+        return self.finished(self.costs.log_time(name, lambda: store.save(1, {"i": 1}, self.data)), prefix)
 
     def saves(self) -> None:
         """Everything, in a new place."""
@@ -139,8 +139,8 @@ class Bench:
 
         loaded = in_turn(
             {
-                "find and load 2": partial(timed, ours),
-                "boto3 gets 2": partial(timed, partial(get_all, get, self.two)),
+                "find and load 2": partial(log_time, ours),
+                "boto3 gets 2": partial(log_time, partial(get_all, get, self.two)),
             },
             self.rounds,
             self.size,
@@ -172,13 +172,13 @@ class Bench:
             wanted = [key for key in keys if key.split("/")[-2] in ids]
 
             def ours(name: str, fast: bool) -> float:
-                return self.costs.timed(name, lambda: touch(opened[fast].load(policy_ids=ids).policies))
+                return self.costs.log_time(name, lambda: touch(opened[fast].load(policy_ids=ids).policies))
 
             def theirs(name: str, get: Get) -> float:
-                return self.costs.timed(name, partial(get_all, get, wanted))
+                return self.costs.log_time(name, partial(get_all, get, wanted))
 
             def trained(name: str, trainer: Trainer) -> float:
-                return self.costs.timed(name, lambda: touch(trainer.load(name)))
+                return self.costs.log_time(name, lambda: touch(trainer.load(name)))
 
             contestants = self._ours(ours)
             contestants |= {name: partial(theirs, name, get) for name, (_, get) in self.clients.items()}
@@ -254,8 +254,8 @@ class Bench:
                 found_ = [
                     CheckpointStore(store.url, storage_options={**self.server.options}) for _ in range(2)
                 ]
-                latest = timed(lambda: found_[0].latest())  # noqa: B023 - run at once
-                listed = timed(lambda: found_[1].checkpoints())  # noqa: B023
+                latest = log_time(lambda: found_[0].latest())  # noqa: B023 - run at once
+                listed = log_time(lambda: found_[1].checkpoints())  # noqa: B023
                 requests = []
                 options = {**self.server.options, "endpoint_url": proxy.endpoint}
                 for ask in ("latest", "checkpoints"):

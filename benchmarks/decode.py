@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MIB, in_turn, parser, policies, scratch, table, timed, versions
+from benchmarks.harness import MIB, in_turn, log_time, parser, policies, scratch, table, versions
 from ckptstore import Checkpoint
 
 
@@ -61,7 +61,7 @@ def unpickled(root: str) -> float:
             with open(path, "rb") as file:
                 held.append(pickle.load(file))
 
-    return timed(run)
+    return log_time(run)
 
 
 def ours(root: str) -> float:
@@ -77,7 +77,7 @@ def ours(root: str) -> float:
             held.append(ckpt.weights(policy_id))
             assert set(held[-1]) == {"kernel", "bias"}
 
-    return timed(run)
+    return log_time(run)
 
 
 def main() -> None:

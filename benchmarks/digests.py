@@ -14,7 +14,7 @@ import numpy as np
 from blake3 import blake3
 from xxhash import xxh3_128_digest
 
-from benchmarks.harness import MIB, timed, versions
+from benchmarks.harness import MIB, log_time, versions
 
 PARTS = [np.random.default_rng(index).bytes(16 * MIB) for index in range(16)]
 CANDIDATES: dict[str, Callable[[bytes], object]] = {
@@ -29,7 +29,7 @@ CANDIDATES: dict[str, Callable[[bytes], object]] = {
 def rate(hash_part: Callable[[bytes], object], threads: int) -> float:
     """MiB/s over all parts."""
     with ThreadPoolExecutor(threads) as pool:
-        seconds = [timed(lambda: list(pool.map(hash_part, PARTS))) for _ in range(7)]
+        seconds = [log_time(lambda: list(pool.map(hash_part, PARTS))) for _ in range(7)]
     return len(PARTS) * 16 / statistics.median(seconds)
 
 

@@ -73,7 +73,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
 
     def show(title: str, contestants: dict[str, Callable[[], Callable[[], object]]]) -> None:
         runs = {
-            name: lambda name=name, ready=ready: costs.timed(name, ready())
+            name: lambda name=name, ready=ready: costs.log_time(name, ready())
             for name, ready in contestants.items()
         }
         costs.show(f"{title}, {shape}", in_turn(runs, rounds, size), size)

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import buckets
 from benchmarks.buckets import PACKAGES, SERVERS, keep_in_memory
-from benchmarks.harness import grown, in_turn, scratch, timed, versions
+from benchmarks.harness import grown, in_turn, log_time, scratch, versions
 from benchmarks.local import Bench
 from benchmarks.peers import peers, touch, unpickled
 from ckptstore import CheckpointStore
@@ -51,9 +51,9 @@ def measured(root: str, policies: int, mib: float, rounds: int) -> Took:
             "save": bench.save_ours,
             "save, 2 changed": partial(changed, False),
             "save, 2 changed, others handed over": partial(changed, True),
-            "open and load 2": lambda: timed(lambda: touch(loaded())),
+            "open and load 2": lambda: log_time(lambda: touch(loaded())),
             "pickles saved": lambda: bench.save_peer(pickle),
-            "2 pickles loaded": lambda: timed(lambda: touch(unpickled(directory, bench.two))),
+            "2 pickles loaded": lambda: log_time(lambda: touch(unpickled(directory, bench.two))),
         },
         rounds,
         bench.size,
@@ -87,7 +87,7 @@ def by_kept(root: str, where: str, rounds: int, counts: tuple[int, ...]) -> None
 
         def save() -> float:
             at = next(step)
-            seconds = timed(lambda: store.save(at, {"i": 1}, policies))
+            seconds = log_time(lambda: store.save(at, {"i": 1}, policies))
             store.delete(at)
             return seconds
 
@@ -96,7 +96,7 @@ def by_kept(root: str, where: str, rounds: int, counts: tuple[int, ...]) -> None
             "checkpoints()": lambda: CheckpointStore(url, create=False).checkpoints(),
         }
         rows[number] = in_turn(
-            {"save": save, **{name: partial(timed, find) for name, find in found.items()}}, rounds, 2**20
+            {"save": save, **{name: partial(log_time, find) for name, find in found.items()}}, rounds, 2**20
         )
     print(grown(f"Growth with checkpoints kept, {where}", "checkpoints", rows))
 

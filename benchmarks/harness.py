@@ -113,10 +113,10 @@ class Costs:
     def __init__(self) -> None:
         self._spent: dict[str, list[float]] = {}
 
-    def timed(self, name: str, run: Callable[[], object]) -> float:
+    def log_time(self, name: str, run: Callable[[], object]) -> float:
         """Seconds `run` takes; its processor time counts as that of `name`."""
         before = _cpu()
-        seconds = timed(run)
+        seconds = log_time(run)
         self._spent.setdefault(name, []).append(_cpu() - before)
         return seconds
 
@@ -151,7 +151,7 @@ def clock(result: list[float]) -> Iterator[None]:
     result.append(time.perf_counter() - started)
 
 
-def timed(run: Callable[[], object]) -> float:
+def log_time(run: Callable[[], object]) -> float:
     """Seconds `run` takes."""
     result: list[float] = []
     with clock(result):

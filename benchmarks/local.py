@@ -25,11 +25,11 @@ from benchmarks.harness import (
     forget,
     from_disk,
     in_turn,
+    log_time,
     parser,
     policies,
     scratch,
     table,
-    timed,
     versions,
 )
 from benchmarks.peers import Data, Peer, peers, touch
@@ -66,7 +66,7 @@ class Bench:
         """Seconds to save all, durably, in a new directory."""
         directory = self.directory()
         os.mkdir(directory)
-        seconds = timed(lambda: peer.save(directory, self.data))
+        seconds = log_time(lambda: peer.save(directory, self.data))
         shutil.rmtree(directory)
         return seconds
 
@@ -74,7 +74,7 @@ class Bench:
         """The same, in a new store."""
         directory = self.directory()
         store = CheckpointStore(directory)
-        seconds = timed(lambda: store.save(1, {"iteration": 1}, self.data))
+        seconds = log_time(lambda: store.save(1, {"iteration": 1}, self.data))
         shutil.rmtree(directory)
         return seconds
 
@@ -99,7 +99,7 @@ class Bench:
             lazy = {policy_id: parent.stored(policy_id) for policy_id in self.data} if handed else {}
             given = {**self.data, **lazy, **{policy_id: self.data[policy_id] for policy_id in self.two}}
             number = next(step)
-            seconds = timed(lambda: store.save(number, {"iteration": 1}, given))
+            seconds = log_time(lambda: store.save(number, {"iteration": 1}, given))
             parent = store.get(number)
             store.prune(keep=1)
             return seconds
@@ -121,13 +121,13 @@ class Bench:
         def blocked() -> float:
             for policy in self.data.values():
                 policy["weights"]["kernel"][-1] += 1  # all of them changed
-            seconds = timed(lambda: store.save_async(next(step), {}, self.data))
+            seconds = log_time(lambda: store.save_async(next(step), {}, self.data))
             store.wait()
             store.prune(keep=1)
             return seconds
 
         took = in_turn(
-            {"one memcpy into memory already touched": lambda: timed(copy), OURS: blocked},
+            {"one memcpy into memory already touched": lambda: log_time(copy), OURS: blocked},
             self.rounds,
             self.size,
         )
@@ -169,7 +169,7 @@ class Bench:
             if cold:
                 how = forget(self.root)
             before = from_disk()
-            seconds = timed(lambda: touch(contestants[name]()))
+            seconds = log_time(lambda: touch(contestants[name]()))
             shares[name].append((from_disk() - before) / size)
             return seconds
 

@@ -25,13 +25,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Migration
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
 from ckptstore.format.names import check_checkpoint_name
 from ckptstore.format.signing import Trust
-from ckptstore.read.reader import vouched_manifest
+from ckptstore.read.reader import require_manifest
 from ckptstore.rllib_formats.migrate import Step, Version, fingerprint
 from ckptstore.store import CheckpointStore
 
@@ -67,7 +67,7 @@ class Found:
     def open(self) -> Checkpoint:
         """The checkpoint itself."""
         asked = self.committed or self.trust is not None  # else nothing is there to fetch
-        manifest = vouched_manifest(self.backend, self.path, self.url, self.trust) if asked else None
+        manifest = require_manifest(self.backend, self.path, self.url, self.trust) if asked else None
         return Checkpoint(self.backend, self.path, manifest)
 
 
@@ -83,7 +83,7 @@ def find(
     """
     backend = open_backend(url, storage_options)
     trust = Trust(trusted_keys) if trusted_keys is not None else None
-    with translated(backend.url):
+    with translate_errors(backend.url):
         files = {item.key: item.size for item in backend.list("")}
     found = [Found(backend, place.path, place.committed, trust) for place in finding.find(files)]
     if not found:
@@ -151,7 +151,7 @@ class Stores:
         self._url = os.fspath(url)
         self._options = storage_options
         self._keys = None if trusted_keys is None else list(trusted_keys)
-        self._open: dict[str, CheckpointStore] = {}
+        self._stores: dict[str, CheckpointStore] = {}
         self._held: dict[str, dict[int, Checkpoint]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -159,11 +159,11 @@ class Stores:
     def store(self, path: str) -> CheckpointStore:
         """The one at `path`, made on first use if it isn't there."""
         with self._lock:
-            if path not in self._open:
-                self._open[path] = self._opened(path, create=True)
-            return self._open[path]
+            if path not in self._stores:
+                self._stores[path] = self._open(path, create=True)
+            return self._stores[path]
 
-    def held(self, path: str, step: int) -> Checkpoint | None:
+    def checkpoint_at(self, path: str, step: int) -> Checkpoint | None:
         """What the store at `path` had committed at `step` when it was first asked; makes no store."""
         with self._lock:
             lock = self._locks.setdefault(path, threading.Lock())
@@ -171,11 +171,11 @@ class Stores:
             if path not in self._held:
                 committed: list[Checkpoint] = []
                 with suppress(StoreNotFound):
-                    committed = self._opened(path, create=False).checkpoints()
+                    committed = self._open(path, create=False).checkpoints()
                 self._held[path] = {item.step: item for item in committed}
         return self._held[path].get(step)
 
-    def _opened(self, path: str, create: bool) -> CheckpointStore:
+    def _open(self, path: str, create: bool) -> CheckpointStore:
         url = f"{self._url.rstrip('/')}/{path}" if path else self._url
         return CheckpointStore(url, storage_options=self._options, trusted_keys=self._keys, create=create)
 
@@ -205,7 +205,7 @@ class Mirror(Stores):
             done = checkpoint.migrate(None, to=to, step=step, steps=tuple(steps), dry_run=True)
             return Done("would be migrated", None, done)
         number = max(checkpoint.step, 0) if step is None else step
-        twin = self.held(path, number)
+        twin = self.checkpoint_at(path, number)
         if twin is not None and twin.version == to:
             parent = twin.manifest.parent
             if parent is not None and parent.id in _ids(checkpoint):
@@ -218,14 +218,14 @@ class Mirror(Stores):
         path, step = found.home
         checkpoint = found.open()
         if checkpoint.committed:
-            twin = self.held(path, checkpoint.step)
+            twin = self.checkpoint_at(path, checkpoint.step)
             if twin is not None and twin.id == checkpoint.id:
                 return Done("there already", twin)
             return Done("copied", self.store(path).add(checkpoint))
         number = checkpoint.step if step is None else step
         if number < 0:
             raise InvalidRequest(found.url, "its files don't tell its step", "Copy it alone: `cp --step N`")
-        twin = self.held(path, number)
+        twin = self.checkpoint_at(path, number)
         if twin is not None and _sizes(twin) == checkpoint.listing():
             return Done("there already", twin)
         with self.store(path).stage(number) as staged:

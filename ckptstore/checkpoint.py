@@ -16,7 +16,7 @@ import numpy as np
 from ckptstore import logs
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend, place_of
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -32,7 +32,14 @@ from ckptstore.format.manifest import Manifest, Parent
 from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import Trust
 from ckptstore.read import contents
-from ckptstore.read.reader import Files, Reader, Unverified, VerifyReport, fetch_manifest, vouched_manifest
+from ckptstore.read.reader import (
+    Files,
+    UnverifiedFiles,
+    VerifiedFiles,
+    VerifyReport,
+    fetch_manifest,
+    require_manifest,
+)
 from ckptstore.rllib_formats import Note, scan
 from ckptstore.rllib_formats.detect import V0_FILE
 from ckptstore.save.writing import Progress, run_all
@@ -122,7 +129,7 @@ class Checkpoint:
         self._contents: contents.Contents
         if manifest is None:
             listing = self.listing()
-            self._files = Unverified(backend, listing, prefix)
+            self._files = UnverifiedFiles(backend, listing, prefix)
             if names.STORE in listing:
                 raise UnreadableFormat(
                     self.url,
@@ -131,10 +138,10 @@ class Checkpoint:
                 )
             if not self._files.paths():
                 raise CheckpointNotFound(self.url, "there is no checkpoint in this directory")
-            self._contents = contents.Foreign(self._files)
+            self._contents = contents.RllibContents(self._files)
         else:
-            self._files = Reader(backend, prefix, manifest, self.url, table)
-            self._contents = contents.committed(manifest, self._files)
+            self._files = VerifiedFiles(backend, prefix, manifest, self.url, table)
+            self._contents = contents.contents_of(manifest, self._files)
         self._state: Any = plan.UNSET
         self.policies: Mapping[str, Any] = Lazy(
             lambda: self.policy_ids, self._load_policy, "policies", self._contents.holds
@@ -166,7 +173,7 @@ class Checkpoint:
         trust = Trust(trusted_keys) if trusted_keys is not None else None
         backend = open_backend(place, storage_options)
         try:
-            return cls(backend, "", vouched_manifest(backend, "", backend.url, trust))
+            return cls(backend, "", require_manifest(backend, "", backend.url, trust))
         except (CheckpointNotFound, StoreUnavailable) as error:
             through_a_file = isinstance(error.__cause__, NotADirectoryError)
             if isinstance(error, StoreUnavailable) and not through_a_file:
@@ -178,7 +185,7 @@ class Checkpoint:
                     raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
                 raise
             if V0_FILE.match(name):
-                return cls(directory, "", vouched_manifest(directory, "", directory.url, trust))
+                return cls(directory, "", require_manifest(directory, "", directory.url, trust))
             raise InvalidRequest(
                 backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
             ) from error
@@ -285,16 +292,18 @@ class Checkpoint:
         """
         if policy_id is None:
             if len(self.policy_ids) != 1:
-                raise InvalidRequest(self.name, f"it holds {len(self.policy_ids)} policies", self._known())
+                raise InvalidRequest(
+                    self.name, f"it holds {len(self.policy_ids)} policies", self._list_policies()
+                )
             policy_id = self.policy_ids[0]
         self._check_known([policy_id])
-        self._loading()
+        self._note_load()
         what = f"{self.name} policy {policy_id!r}"
         if names is None:
             return _flat(self._contents.weights(policy_id), what)
         outline, fill = self._contents.outline(policy_id)
-        wanted = _chosen(_flat(outline, what), names, what)
-        return wanted if fill(wanted.values()) else _chosen(self.weights(policy_id), list(wanted), what)
+        wanted = _choose(_flat(outline, what), names, what)
+        return wanted if fill(wanted.values()) else _choose(self.weights(policy_id), list(wanted), what)
 
     def load(
         self, policy_ids: Iterable[str] | None = None, *, trusted: bool = False, mmap: bool = False
@@ -307,10 +316,10 @@ class Checkpoint:
         by `verify` only, and a later write to the file shows through.
         """
         wanted = self._check_known(self.policy_ids if policy_ids is None else policy_ids)
-        with logs.timed("loaded", self.url) as done:
+        with logs.log_time("loaded", self.url) as done:
             loads: list[Callable[[], Any]] = [partial(self._load_state, trusted=trusted, mmap=mmap)]
             loads += [partial(self._load_policy, each, trusted=trusted, mmap=mmap) for each in wanted]
-            mapped = mmap and isinstance(self._files, Reader) and self._files.maps
+            mapped = mmap and isinstance(self._files, VerifiedFiles) and self._files.maps
             # Where nothing is read, more than two would wait for each other.
             state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else 8)
             done(self._sizes(wanted))
@@ -335,7 +344,7 @@ class Checkpoint:
             raise CheckpointGone(self.url, "its manifest is not there any more")
         if now != self._manifest:
             return VerifyReport(self.url, 0, 0, (f"{names.MANIFEST}: it is another one than was opened",))
-        assert isinstance(self._files, Reader)
+        assert isinstance(self._files, VerifiedFiles)
         return self._files.verify(self.listing(), progress)
 
     def _check_decoding(self) -> VerifyReport:
@@ -376,13 +385,13 @@ class Checkpoint:
         for networks that aren't recognised, or a checkpoint without policies; CheckpointExists if `dest`
         has the step already.
         """
-        from ckptstore.rllib_formats.migrate import lay_out, left_out
+        from ckptstore.rllib_formats.migrate import describe_skipped, lay_out
         from ckptstore.save.migrated import commit_to  # here, as reading alone needs neither
 
         source = self.rllib()
         notes: list[str] = []
         model = _read_model(source, self.url, notes)
-        number = self._migrated_step(step, notes)
+        number = self._step_after_migration(step, notes)
         model, laid = lay_out(source.kind, model, to, steps, notes)
         result = None
         if not dry_run:
@@ -402,7 +411,7 @@ class Checkpoint:
             else:
                 result = dest.commit_files(number, laid.items, **fields)
         reports = {
-            policy_id: report.with_dropped(left_out(source.notes(), f"policies/{policy_id}"))
+            policy_id: report.with_dropped(describe_skipped(source.notes(), f"policies/{policy_id}"))
             for policy_id, report in laid.policies.items()
         }
         return Migration(self.url, to, result, reports, laid.algorithm, tuple(notes))
@@ -416,7 +425,7 @@ class Checkpoint:
 
         return self.id if self.committed else fingerprint(self.listing())
 
-    def _migrated_step(self, step: int | None, notes: list[str]) -> int:
+    def _step_after_migration(self, step: int | None, notes: list[str]) -> int:
         if step is not None:
             return step
         if self.committed or self.step >= 0:
@@ -450,14 +459,14 @@ class Checkpoint:
 
         UnreadableFormat if they aren't what RLlib would have written.
         """
-        saved = isinstance(self._contents, contents.Saved)
-        return contents.Foreign(self._files) if saved else self._contents
+        saved = isinstance(self._contents, contents.SavedContents)
+        return contents.RllibContents(self._files) if saved else self._contents
 
     def resume(self) -> None:
         """Tell its store that this process goes on from it: the next save names it as parent, and `prune`
         leaves it alone. Loading it says so by itself.
         """
-        self._loading()
+        self._note_load()
 
     def scan(self) -> tuple[scan.Use, ...]:
         """Every name that unpickling its files would import or call, the worst first; nothing is run.
@@ -478,7 +487,7 @@ class Checkpoint:
 
     def listing(self) -> dict[str, int]:
         """Every file in its directory now, and its size in bytes."""
-        with translated(self.url):
+        with translate_errors(self.url):
             return {
                 item.key[len(self._prefix) :].lstrip("/"): item.size
                 for item in self._backend.list(self._prefix)
@@ -498,12 +507,12 @@ class Checkpoint:
         """
         wanted = None if policy_ids is None else self._check_known(policy_ids)
         target = os.fspath(directory)
-        with translated(target):
+        with translate_errors(target):
             os.makedirs(target, mode=0o700, exist_ok=True)
             if os.listdir(target):
                 raise InvalidRequest(target, "it isn't empty", "Name a new directory")
         try:
-            with logs.timed("downloaded", self.url) as done:
+            with logs.log_time("downloaded", self.url) as done:
                 done(self._download(target, wanted, progress))
         except BaseException:
             # What is there is ours and no checkpoint: the next try must find the directory empty.
@@ -561,7 +570,7 @@ class Checkpoint:
 
     def base(self) -> plan.Base | None:
         """Itself as what a save may take files over from; None if it has no manifest."""
-        if not isinstance(self._files, Reader):
+        if not isinstance(self._files, VerifiedFiles):
             return None
         reader = self._files
         return plan.Base(place_of(reader.backend), reader.prefix, reader.manifest.id, reader.parts)
@@ -600,7 +609,7 @@ class Checkpoint:
         _write_file(os.path.join(target, names.relative_path(path, self.name)), chunks())
 
     def _table(self) -> bytes:
-        assert isinstance(self._files, Reader)
+        assert isinstance(self._files, VerifiedFiles)
         return self._files.parts_bytes()
 
     def _subset_paths(self, wanted: list[str]) -> list[str]:
@@ -619,18 +628,18 @@ class Checkpoint:
         ]
 
     def _load_state(self, *, trusted: bool = False, mmap: bool = False) -> Any:
-        self._loading()
+        self._note_load()
         return self._contents.state(trusted, mmap)
 
     def _load_policy(self, policy_id: str, *, trusted: bool = False, mmap: bool = False) -> Any:
-        self._loading()
+        self._note_load()
         return self._contents.policy(policy_id, trusted, mmap)
 
     def _load_component(self, name: str) -> Any:
-        self._loading()
+        self._note_load()
         return self._contents.component(name)
 
-    def _loading(self) -> None:
+    def _note_load(self) -> None:
         if self._on_load is not None:
             self._on_load(self)
 
@@ -640,10 +649,10 @@ class Checkpoint:
         wanted = list(dict.fromkeys(policy_ids))
         unknown = [policy_id for policy_id in wanted if policy_id not in self.policies]
         if unknown:
-            raise CheckpointNotFound(self.name, f"it holds no policy {unknown[0]!r}", self._known())
+            raise CheckpointNotFound(self.name, f"it holds no policy {unknown[0]!r}", self._list_policies())
         return wanted
 
-    def _known(self) -> str:
+    def _list_policies(self) -> str:
         shown = ", ".join(map(repr, self.policy_ids[:20])) + (", ..." if len(self.policy_ids) > 20 else "")
         return f"It holds {len(self.policy_ids)}: {shown}" if self.policy_ids else "It holds none"
 
@@ -732,7 +741,7 @@ def _is_file(directory: Backend, name: str) -> bool:
 
 
 def _write_file(path: str, chunks: Iterable[bytes]) -> None:
-    with translated(path):
+    with translate_errors(path):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
             for chunk in chunks:
@@ -745,7 +754,7 @@ def _flat(weights: object, what: str) -> dict[str, np.ndarray[Any, Any]]:
     return flat
 
 
-def _chosen(
+def _choose(
     flat: Mapping[str, np.ndarray[Any, Any]], names: Iterable[str], what: str
 ) -> dict[str, np.ndarray[Any, Any]]:
     if isinstance(names, str):

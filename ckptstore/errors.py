@@ -1,4 +1,4 @@
-"""Every way a call can fail, grouped by what the caller does next.
+"""Every way a call can fail, group_by_directory by what the caller does next.
 
     CheckpointError                              exit
     ├── InvalidRequest     (ValueError)            2   fix the argument; nothing was written

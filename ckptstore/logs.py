@@ -11,7 +11,7 @@ logger = logging.getLogger("ckptstore")
 
 
 @contextmanager
-def timed(verb: str, what: str) -> Iterator[Callable[[int], None]]:
+def log_time(verb: str, what: str) -> Iterator[Callable[[int], None]]:
     """Logs ``<verb> <what>: <bytes> in <seconds>`` at the end; the body calls the value with the bytes."""
     started = time.monotonic()
     size = 0

@@ -166,7 +166,7 @@ def rule(keep: Keep) -> Rule:
     )
 
 
-def doomed(candidates: Sequence[Candidate], keep: Rule) -> list[int]:
+def steps_to_prune(candidates: Sequence[Candidate], keep: Rule) -> list[int]:
     """Steps, oldest first, that `keep` doesn't keep; never the newest. `candidates` are ordered by step."""
     kept = keep.keeps(candidates)
     return [candidate.step for candidate in candidates[:-1] if candidate.step not in kept]

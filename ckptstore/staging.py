@@ -16,7 +16,7 @@ from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Manifest
 from ckptstore.read import contents
-from ckptstore.save.save import Request, Save, copied, local_files
+from ckptstore.save.save import Request, Save, copy_item, local_files
 
 Commit = Callable[[names.CheckpointName, Manifest], Checkpoint]
 Job = Callable[[], Checkpoint]
@@ -70,7 +70,7 @@ class Staged(os.PathLike[str]):
 
     def __enter__(self) -> Staged:
         if self._submit is None or self._catalog.in_place:
-            self._save = self._begun()
+            self._save = self._begin()
             self._directory = self._save.attempt.directory
         if self._directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
@@ -92,7 +92,7 @@ class Staged(os.PathLike[str]):
                 self._give_up()
                 raise
 
-    def _begun(self) -> Save:
+    def _begin(self) -> Save:
         return Save(
             self._catalog, self._request.step, self._request.if_exists, self._concurrency, self._check
         )
@@ -104,7 +104,7 @@ class Staged(os.PathLike[str]):
 
     def _finish(self, directory: str) -> Checkpoint:
         try:
-            self._save = self._save or self._begun()
+            self._save = self._save or self._begin()
             with self._save:
                 self.checkpoint = checkpoint = self._commit(self._save, directory)
             return checkpoint
@@ -127,17 +127,17 @@ class Staged(os.PathLike[str]):
                 f"it holds {names.META}/ of another checkpoint",
                 "Use copy_to() to copy a checkpoint",
             )
-        with logs.timed("staged", f"{self._catalog.backend.url} step {self._request.step}") as done:
+        with logs.log_time("staged", f"{self._catalog.backend.url} step {self._request.step}") as done:
             if self._temporary is None:
                 files = save.hash_in_place(paths)
             else:
-                files = save.write([copied(path, os.path.join(directory, path)) for path in paths])
-            request = self._described(_LocalFiles(directory, paths))
+                files = save.write([copy_item(path, os.path.join(directory, path)) for path in paths])
+            request = self._describe(_LocalFiles(directory, paths))
             name, manifest = save.commit(request, files)
             done(manifest.size)
         return self._committed(name, manifest)
 
-    def _described(self, files: _LocalFiles) -> Request:
+    def _describe(self, files: _LocalFiles) -> Request:
         found = contents.describe(files)
         return replace(
             self._request,

@@ -13,7 +13,7 @@ from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 from ckptstore import logs, retention
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Migration
 from ckptstore.commit import open_catalog, refs
 from ckptstore.commit.base import IfExists, Swept
@@ -106,7 +106,9 @@ class CheckpointStore:
         self._trust = Trust(trusted_keys) if trusted_keys is not None else None
         if self._signer and self._trust and self._signer.public not in self._trust.keys:
             raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
-        self._survey = Survey(self._catalog, self._identity, self._concurrency, self._loaded, self._trust)
+        self._survey = Survey(
+            self._catalog, self._identity, self._concurrency, self._remember_loaded, self._trust
+        )
         self._background: background.Background[Checkpoint] = background.Background(max_pending)
         self._seen = Seen()
         self._last: Checkpoint | None = None  # the one that the run goes on from
@@ -227,7 +229,7 @@ class CheckpointStore:
         rule = None if keep is None else retention.rule(keep)
 
         def submit(job: Job) -> Future[Checkpoint]:
-            return self._background.submit([], lambda _: self._then_pruned(job(), rule))
+            return self._background.submit([], lambda _: self._prune_after(job(), rule))
 
         return self._stage(step, metrics, labels, if_exists, submit)
 
@@ -242,10 +244,12 @@ class CheckpointStore:
         request = self._request("Directory", (), step, metrics, labels, if_exists)
         self._background.wait()
         self._identity.prove()
-        request = self._gone_on(request)
-        return Staged(self._catalog, request, self._concurrency, self._may_go, self._committed, submit)
+        request = self._with_parent(request)
+        return Staged(
+            self._catalog, request, self._concurrency, self._check_removable, self._remember_committed, submit
+        )
 
-    def _then_pruned(self, checkpoint: Checkpoint, rule: retention.Rule | None) -> Checkpoint:
+    def _prune_after(self, checkpoint: Checkpoint, rule: retention.Rule | None) -> Checkpoint:
         if rule is not None:
             try:
                 self.prune(rule)
@@ -316,7 +320,7 @@ class CheckpointStore:
         CheckpointNotFound; CheckpointCorrupt or UnreadableFormat if RLlib wrote it and parts are missing
         or newer than known; CheckpointExists if its step is taken; SaveAborted if it changes meanwhile.
         """
-        name = self._lying(os.fspath(which))
+        name = self._directory_named(os.fspath(which))
         if self._trust is not None and self._signer is None:
             raise InvalidRequest("trusted_keys", "nothing would sign its manifest", "Pass a signing_key too")
         request = self._request("Directory", (), name.step, metrics, labels, "error")
@@ -326,7 +330,7 @@ class CheckpointStore:
         )
         return self._survey.named(name)
 
-    def _lying(self, text: str) -> CheckpointName:
+    def _directory_named(self, text: str) -> CheckpointName:
         """The name of the directory `text`, which lies in this store."""
         parent, _, last = text.rstrip("/").rpartition("/")
         name = names.check_checkpoint_name(
@@ -347,14 +351,14 @@ class CheckpointStore:
     ) -> Request:
         return build_request(kind, policies, step, values, labels, if_exists, self._signer)
 
-    def _gone_on(self, request: Request) -> Request:
+    def _with_parent(self, request: Request) -> Request:
         """`request` with the parent it has now, when no save is in flight that may become it."""
         return replace(request, parent=Parent(self._last.id, "resume") if self._last else None)
 
     def _save(self, request: Request, items: Sequence[Item], progress: Progress | None) -> Checkpoint:
         self._identity.prove()
-        request = self._gone_on(request)
-        with logs.timed("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
+        request = self._with_parent(request)
+        with logs.log_time("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
             try:
                 name, manifest, files = self._write(request, items, progress)
             except CheckpointExists:
@@ -362,7 +366,7 @@ class CheckpointStore:
                     raise
                 return self.get(request.step)
             done(manifest.size)
-        return self._committed(name, manifest, files)
+        return self._remember_committed(name, manifest, files)
 
     def _write(
         self, request: Request, items: Sequence[Item], progress: Progress | None
@@ -382,7 +386,7 @@ class CheckpointStore:
             return *save.commit(request, files), files
 
     def _begin(self, request: Request) -> Save:
-        return Save(self._catalog, request.step, request.if_exists, self._concurrency, self._may_go)
+        return Save(self._catalog, request.step, request.if_exists, self._concurrency, self._check_removable)
 
     def _base(self) -> plan.Base | None:
         """The checkpoint that the run goes on from, where files that didn't change may be taken over."""
@@ -392,7 +396,7 @@ class CheckpointStore:
             logs.logger.info("nothing is taken over from %s: %s", self._last, error)
             return None
 
-    def _committed(
+    def _remember_committed(
         self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None
     ) -> Checkpoint:
         table = None if files is None else {file.path: file for file in files}
@@ -446,7 +450,7 @@ class CheckpointStore:
         if not isinstance(which, str):
             return self._survey.at_step(names.step_number(cast("SupportsIndex", which)))
         if which.startswith("tag:"):
-            return self._tagged(which[4:])
+            return self._find_tagged(which[4:])
         name = CheckpointName.parse(which)
         if name is None:
             raise InvalidRequest(
@@ -489,7 +493,7 @@ class CheckpointStore:
         self._identity.prove()
         number = None
         try:
-            with translated(self.url), self._catalog.guard(_name(checkpoint)):
+            with translate_errors(self.url), self._catalog.guard(_name(checkpoint)):
                 self._check_same(checkpoint)
                 number = refs.write(self._backend, ref, refs.Target(checkpoint.name, checkpoint.id))
         except CheckpointGone:
@@ -507,7 +511,7 @@ class CheckpointStore:
         before = refs.read_at(self._backend, ref, number - 1)
         if before is not None:
             try:
-                with translated(self.url), self._catalog.guard(refs.parse_name(before)):
+                with translate_errors(self.url), self._catalog.guard(refs.parse_name(before)):
                     if not refs.write_next(self._backend, ref, number, before):
                         return
                     number += 1
@@ -517,7 +521,7 @@ class CheckpointStore:
                 return
         refs.write_next(self._backend, ref, number, None)
 
-    def _tagged(self, tag: str) -> Checkpoint:
+    def _find_tagged(self, tag: str) -> Checkpoint:
         target = self._refs().get(names.check_ref(tag))
         if target is None:
             raise CheckpointNotFound(f"{self.url} tag {tag!r}", "there is no such tag", "See `ckptstore tag`")
@@ -544,10 +548,10 @@ class CheckpointStore:
             if superseded and not self._survey.any_after(name.step):
                 raise CheckpointProtected(str(name), "it is the newest by now")
 
-        with translated(f"{self.url}/{name}"):
+        with translate_errors(f"{self.url}/{name}"):
             self._catalog.delete(name, check)
 
-    def _may_go(self, name: CheckpointName) -> None:
+    def _check_removable(self, name: CheckpointName) -> None:
         _check_unprotected(str(name), refs.read_all(self._backend))
 
     def rollback(self, which: Which) -> list[str]:
@@ -572,7 +576,7 @@ class CheckpointStore:
                     removed.append(other.name)
         finally:
             refs.write(self._backend, holding, None)
-        self._loaded(checkpoint)
+        self._remember_loaded(checkpoint)
         return removed
 
     def prune(self, keep: Keep, *, dry_run: bool = False) -> list[str]:
@@ -588,7 +592,7 @@ class CheckpointStore:
         checkpoints = {checkpoint.step: checkpoint for checkpoint in self.checkpoints()}
         protecting = self._refs()
         tagged = {
-            checkpoint.step: bool(refs.pointing_at(protecting, checkpoint.name))
+            checkpoint.step: bool(refs.refs_to(protecting, checkpoint.name))
             for checkpoint in checkpoints.values()
         }
         candidates = [
@@ -597,7 +601,7 @@ class CheckpointStore:
         ]
         mine = {self._resumed_from, self._last.id if self._last else None}
         pruned = []
-        for step in retention.doomed(candidates, rule):
+        for step in retention.steps_to_prune(candidates, rule):
             checkpoint = checkpoints[step]
             if checkpoint.id in mine or tagged[step]:
                 continue
@@ -617,7 +621,7 @@ class CheckpointStore:
         0 on local disk, where a lock tells, and a day on object stores. Nothing committed is touched.
         """
         self._identity.prove()
-        with translated(self.url):
+        with translate_errors(self.url):
             return self._catalog.sweep(grace)
 
     # -- the whole store ------------------------------------------------------------------------
@@ -667,7 +671,7 @@ class CheckpointStore:
         if self._trust is not None:
             load_manifest(manifest.dump(), checkpoint.url, self._trust)
         self._identity.prove()
-        with logs.timed("copied", checkpoint.url) as done:
+        with logs.log_time("copied", checkpoint.url) as done:
             with Save(self._catalog, manifest.step, "error", self._concurrency) as save:
                 items, table = checkpoint.copy_items()
                 save.write(items, progress)
@@ -684,7 +688,7 @@ class CheckpointStore:
             raise InvalidRequest(repr(which), f"it isn't in the store {self.url}", "Get it from this store")
         return which
 
-    def _loaded(self, checkpoint: Checkpoint) -> None:
+    def _remember_loaded(self, checkpoint: Checkpoint) -> None:
         """Remember that this process goes on from `checkpoint`: the next save names it as its parent."""
         self._last = checkpoint
         self._resumed_from = checkpoint.id
@@ -710,5 +714,5 @@ def _name(checkpoint: Checkpoint) -> CheckpointName:
 
 
 def _check_unprotected(name: str, protecting: Mapping[str, refs.Target]) -> None:
-    if found := refs.pointing_at(protecting, name):
+    if found := refs.refs_to(protecting, name):
         raise CheckpointProtected(name, f"{', '.join(found)} points at it", "Use untag() or unpin() first")

@@ -204,8 +204,8 @@ def test_something_that_still_writes_is_noticed(place: Place, monkeypatch: pytes
 
     from ckptstore.save import adopt as adopting
 
-    hashed = adopting._hashed
-    monkeypatch.setattr(adopting, "_hashed", grows)
+    hashed = adopting._hash
+    monkeypatch.setattr(adopting, "_hash", grows)
     with pytest.raises(SaveAborted, match=r"late\.pkl"):
         store.adopt(NAME)
     assert place.store.checkpoints() == []
@@ -330,13 +330,13 @@ def test_a_save_that_commits_meanwhile_wins(monkeypatch: pytest.MonkeyPatch) -> 
     from ckptstore.commit import adopt as adoption
 
     place = crash_place()
-    vouched = adoption._vouched
+    build_manifest = adoption._build_manifest
 
     def late(*args: Any) -> tuple[bytes, bytes]:
         place.store.save(10, {"who": "save"})
-        return vouched(*args)
+        return build_manifest(*args)
 
-    monkeypatch.setattr(adoption, "_vouched", late)
+    monkeypatch.setattr(adoption, "_build_manifest", late)
     with pytest.raises(CheckpointExists):
         place.store.adopt(NAME)
     assert place.store.get(10).state == {"who": "save"}
@@ -361,17 +361,17 @@ def test_what_was_deleted_or_is_a_dead_save_is_not_adopted() -> None:
 
 def test_two_adopters_one_winner(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptstore.save import adopt as adopting
-    from ckptstore.save.save import vouched
+    from ckptstore.save.save import build_manifest
 
     place.put(NAME, CASE)
     winners: list[str] = []
 
     def slow(*args: Any) -> Any:
-        monkeypatch.setattr(adopting, "vouched", vouched)
+        monkeypatch.setattr(adopting, "build_manifest", build_manifest)
         winners.append(place.store.adopt(NAME).id)
-        return vouched(*args)
+        return build_manifest(*args)
 
-    monkeypatch.setattr(adopting, "vouched", slow)
+    monkeypatch.setattr(adopting, "build_manifest", slow)
     assert place.store.adopt(NAME).id == winners[0]
     assert place.store.verify()[0].ok
 

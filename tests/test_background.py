@@ -14,7 +14,7 @@ import pytest
 from ckptstore import CheckpointStore, errors
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.local.posix import Directory, Disk
-from ckptstore.format.layout import pickled
+from ckptstore.format.layout import pickle_item
 from ckptstore.save.background import _Memory
 
 ENDS = """
@@ -151,7 +151,7 @@ def test_the_memory_of_snapshots_is_used_again_and_no_larger_than_needed(
 
     def written(*sizes: int) -> list[int]:
         arrays = [random.random(size // 8) for size in sizes]
-        items = memory.snapshot([pickled(str(index), array) for index, array in enumerate(arrays)])
+        items = memory.snapshot([pickle_item(str(index), array) for index, array in enumerate(arrays)])
         for array, item in zip(arrays, items, strict=True):
             saved = array.tobytes()
             array[:] = 0

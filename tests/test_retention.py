@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ckptstore import BestN, Checkpoint, CheckpointStore, EveryNSteps, LatestDuration, LatestN, Tagged
 from ckptstore.errors import CheckpointProtected, InvalidRequest
-from ckptstore.retention import AnyOf, Candidate, Rule, doomed, rule
+from ckptstore.retention import AnyOf, Candidate, Rule, rule, steps_to_prune
 from tests.servers import Server
 
 Opener = Callable[[], CheckpointStore]
@@ -38,7 +38,7 @@ def candidate(step: int, minutes: float = 0, tagged: bool = False, **metrics: An
 
 
 def kept(keep: Any, *candidates: Candidate) -> list[int]:
-    gone = doomed(candidates, rule(keep))
+    gone = steps_to_prune(candidates, rule(keep))
     return [one.step for one in candidates if one.step not in gone]
 
 
@@ -165,7 +165,7 @@ def test_rules_against_a_model(candidates: list[Candidate], rules: list[Rule]) -
         for one in candidates
         if one is not candidates[-1] and not any(should_stay(one, candidates, keep) for keep in rules)
     ]
-    assert doomed(candidates, rule(rules)) == expected
+    assert steps_to_prune(candidates, rule(rules)) == expected
 
 
 # -- the store -----------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def open_backend(
 
 def _wire(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
     """How to open the connection; each kind is imported only when asked for."""
-    module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.GenericOpener").rpartition(".")
+    module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.FsspecOpener").rpartition(".")
     try:
         opener = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
         return opener(url, options, timeout, concurrency)

@@ -1,4 +1,4 @@
-"""Turns what a place says into the error tree: the one table from builtins to typed errors."""
+"""Turns what a place says into the error tree: the one table from builtins to to_typed_error errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def typed(error: OSError | EOFError, what: str) -> CheckpointError:
+def to_typed_error(error: OSError | EOFError, what: str) -> CheckpointError:
     """The typed error for `error`, which happened to `what`. Raise it ``from error``."""
     if isinstance(error, CheckpointError):
         return error
@@ -61,18 +61,18 @@ def typed(error: OSError | EOFError, what: str) -> CheckpointError:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Lets no OSError or EOFError out untyped; CheckpointErrors pass as they are."""
     try:
         yield
     except CheckpointError:
         raise
     except (OSError, EOFError) as error:
-        raise typed(error, what) from error
+        raise to_typed_error(error, what) from error
 
 
 @contextmanager
-def fitting(what: str) -> Iterator[None]:
+def explain_memory_error(what: str) -> Iterator[None]:
     """Says what is too large for this machine's memory: a length is claimed by whoever wrote the file."""
     try:
         yield
@@ -82,7 +82,7 @@ def fitting(what: str) -> Iterator[None]:
         ) from error
 
 
-def surely(read: Callable[[], T]) -> T:
+def retry_if_corrupt(read: Callable[[], T]) -> T:
     """`read()`, and once more if it found damage: bytes change on their way, too, and then only once.
 
     What nobody has damaged must not be passed over for something older.

@@ -46,7 +46,7 @@ class Commands(click.Group):
             ctx.exit(INTERRUPTED)
         except CheckpointError as error:
             _debug(ctx)
-            _fail(ctx, _said(error), error.exit_code)
+            _fail(ctx, _describe_error(error), error.exit_code)
         except BrokenPipeError:
             # Storage errors arrive typed, so this is our reader who left, as `head` does.
             _settle_stdout()
@@ -77,7 +77,7 @@ _ADVICE: Mapping[type[CheckpointError], tuple[str, str]] = {
 }
 
 
-def _said(error: CheckpointError) -> str:
+def _describe_error(error: CheckpointError) -> str:
     in_python, in_shell = _ADVICE.get(type(error), ("", ""))
     if in_python and error.remedy == in_python:
         return str(type(error)(error.what, error.why, in_shell))

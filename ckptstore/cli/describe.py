@@ -10,7 +10,7 @@ import numpy as np
 from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
-from ckptstore.read.contents import Unknown
+from ckptstore.read.contents import UnknownContents
 from ckptstore.read.reader import VerifyReport
 from ckptstore.rllib_formats.detect import V0_FILE
 
@@ -74,7 +74,7 @@ def _of_rllib(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the files of an RLlib checkpoint tell about the run; `unreadable` says why they don't."""
     told: dict[str, Any] = {"ray_version": None, "iteration": None, "counters": {}, "unreadable": None}
     ours = checkpoint.committed and checkpoint.manifest.origin == "save"
-    if ours or checkpoint.kind == Unknown.kind:
+    if ours or checkpoint.kind == UnknownContents.kind:
         return told
     try:
         told["ray_version"] = checkpoint.ray_version or None

@@ -11,7 +11,7 @@ import click
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.cli import describe
 from ckptstore.cli import many as bulk
 from ckptstore.cli.session import Session, command
@@ -96,7 +96,7 @@ def cp(
     target = destination_store(session, destination, to_storage_option)
     if step is not None and (found.checkpoint is None or found.checkpoint.committed):
         raise InvalidRequest("--step", "a committed checkpoint keeps its step", "Leave it out")
-    total = sum(sum(describe.files(item).values()) for item in _chosen(found))
+    total = sum(sum(describe.files(item).values()) for item in _choose(found))
     with session.progress("copying", total) as progress:
         copied = _copy(found, target, step, progress)
     tags = target.tags()
@@ -107,7 +107,7 @@ def cp(
     )
 
 
-def _chosen(found: Target) -> list[Checkpoint]:
+def _choose(found: Target) -> list[Checkpoint]:
     if found.checkpoint is not None:
         return [found.checkpoint]
     return found.store.checkpoints() if found.store is not None else []
@@ -122,20 +122,20 @@ def _copy(
     checkpoint = found.checkpoint
     assert checkpoint is not None
     if checkpoint.committed:
-        return _added(checkpoint, target, progress)
+        return _add(checkpoint, target, progress)
     if step is None and checkpoint.step < 0:
         raise InvalidRequest(checkpoint.url, "its files don't tell its step", "Give it one: --step N")
-    return [_imported(checkpoint, target, checkpoint.step if step is None else step, progress)]
+    return [_import(checkpoint, target, checkpoint.step if step is None else step, progress)]
 
 
-def _added(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress | None) -> list[Checkpoint]:
+def _add(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress | None) -> list[Checkpoint]:
     """A copy that lies outside any store, back into one."""
     if any(item.id == checkpoint.id for item in target.checkpoints()):
         return []
     return [target.add(checkpoint, progress=progress)]
 
 
-def _imported(
+def _import(
     checkpoint: Checkpoint, target: CheckpointStore, step: int, progress: Progress | None
 ) -> Checkpoint:
     with target.stage(step, metrics=checkpoint.metrics) as staged:
@@ -154,7 +154,7 @@ def destination_store(session: Session, url: str, options: tuple[str, ...]) -> C
     try:
         store.id  # noqa: B018  # reading it proves that there is a store
     except StoreNotFound as error:
-        if _occupied(open_backend(url, there.options)):
+        if _is_occupied(open_backend(url, there.options)):
             raise InvalidRequest(
                 url,
                 "it is no store, and it isn't empty",
@@ -169,8 +169,8 @@ def destination_options(session: Session, options: tuple[str, ...]) -> Mapping[s
     return storage_options(options, "--to-storage-option") or session.options
 
 
-def _occupied(place: Backend) -> bool:
-    with translated(place.url):
+def _is_occupied(place: Backend) -> bool:
+    with translate_errors(place.url):
         try:
             return bool(place.children(""))
         except FileNotFoundError:

@@ -9,13 +9,13 @@ import click
 
 from ckptstore import Checkpoint
 from ckptstore.backends import open_backend
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.cli import many as bulk
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import plural
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat, UnsafeContent
-from ckptstore.read.reader import Unverified
+from ckptstore.read.reader import UnverifiedFiles
 from ckptstore.rllib_formats import diff as differences
 from ckptstore.rllib_formats import scan as scans
 
@@ -38,7 +38,7 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> None:
     """
     if (below := bulk.below(target)) is not None:
         bulk.each(session, below, workers, lambda item: bulk.scan(item, strict), ["the worst"])
-    found = [_scanned(name, url, uses) for name, url, uses in _uses(session, target)]
+    found = [_summarize_scan(name, url, uses) for name, url, uses in _uses(session, target)]
     lines: list[Any] = []
     for item in found:
         lines += [*([""] if lines else []), *_scan_lines(session, item)]
@@ -54,8 +54,8 @@ def _uses(session: Session, target: str) -> Iterable[tuple[str, str, tuple[scans
     except (CheckpointCorrupt, UnreadableFormat):
         # What is too damaged to open, or no checkpoint at all, may still hold pickles to beware of.
         backend = open_backend(target, session.options)
-        with translated(backend.url):
-            files = Unverified(backend, {item.key: item.size for item in backend.list("")})
+        with translate_errors(backend.url):
+            files = UnverifiedFiles(backend, {item.key: item.size for item in backend.list("")})
         yield backend.url.rpartition("/")[2], backend.url, scans.scan(files.paths(), files.read)
         return
     if checkpoint is not None:
@@ -65,7 +65,7 @@ def _uses(session: Session, target: str) -> Iterable[tuple[str, str, tuple[scans
             yield item.name, item.url, item.scan()
 
 
-def _scanned(name: str, url: str, uses: tuple[scans.Use, ...]) -> dict[str, Any]:
+def _summarize_scan(name: str, url: str, uses: tuple[scans.Use, ...]) -> dict[str, Any]:
     files: dict[str, list[scans.Use]] = {}
     for use in uses:
         files.setdefault(use.path, []).append(use)
@@ -162,7 +162,7 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
     The exit code is 0 if they are equal and 1 if they differ. Optimizers, counters and components are not
     compared. One policy saved by itself is compared with the one named with --policy.
     """
-    left, right = (_opened(session, text) for text in (before, after))
+    left, right = (_open(session, text) for text in (before, after))
     sides: list[differences.Comparable] = [
         _Chosen(checkpoint, policy_ids) if policy_ids else checkpoint for checkpoint in (left, right)
     ]
@@ -186,7 +186,7 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
         "config": None
         if configs is None
         else [
-            {"key": item.key, "before": _shown(item.before), "after": _shown(item.after)}
+            {"key": item.key, "before": _display_value(item.before), "after": _display_value(item.after)}
             for item in found.config
         ],
     }
@@ -195,7 +195,7 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
         click.get_current_context().exit(DIFFERENT)
 
 
-def _opened(session: Session, text: str) -> Checkpoint:
+def _open(session: Session, text: str) -> Checkpoint:
     checkpoint = find_checkpoint(session, text).checkpoint
     assert checkpoint is not None
     return checkpoint
@@ -207,7 +207,7 @@ def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else {}
 
 
-def _shown(value: Any) -> Any:
+def _display_value(value: Any) -> Any:
     """A config's value, as JSON where it is simple and else as short text."""
     return value if value is None or isinstance(value, (bool, int, float, str)) else _brief(value)
 

@@ -70,7 +70,7 @@ def each(
     exit_code = 0
     with (
         ThreadPoolExecutor(workers, "ckptstore-bulk") as pool,
-        session.counting(len(found)) as advance,
+        session.show_count(len(found)) as advance,
         closing(bulk.run(task, found, pool)) as outcomes,
     ):
         for outcome in outcomes:

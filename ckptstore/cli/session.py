@@ -85,7 +85,7 @@ class Session:
             yield lambda count: bar.advance(task, count)
 
     @contextmanager
-    def counting(self, total: int) -> Iterator[Callable[[], None]]:
+    def show_count(self, total: int) -> Iterator[Callable[[], None]]:
         """A bar on standard error that counts checkpoints; nothing unless that is a terminal."""
         if not self.err.is_terminal:
             yield lambda: None

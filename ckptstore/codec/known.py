@@ -45,7 +45,7 @@ def _describe(meter: Meter, item: Opaque) -> Any:
     if describe is None and package in {"gym", "gymnasium"} and rest.startswith("spaces."):
         describe = _other_space
     if describe is None and package == "ray" and item.entries and not item.args and item.state is None:
-        describe = _mapping
+        describe = _to_dict
     if item.name == "functools.partial()":
         describe = _variable
     return item if describe is None else describe(item, name)
@@ -224,7 +224,7 @@ def _text(item: Opaque, _name: str) -> Any:
     return item.args[0] if item.args and isinstance(item.args[0], str) else item
 
 
-def _mapping(item: Opaque, _name: str) -> Any:
+def _to_dict(item: Opaque, _name: str) -> Any:
     """A subclass of dict that adds nothing to it, as some default configs were."""
     return dict(item.entries or ())
 

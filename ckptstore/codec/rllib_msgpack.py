@@ -29,7 +29,7 @@ def loads(data: bytes, max_containers: int = MAX_CONTAINERS) -> object:
 
     left = max_containers
 
-    def counted(value: Any) -> Any:
+    def count(value: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
@@ -40,8 +40,8 @@ def loads(data: bytes, max_containers: int = MAX_CONTAINERS) -> object:
         return msgpack.unpackb(
             data,
             strict_map_key=False,
-            object_hook=lambda raw: counted(_map(raw)),
-            list_hook=counted,
+            object_hook=lambda raw: count(_map(raw)),
+            list_hook=count,
             ext_hook=lambda number, body: Opaque(f"msgpack.ext{number}", args=(body,)),
             timestamp=1,
         )

@@ -276,13 +276,13 @@ def _storage_dtype(kind: Any) -> np.dtype[Any] | None:
     if short in _NATIVE:
         return np.dtype(_NATIVE[short])
     if short.lower() in _EXTENDED:
-        return _extended(short.lower())
+        return _extension_dtype(short.lower())
     if short == "Untyped":
         return None
     raise UnsafeContent("torch file", f"{name or kind!r:.80} is no storage type known here")
 
 
-def _extended(name: str) -> np.dtype[Any]:
+def _extension_dtype(name: str) -> np.dtype[Any]:
     try:
         import ml_dtypes
     except ImportError as error:
@@ -353,7 +353,13 @@ def _array(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, mete
     kind = storage.dtype
     if isinstance(dtype, Opaque):
         name = dtype.name.rpartition(".")[2]
-        kind = _extended(name) if name in _EXTENDED else np.dtype(_DTYPES[name]) if name in _DTYPES else None
+        kind = (
+            _extension_dtype(name)
+            if name in _EXTENDED
+            else np.dtype(_DTYPES[name])
+            if name in _DTYPES
+            else None
+        )
     if kind is None:
         raise UnsafeContent("torch file", f"a tensor of the type {dtype!r:.80}, which is not known here")
     shape, strides = npbytes.shape_of(shape), npbytes.shape_of(strides)

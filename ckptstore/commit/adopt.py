@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ckptstore.backends.base import Listed
 from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.base import Vouch
-from ckptstore.commit.local.root import Ground, committed
+from ckptstore.commit.local.root import LocalRoot, list_committed
 from ckptstore.commit.objects.register import Register
 from ckptstore.commit.objects.states import State, sizes, small_state, state_of
 from ckptstore.errors import (
@@ -25,18 +25,18 @@ from ckptstore.errors import (
 from ckptstore.format.names import MANIFEST, META, MIN_MANIFEST_BYTES, PARTS, CheckpointName
 
 
-def in_directory(ground: Ground, name: CheckpointName, vouch: Vouch) -> None:
+def in_directory(ground: LocalRoot, name: CheckpointName, vouch: Vouch) -> None:
     """On a local disk: sync what lies there, then publish the manifest under the root's lock."""
     disk, backend = ground.backend.disk, ground.backend
-    with ground.locked() as root:
-        if _taken(name, committed(disk, root, name.step)):
+    with ground.hold_lock() as root:
+        if _is_taken(name, list_committed(disk, root, name.step)):
             return
     found = backend.list(str(name))
-    table, manifest = _vouched(name, found, vouch)
+    table, manifest = _build_manifest(name, found, vouch)
     with backend.open_root() as root, disk.open_dir(root, str(name)) as top:
         _sync(disk, top)
-    with ground.locked() as root:
-        if _taken(name, committed(disk, root, name.step)):
+    with ground.hold_lock() as root:
+        if _is_taken(name, list_committed(disk, root, name.step)):
             return
         _check_unchanged(name, found, backend.list(str(name)))
         backend.replace(f"{name}/{PARTS}", table)  # whatever an adoption that died has left there
@@ -70,10 +70,10 @@ def in_register(register: Register, name: CheckpointName, vouch: Vouch) -> None:
             raise SaveAborted(str(name), "it took so long that others may have forgotten it", "Adopt again")
 
     there = register.directories(name.step)
-    if _taken(name, _in_state(there, State.COMMITTED)):
+    if _is_taken(name, _in_state(there, State.COMMITTED)):
         return
     found = list(there.get(name, {}).values())
-    table, manifest = _vouched(name, found, vouch)
+    table, manifest = _build_manifest(name, found, vouch)
     _check_unchanged(name, found, register.backend.list(str(name)))
     if register.create(f"{name}/{PARTS}", table, fence) != table:
         raise InvalidRequest(
@@ -100,14 +100,14 @@ def _in_state(found: dict[CheckpointName, dict[str, Listed]], state: State) -> l
     return [name for name, files in found.items() if state_of(sizes(files)) is state]
 
 
-def _taken(name: CheckpointName, holders: list[CheckpointName]) -> bool:
+def _is_taken(name: CheckpointName, holders: list[CheckpointName]) -> bool:
     """Whether `name` is committed already. CheckpointExists if another attempt at its step is."""
     if holders and name not in holders:
         raise CheckpointExists(str(holders[-1]), "it holds the step already")
     return name in holders
 
 
-def _vouched(name: CheckpointName, found: Iterable[Listed], vouch: Vouch) -> tuple[bytes, bytes]:
+def _build_manifest(name: CheckpointName, found: Iterable[Listed], vouch: Vouch) -> tuple[bytes, bytes]:
     files = {entry.key.partition("/")[2]: entry.size for entry in found}
     state = state_of(files)
     if state is State.DEAD:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ckptstore.backends.base import Backend, PlaceMissing
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import CheckpointError, StoreUnsuitable
 from ckptstore.format import names
 
@@ -91,7 +91,7 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
     checks: list[Check] = []
     for name, step in steps.items():
         try:
-            with translated(backend.url):
+            with translate_errors(backend.url):
                 step()
             checks.append(Check(name, None))
         except CheckpointError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 
-from ckptstore.backends.translate import surely, translated
+from ckptstore.backends.translate import retry_if_corrupt, translate_errors
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
 from ckptstore.format import names, strictjson
@@ -26,23 +26,23 @@ class Identity:
     def prove(self) -> str:
         """The store's id. Makes the store where it isn't there and `create` was asked for."""
         if self._id is None:
-            self._id = surely(self._found)
+            self._id = retry_if_corrupt(self._read_or_make)
         return self._id
 
-    def _found(self) -> str:
-        with translated(self._backend.url):
+    def _read_or_make(self) -> str:
+        with translate_errors(self._backend.url):
             try:
                 data = self._read()
             except FileNotFoundError:
-                data = self._made()
-        return self._parsed(data)
+                data = self._make()
+        return self._parse(data)
 
     def _read(self) -> bytes:
         return self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
 
     def prove_again(self) -> None:
         """After an empty listing: StoreNotFound unless the very store seen before is still there."""
-        with translated(self._backend.url):
+        with translate_errors(self._backend.url):
             try:
                 data = self._read()
             except FileNotFoundError as error:
@@ -51,12 +51,12 @@ class Identity:
                     "the store has vanished",
                     "Bring it back, or open a new CheckpointStore to begin anew",
                 ) from error
-        if self._parsed(data) != self._id:
+        if self._parse(data) != self._id:
             raise StoreNotFound(
                 self._backend.url, "another store lies here now", "Open a new CheckpointStore to use it"
             )
 
-    def _made(self) -> bytes:
+    def _make(self) -> bytes:
         url = self._backend.url
         if not self._create:
             raise StoreNotFound(url, "there is no store here", "Check the URL, or pass create=True")
@@ -85,7 +85,7 @@ class Identity:
         self._catalog.created(names.STORE, data, other=data + b"\n")
         return data
 
-    def _parsed(self, data: bytes) -> str:
+    def _parse(self, data: bytes) -> str:
         source = f"{self._backend.url}/{names.STORE}"
         raw = strictjson.loads(data, source)
         version = raw.get("schema_version")

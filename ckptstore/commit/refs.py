@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ckptstore.backends.base import Backend
-from ckptstore.backends.translate import surely, translated
+from ckptstore.backends.translate import retry_if_corrupt, translate_errors
 from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from ckptstore.format import names, strictjson
 
@@ -35,7 +35,7 @@ def read_all(backend: Backend) -> dict[str, Target]:
     That there is none protects nothing, so it is taken only from a listing that shows ``store.json`` too.
     """
     highest: dict[str, int] = {}
-    with translated(f"{backend.url}/{names.REFS}"):
+    with translate_errors(f"{backend.url}/{names.REFS}"):
         listed = backend.list(names.META)
     if odd := [item.key for item in listed if item.size < 0 and f"{item.key}/".startswith(f"{names.REFS}/")]:
         raise CheckpointCorrupt(f"{backend.url}/{odd[0]}", "it is a link, pipe or device, and may hide refs")
@@ -45,15 +45,17 @@ def read_all(backend: Backend) -> dict[str, Target]:
         ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")
         if ref and item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
             highest[ref] = max(highest.get(ref, 0), int(match[1]))
-    found = {ref: surely(partial(_read, backend, ref, number)) for ref, number in sorted(highest.items())}
+    found = {
+        ref: retry_if_corrupt(partial(_read, backend, ref, number)) for ref, number in sorted(highest.items())
+    }
     return {ref: target for ref, target in found.items() if target is not None}
 
 
 def write(backend: Backend, ref: str, target: Target | None) -> int:
     """Point `ref` at `target`, or with None at nothing. Durable; the last mover wins. The move's number."""
-    data = _encoded(target)
+    data = _encode(target)
     where = f"{backend.url}/{names.REFS}/{ref}"
-    with translated(where):
+    with translate_errors(where):
         number = max(_numbers(backend, ref), default=0)
         for _ in range(_MAX_TRIES):
             number += 1
@@ -67,9 +69,9 @@ def write(backend: Backend, ref: str, target: Target | None) -> int:
 
 def write_next(backend: Backend, ref: str, number: int, target: Target | None) -> bool:
     """The same, if the move `number` is still the last one; else False."""
-    with translated(f"{backend.url}/{names.REFS}/{ref}"):
+    with translate_errors(f"{backend.url}/{names.REFS}/{ref}"):
         try:
-            backend.publish(_key(ref, number + 1), _encoded(target))
+            backend.publish(_key(ref, number + 1), _encode(target))
         except FileExistsError:
             return False
         return True
@@ -77,7 +79,7 @@ def write_next(backend: Backend, ref: str, number: int, target: Target | None) -
 
 def read_at(backend: Backend, ref: str, number: int) -> Target | None:
     """What `ref` pointed at by the move `number`; nothing before the first."""
-    return surely(partial(_read, backend, ref, number)) if number else None
+    return retry_if_corrupt(partial(_read, backend, ref, number)) if number else None
 
 
 def parse_name(target: Target) -> names.CheckpointName:
@@ -88,7 +90,7 @@ def parse_name(target: Target) -> names.CheckpointName:
     return name
 
 
-def pointing_at(refs: Mapping[str, Target], name: str) -> list[str]:
+def refs_to(refs: Mapping[str, Target], name: str) -> list[str]:
     """The refs that point at the directory `name`, as people call them."""
     return [
         "a pin" if ref.startswith(names.PIN) else f"tag {ref!r}"
@@ -97,7 +99,7 @@ def pointing_at(refs: Mapping[str, Target], name: str) -> list[str]:
     ]
 
 
-def _encoded(target: Target | None) -> bytes:
+def _encode(target: Target | None) -> bytes:
     body = {"schema_version": SCHEMA_VERSION, "target": target and target._asdict()}
     return (strictjson.dumps(body) + "\n").encode("ascii")
 
@@ -115,7 +117,7 @@ def _key(ref: str, number: int) -> str:
 def _read(backend: Backend, ref: str, number: int) -> Target | None:
     key = _key(ref, number)
     source = f"{backend.url}/{key}"
-    with translated(source):
+    with translate_errors(source):
         data = backend.read(key, most=strictjson.MAX_SMALL_BYTES)
     fields = strictjson.Fields(strictjson.loads(data, source), source)
     fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)

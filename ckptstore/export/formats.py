@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ckptstore.backends import open_backend
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
 from ckptstore.format import strictjson
 from ckptstore.read.contents import Contents
-from ckptstore.rllib_formats.networks import Network, acting_network
+from ckptstore.rllib_formats.networks import Network, find_network
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -32,7 +32,7 @@ class Exportable(Protocol):
 
     @property
     def id(self) -> str:
-        """Identity of the save that made it."""
+        """Identity of the save that make it."""
 
     @property
     def version(self) -> str:
@@ -65,12 +65,12 @@ class Exported(NamedTuple):
     """Of a network: the largest one between what the file computed in a trial and what the weights do."""
 
 
-class _Made(NamedTuple):
+class _File(NamedTuple):
     data: bytes
     difference: float | None = None
 
 
-Format = Callable[[Exportable, str], _Made]
+Format = Callable[[Exportable, str], _File]
 """Makes the file of one policy."""
 
 
@@ -98,7 +98,7 @@ def export(
             )
         policy_id = checkpoint.policy_ids[0]
     data, difference = FORMATS[kind](checkpoint, policy_id)
-    with translated(path):
+    with translate_errors(path):
         try:
             open_backend(folder, storage_options).publish(name, data)
         except FileExistsError as error:
@@ -107,7 +107,7 @@ def export(
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The directory and the name of a file to be made."""
+    """The directory and the name of a file to be make."""
     folder, _, name = path.rpartition("/") if "://" in path else os.path.abspath(path).rpartition(os.sep)
     if not name or name in (".", "..") or path.endswith(("/", os.sep)) or folder.endswith(":/"):
         raise InvalidRequest(path, "it names no file", "Name the file to write, such as pol1.npz")
@@ -135,7 +135,7 @@ def _weights(checkpoint: Exportable, policy_id: str, kinds: str, remedy: str) ->
     return arrays
 
 
-def _npz(checkpoint: Exportable, policy_id: str) -> _Made:
+def _npz(checkpoint: Exportable, policy_id: str) -> _File:
     """What `numpy.load` opens. Not by `numpy.savez`, which can't write an array called "file"."""
     arrays = _weights(checkpoint, policy_id, "biufcSU", "Export to safetensors")
     buffer = io.BytesIO()
@@ -144,10 +144,10 @@ def _npz(checkpoint: Exportable, policy_id: str) -> _Made:
             entry = zipfile.ZipInfo(f"{name}.npy")  # of no date: the same weights make the same file
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-    return _Made(buffer.getvalue())
+    return _File(buffer.getvalue())
 
 
-def _safetensors(checkpoint: Exportable, policy_id: str) -> _Made:
+def _safetensors(checkpoint: Exportable, policy_id: str) -> _File:
     try:
         from safetensors.numpy import save
     except ImportError as error:
@@ -161,10 +161,10 @@ def _safetensors(checkpoint: Exportable, policy_id: str) -> _Made:
         raise InvalidRequest(
             f"{checkpoint.name} policy {policy_id!r}", f"safetensors says: {error}", "Export to npz"
         ) from error
-    return _Made(data)
+    return _File(data)
 
 
-def _json(checkpoint: Exportable, policy_id: str) -> _Made:
+def _json(checkpoint: Exportable, policy_id: str) -> _File:
     """Nested lists, for languages without arrays. What JSON has no number for becomes text."""
     arrays = _weights(checkpoint, policy_id, "biufU", "Export to npz or safetensors")
     weights = {
@@ -172,7 +172,7 @@ def _json(checkpoint: Exportable, policy_id: str) -> _Made:
         for name, array in arrays.items()
     }
     body = {**_about(checkpoint, policy_id), "weights": weights}
-    return _Made((strictjson.dumps(body) + "\n").encode("ascii"))
+    return _File((strictjson.dumps(body) + "\n").encode("ascii"))
 
 
 def _finite(value: Any) -> Any:
@@ -184,12 +184,12 @@ def _finite(value: Any) -> Any:
 def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]]) -> Format:
     """The format that `dumps` writes networks in."""
 
-    def made(checkpoint: Exportable, policy_id: str) -> _Made:
+    def make(checkpoint: Exportable, policy_id: str) -> _File:
         network = network_of(checkpoint, policy_id)
         told = about_network(network, _about(checkpoint, policy_id))
-        return _Made(*dumps(network, told, _place(checkpoint, policy_id)))
+        return _File(*dumps(network, told, _place(checkpoint, policy_id)))
 
-    return made
+    return make
 
 
 def _place(checkpoint: Exportable, policy_id: str) -> str:
@@ -229,7 +229,7 @@ def network_of(checkpoint: Exportable, policy_id: str) -> Network:
     found = (state.get("filters") or {}).get(policy_id)
     try:
         _refuse_unseen(state, place)
-        return acting_network(policy, found, place)
+        return find_network(policy, found, place)
     except UnreadableFormat as error:
         raise UnreadableFormat(error.what, error.why, _REMEDY) from error
 

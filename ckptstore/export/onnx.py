@@ -67,8 +67,8 @@ def _model(network: Network, about: Mapping[str, str], opset: int) -> Any:
         helper.make_graph(
             graph.nodes,
             "policy",
-            [graph.described(name, shape) for name, shape in network.inputs.items()],
-            [graph.described(name, shape) for name, shape in network.outputs.items()],
+            [graph.describe_value(name, shape) for name, shape in network.inputs.items()],
+            [graph.describe_value(name, shape) for name, shape in network.outputs.items()],
             graph.initializers,
         ),
         opset_imports=[helper.make_opsetid("", opset)],
@@ -94,7 +94,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
 
-    def described(self, name: str, shape: tuple[int, ...]) -> Any:
+    def describe_value(self, name: str, shape: tuple[int, ...]) -> Any:
         return self._helper.make_tensor_value_info(name, 1, ["batch", *shape])
 
     def add(self, kind: str, inputs: list[str], name: str = "", **attributes: Any) -> str:
@@ -130,7 +130,7 @@ class _Graph:
             return self.add("Mul", [x, self.add("Sigmoid", [x])])
         return x if name == "linear" else self.add({"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}[name], [x])
 
-    def convolved(self, x: str, layers: list[Convolution], active: str) -> str:
+    def convolve(self, x: str, layers: list[Convolution], active: str) -> str:
         x = self.add("Transpose", [x], perm=[0, 3, 1, 2])
         for layer, stride, ((top, bottom), (left, right)) in layers:
             inputs = [x, self.weight(f"{layer}.weight"), self.weight(f"{layer}.bias")]
@@ -163,7 +163,7 @@ class _Graph:
         )
         return names
 
-    def dueling(self, advantage: str, value: str) -> str:
+    def combine_dueling(self, advantage: str, value: str) -> str:
         if self._opset < 18:
             mean = self.add("ReduceMean", [advantage], axes=[-1], keepdims=1)
         else:  # the axes became an input
@@ -174,7 +174,7 @@ class _Graph:
         spread = self.add("Expand", [self.weight(log_std), self.add("Shape", [mean])])
         return self.add("Concat", [mean, spread], axis=-1)
 
-    def clipped(self, x: str, limit: float) -> str:
+    def clip(self, x: str, limit: float) -> str:
         means, deviations = self._split(x, [self._actions, self._actions])
         limits = [self.constant(sign * limit, np.float32) for sign in (-1, 1)]
         return self.add("Concat", [means, self.add("Clip", [deviations, *limits])], axis=-1)

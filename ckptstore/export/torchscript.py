@@ -118,7 +118,7 @@ class _Tensors:
         name = "silu" if name == "swish" else name
         return x if name == "linear" else getattr(self._torch.nn.functional, name)(x)
 
-    def convolved(self, x: Any, layers: list[Convolution], active: str) -> Any:
+    def convolve(self, x: Any, layers: list[Convolution], active: str) -> Any:
         functional = self._torch.nn.functional
         x = x.permute(0, 3, 1, 2)
         for layer, stride, (rows, columns) in layers:
@@ -132,12 +132,12 @@ class _Tensors:
         h, c = self._torch.lstm_cell(x, (h, c), *(self._weights[f"{layer}.{part}"] for part in parts))
         return h, c
 
-    def dueling(self, advantage: Any, value: Any) -> Any:
+    def combine_dueling(self, advantage: Any, value: Any) -> Any:
         return advantage - advantage.mean(dim=-1, keepdim=True) + value
 
     def with_deviation(self, mean: Any, log_std: str) -> Any:
         return self._torch.cat([mean, self._weights[log_std].expand_as(mean)], dim=-1)
 
-    def clipped(self, x: Any, limit: float) -> Any:
+    def clip(self, x: Any, limit: float) -> Any:
         means, deviations = x.chunk(2, dim=-1)
         return self._torch.cat([means, deviations.clamp(-limit, limit)], dim=-1)

@@ -30,30 +30,30 @@ def find(files: Mapping[str, int]) -> list[Place]:
     """
     committed, dead = set[str](), set[str]()
     for path, size in files.items():
-        if (folder := _holding(path, MANIFEST)) is not None:
+        if (folder := _directory_holding(path, MANIFEST)) is not None:
             (committed if size > SMALL_STATE_BYTES else dead).add(folder)
-        elif (folder := _holding(path, RETIRED)) is not None:
+        elif (folder := _directory_holding(path, RETIRED)) is not None:
             dead.add(folder)
-    dead |= {folder for path in files if (folder := _holding(path, CLAIM)) is not None}
-    stores = {folder for path in files if (folder := _holding(path, STORE)) is not None}
-    marked = {folder for path in files if (folder := _marked(path)) is not None}
+    dead |= {folder for path in files if (folder := _directory_holding(path, CLAIM)) is not None}
+    stores = {folder for path in files if (folder := _directory_holding(path, STORE)) is not None}
+    marked = {folder for path in files if (folder := _directory_of_marker(path)) is not None}
     known = committed | dead
     found = [
         folder
         for folder in committed | (marked - known)
         if not any(above in known or above in marked for above in _above(folder))
     ]
-    return [Place(path, path in committed) for path in sorted(_counting(found, committed, stores))]
+    return [Place(path, path in committed) for path in sorted(_without_superseded(found, committed, stores))]
 
 
-def _holding(path: str, file: str) -> str | None:
+def _directory_holding(path: str, file: str) -> str | None:
     """The directory whose `file` the path is; None if it is another file."""
     if path == file:
         return ""
     return path[: -len(file) - 1] if path.endswith(f"/{file}") else None
 
 
-def _marked(path: str) -> str | None:
+def _directory_of_marker(path: str) -> str | None:
     """The directory of a file that RLlib puts at the top of a checkpoint, or of a part of one."""
     folder, _, name = path.rpartition("/")
     if _HIDDEN & set(folder.split("/")):
@@ -68,7 +68,7 @@ def _above(path: str) -> Iterable[str]:
         yield path
 
 
-def _counting(found: Iterable[str], committed: set[str], stores: set[str]) -> list[str]:
+def _without_superseded(found: Iterable[str], committed: set[str], stores: set[str]) -> list[str]:
     """Without what a higher attempt at the same step has superseded."""
     kept: list[str] = []
     attempts: dict[str, list[tuple[CheckpointName, str]]] = {}

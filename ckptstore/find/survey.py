@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity
@@ -58,7 +58,7 @@ class Survey:
         shows nothing at all says nothing about a store that is there.
         """
         self._identity.prove()
-        with translated(self._backend.url):
+        with translate_errors(self._backend.url):
             listed = self._catalog.names()
             if listed:
                 return listed
@@ -89,7 +89,7 @@ class Survey:
                     return self.checkpoint(name, manifest), name != mine[-1]
             return None, bool(mine)
 
-        found = self._settled(look)
+        found = self._look_until_stable(look)
         if found is None:
             raise CheckpointNotFound(
                 f"{self._backend.url} step {step}", "no committed checkpoint has it", "See `ckptstore ls`"
@@ -119,7 +119,7 @@ class Survey:
                 gone = gone or not skipped or skipped[-1].name != str(name)
             return None, gone
 
-        found = self._settled(look)
+        found = self._look_until_stable(look)
         _log(skipped, self._backend.url)
         if found is None and skipped:
             raise CheckpointCorrupt(
@@ -133,7 +133,7 @@ class Survey:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
         self._identity.prove()
         for _ in range(_MAX_TRIES):
-            with translated(self._backend.url):
+            with translate_errors(self._backend.url):
                 scan = self._catalog.scan()
             if not scan and self.names():
                 continue
@@ -154,7 +154,7 @@ class Survey:
             self._backend, str(name), manifest, skipped=skipped, on_load=self._on_load, table=table
         )
 
-    def _settled(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
+    def _look_until_stable(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
         """`look` at listings until one can be believed.
 
         `look` also tells whether something it preferred was listed and not there. That may have been
@@ -188,7 +188,7 @@ class Survey:
                 return None
             problem = manifest if isinstance(manifest, str) else _mismatch(manifest, name, scan[name])
             if problem is not None and isinstance(manifest, Manifest):
-                problem = self._listed_otherwise(name, manifest)
+                problem = self._recheck_listing(name, manifest)
             if problem is not None:
                 skipped.append(Skipped(str(name), problem))
             elif isinstance(manifest, Manifest):
@@ -205,7 +205,7 @@ class Survey:
         gone = {name.step for name in scan} - {name.step for name in _live(scan)}
         if not gone:
             return False
-        with translated(self._backend.url):
+        with translate_errors(self._backend.url):
             return any(name.step in gone and name not in scan for name in self._catalog.names())
 
     def _fetch(self, name: CheckpointName, label: str) -> Manifest | None:
@@ -218,7 +218,7 @@ class Survey:
         except CheckpointCorrupt as error:
             return error.why
 
-    def _listed_otherwise(self, name: CheckpointName, manifest: Manifest) -> str | None:
+    def _recheck_listing(self, name: CheckpointName, manifest: Manifest) -> str | None:
         """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
         return _mismatch(manifest, name, self.checkpoint(name, manifest).listing())
 
@@ -231,7 +231,7 @@ class Survey:
             skipped.append(Skipped(str(name), manifest))
             return None
         checkpoint = self.checkpoint(name, manifest)
-        problem = _mismatch(manifest, name, checkpoint.listing()) and self._listed_otherwise(name, manifest)
+        problem = _mismatch(manifest, name, checkpoint.listing()) and self._recheck_listing(name, manifest)
         if problem is None and verified:
             report = checkpoint.check()
             problem = None if report.ok else report.summary()

@@ -48,7 +48,7 @@ class Stored:
         raise NotImplementedError
 
 
-def pickled(path: str, value: object) -> Item:
+def pickle_item(path: str, value: object) -> Item:
     """A file that holds `value` as an indexed pickle."""
 
     def emit(write: Write) -> Sequence[tuple[int, int]]:
@@ -128,11 +128,11 @@ class Contents:
             literal(".is_checkpoint", b"1\n"),
             literal(".tune_metadata", pickle.dumps(tune_metadata(step), protocol=4)),
             literal(names.RLLIB_JSON, rllib_json("Algorithm", self.policy_ids)),
-            pickled(names.STATE, {} if self.state is UNSET else self.state),
+            pickle_item(names.STATE, {} if self.state is UNSET else self.state),
         ]
         for policy_id, policy in policies.items():
             items += _policy(policy, functools.partial(names.policy_path, policy_id))
-        items += [pickled(names.component_path(name), value) for name, value in components.items()]
+        items += [pickle_item(names.component_path(name), value) for name, value in components.items()]
         return items
 
 
@@ -141,7 +141,7 @@ def _policy(policy: object, path: Callable[[str], str]) -> list[Item]:
         return policy.items(path)
     return [
         literal(path(names.RLLIB_JSON), rllib_json("Policy")),
-        pickled(path(names.POLICY_STATE), policy),
+        pickle_item(path(names.POLICY_STATE), policy),
     ]
 
 

@@ -104,7 +104,7 @@ class Manifest:
         """Payload bytes."""
         return sum(file.size for file in self.files)
 
-    def signed(self, sign: Callable[[bytes], Signature]) -> Manifest:
+    def sign_with(self, sign: Callable[[bytes], Signature]) -> Manifest:
         """The same, vouched for by whoever `sign` signs for."""
         return replace(self, signature=sign(_SIGNED_AS + self._body()))
 

@@ -14,7 +14,7 @@ from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.format.manifest import Manifest
 from ckptstore.logs import logger
-from ckptstore.read.reader import Files, Fill, Reader
+from ckptstore.read.reader import Files, Fill, VerifiedFiles
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -58,7 +58,7 @@ class Contents(Protocol):
         """One policy's weights, however nested."""
 
     def outline(self, policy_id: str) -> tuple[Any, Fill]:
-        """The same with the data of large arrays missing, and what fetches them; see `Reader.outline`."""
+        """Like `weights`, without the data of large arrays, and what fetches them: see `VerifiedFiles`."""
 
     def paths_of(self, policy_id: str) -> list[str]:
         """The files that `policy` would read."""
@@ -67,10 +67,10 @@ class Contents(Protocol):
         """What was inferred, migrated, missing or skipped so far."""
 
 
-class Saved:
+class SavedContents:
     """What `CheckpointStore.save` wrote: everything comes back as it was given."""
 
-    def __init__(self, manifest: Manifest, reader: Reader) -> None:
+    def __init__(self, manifest: Manifest, reader: VerifiedFiles) -> None:
         self._reader = reader
         self.kind = manifest.kind
         self.version = manifest.checkpoint_version
@@ -123,13 +123,13 @@ def _weights(state: Any) -> Any:
     return state.get("weights", state) if isinstance(state, Mapping) else state
 
 
-class Foreign:
+class RllibContents:
     """What RLlib wrote, of whatever release, in the one model of ``docs/model.md``."""
 
     def __init__(self, files: Files) -> None:
         self._label = files.label
         self._lock = threading.RLock()
-        with self._reading():
+        with self._translate_errors():
             self._foreign = eras.open(files.paths(), files.read)
 
     @property
@@ -145,46 +145,46 @@ class Foreign:
     @property
     def ray_version(self) -> str:
         """See `Contents`."""
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.ray_version
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
         """See `Contents`."""
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.policy_ids
 
     def holds(self, policy_id: str) -> bool:
         """See `Contents`."""
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.holds(policy_id)
 
     @property
     def components(self) -> tuple[str, ...]:
         """See `Contents`."""
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.components
 
     def state(self, trusted: bool, mmap: bool) -> Any:
         """See `Contents`."""
         self._check(trusted)
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.state()
 
     def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
         """See `Contents`."""
         self._check(trusted)
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.policy(policy_id)
 
     def component(self, name: str) -> Any:
         """See `Contents`."""
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.component(name)
 
     def weights(self, policy_id: str) -> Any:
         """See `Contents`."""
-        with self._reading():
+        with self._translate_errors():
             return self._foreign.weights(policy_id)
 
     def outline(self, policy_id: str) -> tuple[Any, Fill]:
@@ -193,7 +193,7 @@ class Foreign:
 
     def paths_of(self, policy_id: str) -> list[str]:
         """The file with its weights; what else belongs to it is known once that is read."""
-        with self._reading():
+        with self._translate_errors():
             return [self._foreign.path_of(policy_id)]
 
     def notes(self) -> tuple[eras.Note, ...]:
@@ -201,7 +201,7 @@ class Foreign:
         return self._foreign.notes
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """One thread at a time; and errors name the file in full, not only its path in the checkpoint."""
         with self._lock:
             try:
@@ -222,7 +222,7 @@ class Foreign:
             )
 
 
-class Unknown:
+class UnknownContents:
     """Files of another program: they travel, but what they mean only that program knows."""
 
     kind = "Directory"
@@ -266,19 +266,19 @@ class Unknown:
         return ()
 
 
-def committed(manifest: Manifest, reader: Reader) -> Contents:
+def contents_of(manifest: Manifest, reader: VerifiedFiles) -> Contents:
     """What the files of a committed checkpoint mean."""
     if manifest.origin == "save":
-        return Saved(manifest, reader)
-    return Unknown() if manifest.kind == Unknown.kind else Foreign(reader)
+        return SavedContents(manifest, reader)
+    return UnknownContents() if manifest.kind == UnknownContents.kind else RllibContents(reader)
 
 
 def describe(files: Files) -> Contents:
     """What files about to be committed mean: RLlib's, or unknown."""
     try:
-        return Foreign(files)
+        return RllibContents(files)
     except UnreadableFormat:
-        return Unknown()
+        return UnknownContents()
     except CheckpointError as error:
         logger.warning("committed as plain files, for what looks like RLlib's is damaged: %s", error)
-        return Unknown()
+        return UnknownContents()

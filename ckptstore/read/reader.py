@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ckptstore.backends.base import Backend
-from ckptstore.backends.translate import fitting, surely, translated
+from ckptstore.backends.translate import explain_memory_error, retry_if_corrupt, translate_errors
 from ckptstore.codec.indexed.read import load_trusted, skeleton
 from ckptstore.codec.pickles import safe
 from ckptstore.errors import (
@@ -68,10 +68,10 @@ def fetch_manifest(
 
     Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
     """
-    return surely(lambda: _fetch_manifest(backend, prefix, label, check))
+    return retry_if_corrupt(lambda: _fetch_manifest(backend, prefix, label, check))
 
 
-def vouched_manifest(
+def require_manifest(
     backend: Backend, prefix: str, label: str, trust: manifests.Check | None
 ) -> Manifest | None:
     """The same; CheckpointUntrusted if there is none, where `trust` says that there has to be one."""
@@ -86,7 +86,7 @@ def _fetch_manifest(
 ) -> Manifest | None:
     key = _key(prefix, names.MANIFEST)
     source = f"{label}/{names.MANIFEST}"
-    with translated(source):
+    with translate_errors(source):
         try:
             data = backend.read(key, most=strictjson.MAX_BYTES)
         except FileNotFoundError:
@@ -144,7 +144,7 @@ class Files(Protocol):
         """The same, piece by piece."""
 
 
-class Unverified:
+class UnverifiedFiles:
     """The files of a directory that no manifest vouches for, as they are now."""
 
     def __init__(self, backend: Backend, listing: Mapping[str, int], prefix: str = "") -> None:
@@ -160,18 +160,18 @@ class Unverified:
 
     def read(self, path: str) -> bytes:
         """The bytes of the file `path`."""
-        with translated(f"{self.label}/{path}"), fitting(f"{self.label}/{path}"):
+        with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
             return self._backend.read(_key(self._prefix, path))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The same, piece by piece."""
         for start in range(0, self._listing[path], PART_BYTES):
             stop = min(start + PART_BYTES, self._listing[path])
-            with translated(f"{self.label}/{path}"):
+            with translate_errors(f"{self.label}/{path}"):
                 yield self._backend.read(_key(self._prefix, path), start, stop)
 
 
-class Reader:
+class VerifiedFiles:
     """Reads the files of one committed checkpoint; nothing leaves it unverified. Thread-safe."""
 
     def __init__(
@@ -207,12 +207,12 @@ class Reader:
 
     def parts_bytes(self) -> bytes:
         """The verified bytes of ``parts.json``."""
-        return surely(self._parts_bytes)
+        return retry_if_corrupt(self._parts_bytes)
 
     def _parts_bytes(self) -> bytes:
         said = self.manifest.parts
         key, most = _key(self.prefix, names.PARTS), min(said.size, strictjson.MAX_BYTES)
-        data = self._guarded(names.PARTS, lambda: self.backend.read(key, most=most))
+        data = self._explain_missing(names.PARTS, lambda: self.backend.read(key, most=most))
         if len(data) != said.size or digest(data) != said.digest:
             raise self._corrupt(names.PARTS, "its digest does not match the manifest")
         return data
@@ -229,7 +229,7 @@ class Reader:
     def fetch(self, path: str) -> memoryview:
         """The verified bytes of the file `path`, in private memory."""
         file = self._file(path)
-        with fitting(f"{self.label}/{path}"):
+        with explain_memory_error(f"{self.label}/{path}"):
             view = fresh(file.size)
         self._fetch_into(view, path, file.parts)
         return view
@@ -239,13 +239,13 @@ class Reader:
 
         def one(batch: Sequence[Part]) -> None:
             start, stop = batch[0].offset, batch[-1].offset + batch[-1].length
-            self._guarded(
+            self._explain_missing(
                 path, lambda: self.backend.read_into(_key(self.prefix, path), start, view[start:stop])
             )
             for part in batch:
                 self._check(path, part, view[part.offset : part.offset + part.length])
 
-        run_all(lambda batch: surely(lambda: one(batch)), list(_batches(wanted)), self.concurrency)
+        run_all(lambda batch: retry_if_corrupt(lambda: one(batch)), list(_batches(wanted)), self.concurrency)
 
     def outline(self, path: str) -> tuple[object, Fill]:
         """The object in the pickle `path` with the data of large arrays missing, and what fetches them.
@@ -257,7 +257,7 @@ class Reader:
         spans = {span.offset: span for span in file.arrays}
         # Small arrays between come along: another request costs more than they do.
         large = {span.offset for span in file.arrays if span.length > _WORTH_LEAVING_OUT}
-        with fitting(f"{self.label}/{path}"):
+        with explain_memory_error(f"{self.label}/{path}"):
             view = fresh(file.size)  # pages that are never touched take no memory
         missing: list[Part] = []
         now: list[Part] = []
@@ -292,7 +292,7 @@ class Reader:
     def stream(self, path: str) -> Iterator[bytes]:
         """The verified bytes of the file `path`, part by part."""
         for part in self._file(path).parts:
-            yield surely(partial(self._read_part, path, part))
+            yield retry_if_corrupt(partial(self._read_part, path, part))
 
     def decode(self, path: str, trusted: bool = False, mmap: bool = False) -> object:
         """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
@@ -340,7 +340,7 @@ class Reader:
         mapper: Callable[[str], memoryview] | None = getattr(self.backend, "map", None)
         if mapper is None:
             return self.fetch(path)
-        view = self._guarded(path, lambda: mapper(_key(self.prefix, path)))
+        view = self._explain_missing(path, lambda: mapper(_key(self.prefix, path)))
         if len(view) != self._file(path).size:
             raise self._corrupt(path, f"it has {len(view)} bytes, not {self._file(path).size}")
         return view
@@ -371,7 +371,7 @@ class Reader:
                 raise self._corrupt(path, f"it has {listing[path]} bytes, not {done}")
             return done
 
-        def tried(path: str) -> int | str:
+        def try_file(path: str) -> int | str:
             try:
                 return one(path)
             except CheckpointCorrupt as error:
@@ -381,7 +381,7 @@ class Reader:
             self.parts  # noqa: B018  # everything else is checked against it
         except CheckpointCorrupt as error:
             return VerifyReport(self.label, 0, 0, (f"{names.PARTS}: {error.why}", *problems))
-        for result in run_all(tried, list(self._files), self.concurrency):
+        for result in run_all(try_file, list(self._files), self.concurrency):
             if isinstance(result, str):
                 problems.append(result)
             else:
@@ -396,7 +396,9 @@ class Reader:
 
     def _read_part(self, path: str, part: Part) -> bytes:
         key = _key(self.prefix, path)
-        data = self._guarded(path, lambda: self.backend.read(key, part.offset, part.offset + part.length))
+        data = self._explain_missing(
+            path, lambda: self.backend.read(key, part.offset, part.offset + part.length)
+        )
         self._check(path, part, memoryview(data))
         return data
 
@@ -406,10 +408,10 @@ class Reader:
                 path, f"the digest of bytes {part.offset} to {part.offset + part.length} does not match"
             )
 
-    def _guarded(self, path: str, read: Callable[[], _T]) -> _T:
+    def _explain_missing(self, path: str, read: Callable[[], _T]) -> _T:
         """`read()`, with a missing or short file explained: deleted meanwhile, or damaged."""
         try:
-            with translated(f"{self.label}/{path}"), fitting(f"{self.label}/{path}"):
+            with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
                 return read()
         except (CheckpointCorrupt, FileNotFoundError) as error:
             why = "it is missing" if isinstance(error, FileNotFoundError) else error.why

@@ -98,7 +98,7 @@ def sniff(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) 
     CheckpointCorrupt if a part that makes it one is missing.
     """
     info: dict[str, Any] = next((load_json(name) for name in _ROOT_JSONS if name in files), {})
-    clues = _Clues(files, info, _claimed_version(info), [])
+    clues = _Clues(files, info, _version_in(info), [])
     for find in (_tree, _policy, _algorithm, _learner_json, _v0):
         if (found := find(clues)) is not None:
             notes = (*clues.notes, *_copies(files, found.state_file))
@@ -114,7 +114,7 @@ def _copies(files: Mapping[str, int], path: str) -> Iterator[Note]:
             yield Note("skipped", other, f"{path} is read instead, as RLlib itself would")
 
 
-def _claimed_version(info: dict[str, Any]) -> str | None:
+def _version_in(info: dict[str, Any]) -> str | None:
     """The version that the JSON states; UnreadableFormat if it is newer than all known ones."""
     raw = info.get("checkpoint_version")
     if raw is None:
@@ -148,7 +148,7 @@ def _tree(clues: _Clues) -> Sniffed | None:
     torch = any(path.endswith("module_state.pt") for path in files)
     version = clues.version(_TREES, "2.0" if torch else "2.1")
 
-    def found(kind: str, stem: str, modules: str | None, learner: str | None) -> Sniffed:
+    def build(kind: str, stem: str, modules: str | None, learner: str | None) -> Sniffed:
         path = state_file(files, stem, ("msgpack", "pkl", "pt"))
         if path is None:
             raise CheckpointCorrupt(f"{stem}.pkl", f"the state of this {kind} is not there")
@@ -162,15 +162,15 @@ def _tree(clues: _Clues) -> Sniffed | None:
                 " with random ones)",
             )
         learner = "learner_group/learner"
-        return found("Algorithm", "algorithm_state", f"{learner}/rl_module", learner)
+        return build("Algorithm", "algorithm_state", f"{learner}/rl_module", learner)
     if state_file(files, "module_state"):  # asked before the others: a module may be called "learner"
         multi = bool(module_files(files, "", version))
-        return found("MultiRLModule" if multi else "RLModule", "module_state", "" if multi else None, None)
+        return build("MultiRLModule" if multi else "RLModule", "module_state", "" if multi else None, None)
     if below(files, "learner/"):
-        return found("LearnerGroup", "state", "learner/rl_module", "learner")
+        return build("LearnerGroup", "state", "learner/rl_module", "learner")
     if below(files, "rl_module/"):
-        return found("Learner", "state", "rl_module", "")
-    return found("Checkpointable", "state", None, None)
+        return build("Learner", "state", "rl_module", "")
+    return build("Checkpointable", "state", None, None)
 
 
 def _policy(clues: _Clues) -> Sniffed | None:

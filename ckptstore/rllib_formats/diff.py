@@ -96,11 +96,11 @@ def diff_weights(
     for name in sorted(before.keys() | after.keys()):
         a, b = before.get(name), after.get(name)
         if a is None or b is None or a.shape != b.shape:
-            found.append(ArrayDifference(policy_id, name, _spelled(a), _spelled(b), None, None))
+            found.append(ArrayDifference(policy_id, name, _spell(a), _spell(b), None, None))
             continue
         if a.dtype != b.dtype or not _equal(a, b):
             l2, largest = _distance(a, b)
-            found.append(ArrayDifference(policy_id, name, _spelled(a), _spelled(b), l2, largest))
+            found.append(ArrayDifference(policy_id, name, _spell(a), _spell(b), l2, largest))
     return found
 
 
@@ -114,12 +114,12 @@ def diff_config(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Con
         a, b = before.get(key, MISSING), after.get(key, MISSING)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += [item._replace(key=f"{key}/{item.key}") for item in diff_config(a, b)]
-        elif not _same(_named(a), _named(b)):
+        elif not _same(_by_name(a), _by_name(b)):
             found.append(ConfigDifference(str(key), a, b))
     return found
 
 
-def _spelled(array: Any) -> str:
+def _spell(array: Any) -> str:
     return "" if array is None else f"{array.dtype} {array.shape}"
 
 
@@ -139,7 +139,7 @@ def _distance(a: Any, b: Any) -> tuple[float | None, float | None]:
         return float(np.linalg.norm(delta)), float(delta.max(initial=0.0))
 
 
-def _named(value: Any) -> Any:
+def _by_name(value: Any) -> Any:
     return class_name(value) if isinstance(value, Opaque) and value.is_reference else value
 
 

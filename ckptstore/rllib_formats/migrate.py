@@ -44,7 +44,7 @@ def lay_out(
     if to not in VERSIONS:
         raise InvalidRequest("to", f"{to!r} can't be written", f"Use one of {', '.join(VERSIONS)}")
     for change in steps:
-        model = _changed(change, model, notes)
+        model = _apply(change, model, notes)
     laid = _WRITERS[to](kind, model)
     notes += laid.notes
     return model, laid
@@ -58,7 +58,7 @@ def fingerprint(files: Mapping[str, int]) -> str:
     return _FOREIGN + digest("".join(f"{path}\0{size}\n" for path, size in sorted(files.items())).encode())
 
 
-def left_out(notes: Sequence[Note], place: str) -> list[str]:
+def describe_skipped(notes: Sequence[Note], place: str) -> list[str]:
     """What reading passed over below `place`, such as a model that was exported for its framework."""
     return [f"{note.path}: {note.text}" for note in notes if note.kind == "skipped" and _below(note, place)]
 
@@ -67,7 +67,7 @@ def _below(note: Note, place: str) -> bool:
     return note.path == place or note.path.startswith(f"{place}/")
 
 
-def _changed(change: Step, model: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _apply(change: Step, model: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     name = getattr(change, "__name__", type(change).__name__)
     fields = tuple(model)
     changed = change(model)

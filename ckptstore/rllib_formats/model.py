@@ -67,7 +67,7 @@ def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any
         "policy_class": class_name(ctor.get("class")),
         "weights": weights(raw.get("module_state"), source),
         "optimizer": {
-            str(name).removeprefix(f"{policy_id}_"): _unwrapped(item)
+            str(name).removeprefix(f"{policy_id}_"): _unwrap(item)
             for name, item in _dict(raw.get("optimizer")).items()
         },
         "global_timestep": _integer(old.get("global_timestep")),
@@ -217,7 +217,7 @@ def _policies_to_train(config: dict[str, Any], worker: dict[str, Any]) -> Any:
     return ids if ids is not None else worker.get("is_policy_to_train")
 
 
-def _unwrapped(item: Any) -> Any:
+def _unwrap(item: Any) -> Any:
     if isinstance(item, dict) and item.keys() == {"module_id", "state"}:
         return item["state"]
     return item

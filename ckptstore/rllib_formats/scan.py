@@ -132,7 +132,7 @@ def scan(files: Mapping[str, int], read: Callable[[str], bytes]) -> tuple[Use, .
     A file that can't be decoded is itself reported as code: whatever it is, it is not what RLlib writes.
     """
     found: list[Use] = []
-    called = _called_state(files, read)
+    called = _find_state_files(files, read)
     for path in sorted(files):
         name = path.rpartition("/")[2]
         if not name.endswith(_ENDINGS) and not name.startswith("checkpoint-") and path not in called:
@@ -146,7 +146,7 @@ def scan(files: Mapping[str, int], read: Callable[[str], bytes]) -> tuple[Use, .
     return tuple(sorted(found, key=lambda use: (order[use.rank], use.path, use.name)))
 
 
-def _called_state(files: Mapping[str, int], read: Callable[[str], bytes]) -> set[str]:
+def _find_state_files(files: Mapping[str, int], read: Callable[[str], bytes]) -> set[str]:
     """Files that RLlib unpickles because the JSON beside them says so, whatever their names."""
     found = set()
     for path in files:

@@ -53,13 +53,13 @@ class Source:
 
         The name says nothing about the latter two: Ray 2.33 to 2.40 call ordinary pickles ``.pt``.
         """
-        return self._decoded(path, self.data(path))
+        return self._decode(path, self.data(path))
 
-    def nested(self, path: str, field: str, data: bytes) -> Any:
+    def decode_nested(self, path: str, field: str, data: bytes) -> Any:
         """What the pickle `data` holds, which stands under `field` inside `path`."""
-        return self._decoded(f"{path}[{field!r}]", data)
+        return self._decode(f"{path}[{field!r}]", data)
 
-    def _decoded(self, path: str, data: bytes) -> Any:
+    def _decode(self, path: str, data: bytes) -> Any:
         try:
             if path.endswith((".msgpck", ".msgpack")):
                 value = rllib_msgpack.loads(data)
@@ -72,7 +72,7 @@ class Source:
             why = ": ".join(part for part in (error.what, error.why) if part)
             raise UnsafeContent(path, why, error.remedy or _REMEDY) from error
 
-    def mapping(self, path: str) -> dict[Any, Any]:
+    def read_mapping(self, path: str) -> dict[Any, Any]:
         """What `path` holds, which must be a dict."""
         value = self.value(path)
         if not isinstance(value, dict):

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ckptstore import logs
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.format.names import CheckpointName, relative_path
 from ckptstore.format.parts import FileParts
-from ckptstore.read.contents import Contents, Foreign, Unknown
-from ckptstore.read.reader import Unverified
-from ckptstore.save.save import Request, vouched
+from ckptstore.read.contents import Contents, RllibContents, UnknownContents
+from ckptstore.read.reader import UnverifiedFiles
+from ckptstore.save.save import Request, build_manifest
 from ckptstore.save.writing import Hasher, run_all
 
 
@@ -25,19 +25,19 @@ def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency:
     created = datetime.datetime.now(datetime.timezone.utc)
 
     def vouch(files: Mapping[str, int]) -> tuple[bytes, bytes]:
-        lying = Unverified(backend, files, str(name))
-        found = _described(lying)
+        lying = UnverifiedFiles(backend, files, str(name))
+        found = _describe(lying)
         told = replace(request, kind=found.kind, policies=found.policy_ids, checkpoint_version=found.version)
         paths = [relative_path(path, lying.label) for path in sorted(files)]
-        hashed = run_all(lambda path: _hashed(lying, path), paths, concurrency)
-        table, manifest = vouched(uuid.uuid4().hex, created, told, hashed)
+        hashed = run_all(lambda path: _hash(lying, path), paths, concurrency)
+        table, manifest = build_manifest(uuid.uuid4().hex, created, told, hashed)
         return table, manifest.dump()
 
-    with logs.timed("adopted", f"{backend.url}/{name}"), translated(f"{backend.url}/{name}"):
+    with logs.log_time("adopted", f"{backend.url}/{name}"), translate_errors(f"{backend.url}/{name}"):
         catalog.adopt(name, vouch)
 
 
-def _hashed(files: Unverified, path: str) -> FileParts:
+def _hash(files: UnverifiedFiles, path: str) -> FileParts:
     hasher, last = Hasher(), b""
     for data in files.stream(path):
         hasher.write(memoryview(data))
@@ -47,11 +47,11 @@ def _hashed(files: Unverified, path: str) -> FileParts:
     return hasher.finish(path)
 
 
-def _described(files: Unverified) -> Contents:
+def _describe(files: UnverifiedFiles) -> Contents:
     """What they are: RLlib's, or another program's. What looks like RLlib's and is damaged is refused."""
     try:
-        return Foreign(files)
+        return RllibContents(files)
     except UnreadableFormat as error:
         if error.what != files.label:  # a part of it, such as a version newer than any known
             raise
-        return Unknown()
+        return UnknownContents()

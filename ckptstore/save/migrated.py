@@ -76,7 +76,7 @@ def commit(
     """Write and commit `items`. CheckpointExists if the step is taken."""
     identity.prove()
     backend = catalog.backend
-    with logs.timed("migrated", f"{backend.url}/{CheckpointName(request.step)}") as done:
+    with logs.log_time("migrated", f"{backend.url}/{CheckpointName(request.step)}") as done:
         with Save(catalog, request.step, request.if_exists, concurrency) as save:
             files = save.write(items)
             name, manifest = save.commit(request, files)

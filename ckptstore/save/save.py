@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, SupportsIndex
 
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.base import Attempt, Catalog, Check, IfExists, allow
 from ckptstore.errors import InvalidRequest
 from ckptstore.format import metrics as metric_values
@@ -85,7 +85,7 @@ class Save:
         self._concurrency = concurrency
         self._created = datetime.datetime.now(datetime.timezone.utc)
         self._sealed = False
-        with translated(catalog.backend.url):
+        with translate_errors(catalog.backend.url):
             self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex, check)
 
     def __enter__(self) -> Save:
@@ -110,7 +110,7 @@ class Save:
         CheckpointGone if one that files were taken over from was deleted meanwhile: nothing is saved then.
         """
         reuse = Reuse(self.attempt, self._catalog.backend, base, seen or Seen(), progress)
-        with translated(self._catalog.backend.url):
+        with translate_errors(self._catalog.backend.url):
             files = write_items(self.attempt.create, items, self._concurrency, progress, reuse)
         reuse.check()
         return files
@@ -121,19 +121,19 @@ class Save:
 
         def one(path: str) -> FileParts:
             hasher = Hasher()
-            copied(path, os.path.join(directory, path)).emit(hasher.write)
+            copy_item(path, os.path.join(directory, path)).emit(hasher.write)
             return hasher.finish(path)
 
         return run_all(one, paths, self._concurrency)
 
     def commit(self, request: Request, files: Sequence[FileParts]) -> tuple[names.CheckpointName, Manifest]:
         """Write ``parts.json`` and then, as the last thing, the manifest."""
-        table, manifest = vouched(self.attempt.id, self._created, request, files)
+        table, manifest = build_manifest(self.attempt.id, self._created, request, files)
         return self.commit_as(manifest, table)
 
     def commit_as(self, manifest: Manifest, table: bytes) -> tuple[names.CheckpointName, Manifest]:
         """Commit a manifest that exists already, with the ``parts.json`` it vouches for."""
-        with translated(self._catalog.backend.url):
+        with translate_errors(self._catalog.backend.url):
             with self.attempt.create(names.PARTS) as sink:
                 sink.write(table)
             data = manifest.dump()
@@ -141,7 +141,7 @@ class Save:
             return self.attempt.commit(data), manifest
 
 
-def vouched(
+def build_manifest(
     attempt_id: str, created: datetime.datetime, request: Request, files: Sequence[FileParts]
 ) -> tuple[bytes, Manifest]:
     """What makes `files` a checkpoint: its ``parts.json`` and its manifest, signed if that is asked for."""
@@ -162,15 +162,15 @@ def vouched(
         files=tuple(sorted(File(file.path, file.size, file.digest) for file in files)),
         parts=File(names.PARTS, len(table), digest(table)),
     )
-    return table, manifest.signed(request.sign) if request.sign is not None else manifest
+    return table, manifest.sign_with(request.sign) if request.sign is not None else manifest
 
 
-def copied(path: str, source: str) -> Item:
+def copy_item(path: str, source: str) -> Item:
     """A file with the bytes of the local file `source`, cut into parts of a fixed size."""
 
     def emit(write: Write) -> Sequence[tuple[int, int]]:
         buffer = memoryview(bytearray(PART_BYTES))
-        with translated(source), open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with translate_errors(source), open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             while count := file.readinto(buffer):
                 write(buffer[:count])
         return ()
@@ -196,7 +196,7 @@ def model_items(contents: Contents, models: Mapping[str, str | os.PathLike[str]]
         else:
             raise InvalidRequest(what, f"{path!r} is no file or directory", "Export the model first")
         items += [
-            copied(contents.policy_path(policy_id, f"model/{name}"), file) for name, file in files.items()
+            copy_item(contents.policy_path(policy_id, f"model/{name}"), file) for name, file in files.items()
         ]
     return items
 
@@ -206,7 +206,7 @@ def local_files(directory: str) -> list[str]:
 
     A link would be followed by whoever reads the checkpoint later, on another machine.
     """
-    with translated(directory):
+    with translate_errors(directory):
         return sorted(_plain_files(directory))
 
 

@@ -112,7 +112,7 @@ def write_items(
     An item for which `reuse` gives its parts is there already. The first failure stops the rest and is
     raised.
     """
-    with hashing() as hashers:
+    with hash_pool() as hashers:
 
         def one(item: Item) -> FileParts:
             if (reused := reuse(item)) is not None:
@@ -125,7 +125,7 @@ def write_items(
 
 
 @contextmanager
-def hashing() -> Iterator[Executor]:
+def hash_pool() -> Iterator[Executor]:
     """Threads that hash: as many as there are cores."""
     with ThreadPoolExecutor(os.cpu_count() or 1, "ckptstore-hash") as pool:
         yield pool

@@ -80,7 +80,7 @@ class CrashingDisk(Disk):
                 os.write(fd, view[: len(view) // 2])
             raise
 
-    def opened(self, fd: int) -> int:
+    def on_open(self, fd: int) -> int:
         """Remember `fd`."""
         self._open.add(fd)
         return fd
@@ -150,7 +150,7 @@ class PowerCutDisk(CrashingDisk):
             change.close()
         shutil.rmtree(self._scratch)
 
-    def _changed(self, undo: Callable[..., object], *directories: Directory) -> None:
+    def _note_change(self, undo: Callable[..., object], *directories: Directory) -> None:
         """Note a change. `undo` is given the directories, which stay open whatever they are called."""
         # Opened anew: a duplicate would share, and so keep, the lock of a process that died.
         places = tuple(
@@ -172,14 +172,14 @@ class PowerCutDisk(CrashingDisk):
     def mkdir(self, parent: Directory, name: str) -> None:
         """Make a directory that is lost until `parent` is synced."""
         super().mkdir(parent, name)
-        self._changed(lambda place: Disk().remove_tree(place, name), parent)
+        self._note_change(lambda place: Disk().remove_tree(place, name), parent)
 
     def create(self, parent: Directory, name: str) -> int:
         """Create a file whose name is lost until `parent` is synced, and whose bytes until it is."""
         fd = super().create(parent, name)
         own = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=parent.fd)
         self._sizes[identity(os.fstat(fd))] = (own, 0)
-        self._changed(lambda place: os.unlink(name, dir_fd=place.fd), parent)
+        self._note_change(lambda place: os.unlink(name, dir_fd=place.fd), parent)
         return fd
 
     def fsync(self, fd: int) -> None:
@@ -204,16 +204,16 @@ class PowerCutDisk(CrashingDisk):
         """Move a name, which is taken back until both directories are synced."""
         kept = self._keep(target_dir, target)
         super().rename(source_dir, source, target_dir, target)
-        self._moved(source_dir, source, target_dir, target, kept)
+        self._note_move(source_dir, source, target_dir, target, kept)
 
     def rename_noreplace(
         self, source_dir: Directory, source: str, target_dir: Directory, target: str
     ) -> None:
         """Move a name, which is taken back until both directories are synced."""
         super().rename_noreplace(source_dir, source, target_dir, target)
-        self._moved(source_dir, source, target_dir, target, None)
+        self._note_move(source_dir, source, target_dir, target, None)
 
-    def _moved(
+    def _note_move(
         self, source_dir: Directory, source: str, target_dir: Directory, target: str, kept: str | None
     ) -> None:
         def undo(origin: Directory, place: Directory) -> None:
@@ -221,19 +221,19 @@ class PowerCutDisk(CrashingDisk):
             if kept:
                 os.rename(kept, target, dst_dir_fd=place.fd)
 
-        self._changed(undo, source_dir, target_dir)
+        self._note_change(undo, source_dir, target_dir)
 
     def link(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
         """Add a name that is lost until its directory is synced."""
         super().link(source_dir, source, target_dir, target)
-        self._changed(lambda place: os.unlink(target, dir_fd=place.fd), target_dir)
+        self._note_change(lambda place: os.unlink(target, dir_fd=place.fd), target_dir)
 
     def unlink(self, parent: Directory, name: str) -> None:
         """Remove a name that comes back until `parent` is synced."""
         kept = self._keep(parent, name)
         super().unlink(parent, name)
         if kept:
-            self._changed(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
+            self._note_change(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
 
     def rmdir(self, parent: Directory, name: str) -> None:
         """Remove a directory that comes back until `parent` is synced.
@@ -246,7 +246,7 @@ class PowerCutDisk(CrashingDisk):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
         kept = os.path.join(self._scratch, f"d{len(self.changes)}")
         os.rename(name, kept, src_dir_fd=parent.fd)
-        self._changed(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
+        self._note_change(lambda place: os.rename(kept, name, dst_dir_fd=place.fd), parent)
 
 
 class CrashingBackend:
@@ -324,7 +324,7 @@ class _CrashingSink:
             self._backend._change("write", self._key, lambda: self._sink.__exit__(None, None, None))
 
 
-def _interrupted(backend: Backend, key: str, data: bytes) -> None:
+def _publish_interrupted(backend: Backend, key: str, data: bytes) -> None:
     with backend.write(key) as sink:
         sink.write(data)
         raise KeyboardInterrupt
@@ -446,7 +446,7 @@ class BackendTests:
         self, backend: Backend, side_door: SideDoor
     ) -> None:
         with pytest.raises(KeyboardInterrupt):
-            _interrupted(backend, "d/cut.bin", b"half of it")
+            _publish_interrupted(backend, "d/cut.bin", b"half of it")
         assert side_door("d/cut.bin") is None
         assert [entry.key for entry in backend.list()] == []
 
@@ -463,7 +463,7 @@ class BackendTests:
 
     def test_a_large_file_cut_short_leaves_nothing(self, backend: Backend, side_door: SideDoor) -> None:
         with pytest.raises(KeyboardInterrupt):
-            _interrupted(backend, "large.bin", bytes(self.large_bytes))
+            _publish_interrupted(backend, "large.bin", bytes(self.large_bytes))
         assert side_door("large.bin") is None
         assert backend.list() == []
 
@@ -554,7 +554,7 @@ class CatalogTests:
         return attempt.commit(manifest_bytes(attempt.id)), attempt.id
 
     @staticmethod
-    def committed(catalog: Catalog) -> dict[CheckpointName, str]:
+    def list_committed(catalog: Catalog) -> dict[CheckpointName, str]:
         """What is committed, with the id that its manifest *and* every payload file carry."""
         found = {}
         for name, files in catalog.scan().items():
@@ -568,10 +568,10 @@ class CatalogTests:
 
     def test_a_commit_makes_a_checkpoint(self, catalog: Catalog) -> None:
         attempt = self.start(catalog, 100)
-        assert self.committed(catalog) == {}
+        assert self.list_committed(catalog) == {}
         name = attempt.commit(manifest_bytes(attempt.id))
         assert name == CheckpointName(100)
-        assert self.committed(catalog) == {name: attempt.id}
+        assert self.list_committed(catalog) == {name: attempt.id}
         assert catalog.names() == [name]
         assert catalog.scan()[name]["algorithm_state.pkl"] == len(attempt.id)
 
@@ -579,7 +579,7 @@ class CatalogTests:
         for step in (1000000, 7, 100000, 999999):
             self.save(catalog, step)
         assert [name.step for name in catalog.names()] == [7, 100000, 999999, 1000000]
-        assert list(self.committed(catalog)) == catalog.names()
+        assert list(self.list_committed(catalog)) == catalog.names()
 
     @pytest.mark.parametrize("if_exists", ["error", "return"])
     def test_a_taken_step_is_refused(self, catalog: Catalog, if_exists: IfExists) -> None:
@@ -587,27 +587,27 @@ class CatalogTests:
         with pytest.raises(CheckpointExists) as caught:
             catalog.begin(5, if_exists, "other")
         assert caught.value.what == str(name)
-        assert self.committed(catalog) == {name: attempt_id}
+        assert self.list_committed(catalog) == {name: attempt_id}
 
     def test_replace_supersedes(self, catalog: Catalog) -> None:
         self.save(catalog, 5)
         for attempt in (1, 2, 3):
             name, attempt_id = self.save(catalog, 5, "replace")
             assert name == CheckpointName(5, attempt)
-            assert self.committed(catalog) == {name: attempt_id}
+            assert self.list_committed(catalog) == {name: attempt_id}
 
     def test_a_longer_number_is_another_step(self, catalog: Catalog) -> None:
         long, long_id = self.save(catalog, 1000000)
         short, short_id = self.save(catalog, 100000)
-        assert self.committed(catalog) == {short: short_id, long: long_id}
+        assert self.list_committed(catalog) == {short: short_id, long: long_id}
         catalog.delete(short, lambda: None)
-        assert self.committed(catalog) == {long: long_id}
+        assert self.list_committed(catalog) == {long: long_id}
 
     def test_a_foreign_directory_is_passed_over(self, catalog: Catalog) -> None:
         catalog.backend.publish("checkpoint_000005/algorithm_state.pkl", b"Ray's")
         name, attempt_id = self.save(catalog, 5)
         assert name == CheckpointName(5, 1)
-        assert self.committed(catalog) == {name: attempt_id}
+        assert self.list_committed(catalog) == {name: attempt_id}
         catalog.sweep(0)
         assert catalog.backend.read("checkpoint_000005/algorithm_state.pkl") == b"Ray's"
 
@@ -615,16 +615,16 @@ class CatalogTests:
         attempt = self.start(catalog, 5)
         attempt.abandon()
         attempt.abandon()
-        assert self.committed(catalog) == {}
+        assert self.list_committed(catalog) == {}
         with pytest.raises((SaveAborted, CheckpointExists)):
             attempt.commit(manifest_bytes(attempt.id))
         _, attempt_id = self.save(catalog, 5)
-        assert list(self.committed(catalog).values()) == [attempt_id]
+        assert list(self.list_committed(catalog).values()) == [attempt_id]
 
     def test_a_crashed_attempt_blocks_nobody(self, catalog: Catalog) -> None:
         self.start(catalog, 5)  # and nothing more is ever heard of it
         _, attempt_id = self.save(catalog, 5)
-        assert list(self.committed(catalog).values()) == [attempt_id]
+        assert list(self.list_committed(catalog).values()) == [attempt_id]
 
     def test_of_two_attempts_one_commits(self, catalog: Catalog) -> None:
         first, second = self.start(catalog, 5), self.start(catalog, 5)
@@ -634,7 +634,7 @@ class CatalogTests:
                 attempt.commit(manifest_bytes(attempt.id))
                 won.append(attempt.id)
         assert len(won) == 1
-        assert list(self.committed(catalog).values()) == won
+        assert list(self.list_committed(catalog).values()) == won
 
     def test_a_race_has_one_winner(self, catalog: Catalog) -> None:
         barrier = threading.Barrier(6)
@@ -649,17 +649,17 @@ class CatalogTests:
         with ThreadPoolExecutor(6) as pool:
             won = [winner for winner in pool.map(race, range(6)) if winner]
         assert len(won) == 1
-        assert list(self.committed(catalog).values()) == won
+        assert list(self.list_committed(catalog).values()) == won
 
     def test_delete_removes_it_for_good(self, catalog: Catalog) -> None:
         name, _ = self.save(catalog, 5)
         kept, kept_id = self.save(catalog, 6)
         catalog.delete(name, lambda: None)
-        assert self.committed(catalog) == {kept: kept_id}
+        assert self.list_committed(catalog) == {kept: kept_id}
         with pytest.raises(CheckpointGone):
             catalog.delete(name, lambda: None)
         again, again_id = self.save(catalog, 5)
-        assert self.committed(catalog) == {again: again_id, kept: kept_id}
+        assert self.list_committed(catalog) == {again: again_id, kept: kept_id}
 
     def test_what_check_protects_stays(self, catalog: Catalog) -> None:
         name, attempt_id = self.save(catalog, 5)
@@ -669,7 +669,7 @@ class CatalogTests:
 
         with pytest.raises(CheckpointProtected):
             catalog.delete(name, refuse)
-        assert self.committed(catalog) == {name: attempt_id}
+        assert self.list_committed(catalog) == {name: attempt_id}
         with catalog.guard(name):
             pass  # a refused delete leaves nothing in the way of later tags
 
@@ -712,14 +712,14 @@ class CatalogTests:
             with ThreadPoolExecutor(2) as pool:
                 tagged, deleted = pool.submit(tag), pool.submit(delete)
                 assert not (tagged.result() and deleted.result())
-            assert (name in self.committed(catalog)) == (not deleted.result())
+            assert (name in self.list_committed(catalog)) == (not deleted.result())
 
     def test_sweep_spares_the_living(self, catalog: Catalog) -> None:
         name, attempt_id = self.save(catalog, 5)
         running = self.start(catalog, 6)
         catalog.sweep(None)
         running.commit(manifest_bytes(running.id))
-        assert self.committed(catalog) == {name: attempt_id, CheckpointName(6): running.id}
+        assert self.list_committed(catalog) == {name: attempt_id, CheckpointName(6): running.id}
 
     def test_sweep_takes_what_replace_left(self, catalog: Catalog) -> None:
         for _ in range(3):
@@ -727,5 +727,5 @@ class CatalogTests:
         catalog.sweep(0)
         payload = [entry.key for entry in catalog.backend.list() if entry.key.endswith(".pkl")]
         assert len(payload) == 2
-        assert self.committed(catalog) == {name: attempt_id}
+        assert self.list_committed(catalog) == {name: attempt_id}
         assert catalog.sweep(0).bytes == 0

@@ -15,8 +15,8 @@ from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.objects import obstore_carrier as module
 from ckptstore.backends.objects.backend import ObjectBackend
-from ckptstore.backends.objects.s3 import S3Wire
-from ckptstore.backends.objects.s3_obstore import FastS3Wire
+from ckptstore.backends.objects.s3 import S3Client
+from ckptstore.backends.objects.s3_obstore import ObstoreS3Client
 from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
@@ -34,7 +34,7 @@ def proxy(moto: Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def backend(moto: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
     found = opened(moto, proxy)
-    assert isinstance(found.wire, FastS3Wire)
+    assert isinstance(found.wire, ObstoreS3Client)
     yield found
     found.close()
 
@@ -83,7 +83,7 @@ def test_what_comes_in_several_chunks(backend: ObjectBackend) -> None:
     with backend.write("large") as sink:
         sink.write(data)
     assert fetch(backend, "large", len(data)) == data
-    assert isinstance(backend.wire, FastS3Wire)
+    assert isinstance(backend.wire, ObstoreS3Client)
     assert backend.wire.carrier.refusals == 0  # else s3fs gave it
 
 
@@ -109,7 +109,7 @@ def test_credentials_of_the_environment(moto: Server, monkeypatch: pytest.Monkey
     assert isinstance(found, ObjectBackend)
     send(found)
     assert fetch(found) == DATA
-    assert isinstance(found.wire, FastS3Wire)
+    assert isinstance(found.wire, ObstoreS3Client)
     assert found.wire.carrier.refusals == 0
 
 
@@ -125,8 +125,8 @@ def test_credentials_of_the_environment(moto: Server, monkeypatch: pytest.Monkey
 def test_what_obstore_was_not_taught_goes_through_s3fs(moto: Server, more: dict[str, Any]) -> None:
     found = open_backend(moto.new_url(), {**moto.options, **more})
     assert isinstance(found, ObjectBackend)
-    assert isinstance(found.wire, S3Wire)
-    assert not isinstance(found.wire, FastS3Wire)
+    assert isinstance(found.wire, S3Client)
+    assert not isinstance(found.wire, ObstoreS3Client)
 
 
 def test_what_keeps_refusing_is_not_asked_for_ever(
@@ -150,7 +150,7 @@ def test_what_keeps_refusing_is_not_asked_for_ever(
 def test_a_forked_child_does_without(backend: ObjectBackend) -> None:
     """The threads of obstore's runtime stay behind in the parent: a child that used it would hang."""
     send(backend)
-    assert fetched_in_a_fork(backend) == ("S3Wire", True)
+    assert fetched_in_a_fork(backend) == ("S3Client", True)
 
 
 def test_a_store(moto: Server, proxy: FaultProxy) -> None:

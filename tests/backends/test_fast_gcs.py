@@ -21,8 +21,8 @@ from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.objects import obstore_carrier as module
 from ckptstore.backends.objects.backend import ObjectBackend
-from ckptstore.backends.objects.gcs import GcsWire
-from ckptstore.backends.objects.gcs_obstore import FastGcsWire
+from ckptstore.backends.objects.gcs import GcsClient
+from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient
 from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
@@ -31,9 +31,9 @@ from tests.stores import assert_same, policies
 pytestmark = pytest.mark.usefixtures("fast")
 
 
-def wire_of(backend: object) -> GcsWire:
+def wire_of(backend: object) -> GcsClient:
     assert isinstance(backend, ObjectBackend)
-    assert isinstance(backend.wire, GcsWire)
+    assert isinstance(backend.wire, GcsClient)
     return backend.wire
 
 
@@ -205,7 +205,7 @@ def proxy(gcs: Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def backend(gcs: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
     found = opened(gcs, proxy)
-    assert isinstance(found.wire, FastGcsWire)
+    assert isinstance(found.wire, ObstoreGcsClient)
     yield found
     found.close()
 
@@ -280,7 +280,7 @@ def test_absent_and_short_and_nowhere(backend: ObjectBackend, gcs: Server) -> No
 def test_a_forked_child_does_without(backend: ObjectBackend, gcs: Server) -> None:
     gcs.store(f"{backend.url}/file", DATA)
     assert fetch(backend) == DATA
-    assert fetched_in_a_fork(backend) == ("GcsWire", True)
+    assert fetched_in_a_fork(backend) == ("GcsClient", True)
 
 
 def test_nothing_is_sent_through_obstore(backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_nothing_is_sent_through_obstore(backend: ObjectBackend, monkeypatch: py
     backend.copy("file", "copy", len(DATA))
     backend.delete(["file"])
     assert fetch(backend, "copy") == DATA
-    assert isinstance(backend.wire, FastGcsWire)
+    assert isinstance(backend.wire, ObstoreGcsClient)
     assert backend.wire.carrier is not None
     assert backend.wire.carrier.refusals == 0
 

@@ -20,10 +20,10 @@ import pytest
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.objects.backend import ObjectBackend
-from ckptstore.backends.objects.gcs import GcsWire, Replied
-from ckptstore.backends.objects.memory import MemoryWire
-from ckptstore.backends.objects.retry import GaveUp, Patience, Verdict
-from ckptstore.backends.objects.s3 import S3Wire
+from ckptstore.backends.objects.gcs import GcsClient, Replied
+from ckptstore.backends.objects.memory import MemoryClient
+from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPolicy
+from ckptstore.backends.objects.s3 import S3Client
 from ckptstore.errors import InvalidRequest
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
@@ -62,83 +62,83 @@ class TestTables:
     @pytest.mark.parametrize(
         ("status", "code", "verdict"),
         [
-            (404, "NoSuchKey", Verdict.ABSENT),
-            (404, "404", Verdict.ABSENT),
-            (404, "NoSuchBucket", Verdict.MISSING_PLACE),
-            (412, "PreconditionFailed", Verdict.EXISTS),
-            (409, "ConditionalRequestConflict", Verdict.AGAIN),
-            (400, "RequestTimeout", Verdict.AGAIN),
-            (400, "BadDigest", Verdict.AGAIN),
-            (400, "ExpiredToken", Verdict.DENIED),
-            (400, "InvalidArgument", Verdict.FATAL),
-            (401, "Unauthorized", Verdict.DENIED),
-            (403, "SignatureDoesNotMatch", Verdict.DENIED),
-            (416, "InvalidRange", Verdict.SHORT),
-            (429, "TooManyRequests", Verdict.AGAIN),
-            (500, "InternalError", Verdict.AGAIN),
-            (501, "NotImplemented", Verdict.FATAL),
-            (503, "SlowDown", Verdict.AGAIN),
-            (507, "InsufficientStorage", Verdict.FULL),
+            (404, "NoSuchKey", Outcome.ABSENT),
+            (404, "404", Outcome.ABSENT),
+            (404, "NoSuchBucket", Outcome.MISSING_PLACE),
+            (412, "PreconditionFailed", Outcome.EXISTS),
+            (409, "ConditionalRequestConflict", Outcome.AGAIN),
+            (400, "RequestTimeout", Outcome.AGAIN),
+            (400, "BadDigest", Outcome.AGAIN),
+            (400, "ExpiredToken", Outcome.DENIED),
+            (400, "InvalidArgument", Outcome.FATAL),
+            (401, "Unauthorized", Outcome.DENIED),
+            (403, "SignatureDoesNotMatch", Outcome.DENIED),
+            (416, "InvalidRange", Outcome.SHORT),
+            (429, "TooManyRequests", Outcome.AGAIN),
+            (500, "InternalError", Outcome.AGAIN),
+            (501, "NotImplemented", Outcome.FATAL),
+            (503, "SlowDown", Outcome.AGAIN),
+            (507, "InsufficientStorage", Outcome.FULL),
         ],
     )
-    def test_s3(self, status: int, code: str, verdict: Verdict) -> None:
+    def test_s3(self, status: int, code: str, verdict: Outcome) -> None:
         reply: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
         cause = botocore.exceptions.ClientError(reply, "PutObject")
         wrapped = OSError(22, "s3fs chose this class")
         wrapped.__cause__ = cause
-        judge = S3Wire("s3://b/p", S3_OPTIONS, 5, 1).judge
-        assert judge(cause) is judge(wrapped) is verdict
+        classify = S3Client("s3://b/p", S3_OPTIONS, 5, 1).classify
+        assert classify(cause) is classify(wrapped) is verdict
 
     @pytest.mark.parametrize(
         ("error", "verdict"),
         [
-            (aiohttp.ClientPayloadError("cut"), Verdict.AGAIN),
-            (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), Verdict.AGAIN),
-            (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), Verdict.AGAIN),
-            (ConnectionResetError(), Verdict.AGAIN),
-            (TimeoutError(), Verdict.AGAIN),
-            (botocore.exceptions.NoCredentialsError(), Verdict.DENIED),
-            (botocore.exceptions.ParamValidationError(report="x"), Verdict.FATAL),
-            (TypeError(), Verdict.FATAL),
+            (aiohttp.ClientPayloadError("cut"), Outcome.AGAIN),
+            (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), Outcome.AGAIN),
+            (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), Outcome.AGAIN),
+            (ConnectionResetError(), Outcome.AGAIN),
+            (TimeoutError(), Outcome.AGAIN),
+            (botocore.exceptions.NoCredentialsError(), Outcome.DENIED),
+            (botocore.exceptions.ParamValidationError(report="x"), Outcome.FATAL),
+            (TypeError(), Outcome.FATAL),
         ],
     )
-    def test_s3_without_a_reply(self, error: Exception, verdict: Verdict) -> None:
-        assert S3Wire("s3://b/p", S3_OPTIONS, 5, 1).judge(error) is verdict
+    def test_s3_without_a_reply(self, error: Exception, verdict: Outcome) -> None:
+        assert S3Client("s3://b/p", S3_OPTIONS, 5, 1).classify(error) is verdict
 
     @pytest.mark.parametrize(
         ("error", "verdict"),
         [
-            (Replied(404, "No such object"), Verdict.ABSENT),
-            (Replied(404, "The specified bucket does not exist."), Verdict.MISSING_PLACE),
-            (Replied(412, ""), Verdict.EXISTS),
-            (Replied(403, ""), Verdict.DENIED),
-            (Replied(401, "Invalid Credentials"), Verdict.DENIED),
-            (Replied(429, ""), Verdict.AGAIN),
-            (Replied(503, ""), Verdict.AGAIN),
-            (Replied(416, ""), Verdict.SHORT),
-            (Replied(400, ""), Verdict.FATAL),
-            (aiohttp.ServerDisconnectedError(), Verdict.AGAIN),
+            (Replied(404, "No such object"), Outcome.ABSENT),
+            (Replied(404, "The specified bucket does not exist."), Outcome.MISSING_PLACE),
+            (Replied(412, ""), Outcome.EXISTS),
+            (Replied(403, ""), Outcome.DENIED),
+            (Replied(401, "Invalid Credentials"), Outcome.DENIED),
+            (Replied(429, ""), Outcome.AGAIN),
+            (Replied(503, ""), Outcome.AGAIN),
+            (Replied(416, ""), Outcome.SHORT),
+            (Replied(400, ""), Outcome.FATAL),
+            (aiohttp.ServerDisconnectedError(), Outcome.AGAIN),
         ],
     )
-    def test_gcs(self, error: Exception, verdict: Verdict) -> None:
+    def test_gcs(self, error: Exception, verdict: Outcome) -> None:
         options = {"token": "anon", "endpoint_url": "http://127.0.0.1:9"}
-        assert GcsWire("gs://b/p", options, 5, 1).judge(error) is verdict
+        assert GcsClient("gs://b/p", options, 5, 1).classify(error) is verdict
 
     @pytest.mark.parametrize(
         ("verdict", "builtin"),
         [
-            (Verdict.ABSENT, FileNotFoundError),
-            (Verdict.MISSING_PLACE, PlaceMissing),
-            (Verdict.EXISTS, FileExistsError),
-            (Verdict.DENIED, PermissionError),
-            (Verdict.SHORT, EOFError),
-            (Verdict.FULL, OSError),
-            (Verdict.AGAIN, TimeoutError),
-            (Verdict.FATAL, OSError),
+            (Outcome.ABSENT, FileNotFoundError),
+            (Outcome.MISSING_PLACE, PlaceMissing),
+            (Outcome.EXISTS, FileExistsError),
+            (Outcome.DENIED, PermissionError),
+            (Outcome.SHORT, EOFError),
+            (Outcome.FULL, OSError),
+            (Outcome.AGAIN, TimeoutError),
+            (Outcome.FATAL, OSError),
         ],
     )
     def test_verdicts_become_builtins(
-        self, monkeypatch: pytest.MonkeyPatch, verdict: Verdict, builtin: type[Exception]
+        self, monkeypatch: pytest.MonkeyPatch, verdict: Outcome, builtin: type[Exception]
     ) -> None:
         class Strange(Exception):
             pass
@@ -146,8 +146,8 @@ class TestTables:
         def fail(*arguments: object) -> None:
             raise Strange("something\nstrange")
 
-        monkeypatch.setattr(MemoryWire, "get", fail)
-        monkeypatch.setattr(MemoryWire, "judge", lambda self, error: verdict)
+        monkeypatch.setattr(MemoryClient, "get", fail)
+        monkeypatch.setattr(MemoryClient, "classify", lambda self, error: verdict)
         with pytest.raises(builtin) as caught:
             objects("memory://x", timeout=0.2).read("k", 0, 1)
         assert isinstance(caught.value.__cause__, Strange)
@@ -156,8 +156,8 @@ class TestTables:
 class TestPatience:
     def test_gives_up_at_the_deadline(self) -> None:
         began = time.monotonic()
-        with pytest.raises(GaveUp) as caught:
-            Patience(0.5, jitter=lambda: 0.5).run(_fail, lambda error: Verdict.AGAIN)
+        with pytest.raises(RetriesExhausted) as caught:
+            RetryPolicy(0.5, jitter=lambda: 0.5).run(_fail, lambda error: Outcome.AGAIN)
         assert 0.2 < time.monotonic() - began < 10
         assert isinstance(caught.value.__cause__, ConnectionError)
 
@@ -168,27 +168,27 @@ class TestPatience:
             tries.append(seconds)
             raise ConnectionError
 
-        with pytest.raises(GaveUp):
-            Patience(60, retries=2, jitter=lambda: 0).run(fail, lambda error: Verdict.AGAIN)
+        with pytest.raises(RetriesExhausted):
+            RetryPolicy(60, retries=2, jitter=lambda: 0).run(fail, lambda error: Outcome.AGAIN)
         assert len(tries) == 3
         assert all(0 < seconds <= 20 for seconds in tries)
 
     def test_what_will_not_pass_is_not_tried_again(self) -> None:
         with pytest.raises(ConnectionError):
-            Patience(60).run(_fail, lambda error: Verdict.DENIED)
+            RetryPolicy(60).run(_fail, lambda error: Outcome.DENIED)
 
     def test_stops_when_told_to(self) -> None:
         stop = threading.Event()
         threading.Timer(0.2, stop.set).start()
         began = time.monotonic()
-        with pytest.raises(GaveUp):
-            Patience(60, jitter=lambda: 1).run(_fail, lambda error: Verdict.AGAIN, stop=stop)
+        with pytest.raises(RetriesExhausted):
+            RetryPolicy(60, jitter=lambda: 1).run(_fail, lambda error: Outcome.AGAIN, stop=stop)
         assert time.monotonic() - began < 30  # of the 60 that it would take
 
     @pytest.mark.parametrize("bad", [{"timeout": 0}, {"timeout": -1}, {"timeout": 1, "retries": -1}])
     def test_refuses_nonsense(self, bad: Any) -> None:
         with pytest.raises(ValueError, match="must"):
-            Patience(**bad)
+            RetryPolicy(**bad)
 
 
 def _fail(seconds: float) -> None:
@@ -344,7 +344,7 @@ class TestS3:
 
     def test_a_refused_delete_is_told(self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         wire = proxied.wire
-        assert isinstance(wire, S3Wire)
+        assert isinstance(wire, S3Client)
         reply = {
             "Deleted": [{"Key": f"{wire.root}a"}],
             "Errors": [{"Key": f"{wire.root}b", "Code": "AccessDenied"}],
@@ -358,7 +358,7 @@ class TestS3:
         # What the reply doesn't name may still be there, and is asked for again.
         failed = wire.remove([f"{wire.root}a", f"{wire.root}b"], 1.0)
         assert list(failed) == [f"{wire.root}b"]
-        assert wire.judge(failed[f"{wire.root}b"]) is Verdict.AGAIN
+        assert wire.classify(failed[f"{wire.root}b"]) is Outcome.AGAIN
 
     def test_a_body_that_ends_early_is_no_success(
         self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
@@ -387,7 +387,7 @@ class TestS3:
         self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch, found: int
     ) -> None:
         wire = proxied.wire
-        assert isinstance(wire, S3Wire)
+        assert isinstance(wire, S3Client)
         real, asked = wire._call, []
 
         def call(seconds: float, method: str, **arguments: Any) -> Any:
@@ -429,7 +429,7 @@ class TestS3:
         self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wire = proxied.wire
-        assert isinstance(wire, S3Wire)
+        assert isinstance(wire, S3Client)
         monkeypatch.setattr(proxied._patience, "timeout", 0.3)
         for reply in ({"ChecksumCRC32": "AAAAAA=="}, {"ETag": '"' + "0" * 32 + '"'}):
             monkeypatch.setattr(wire, "_call", lambda *arguments, reply=reply, **named: reply)

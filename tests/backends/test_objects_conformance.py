@@ -14,8 +14,8 @@ from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend, ObjectPlace
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.objects.backend import ObjectBackend
-from ckptstore.backends.objects.gcs_obstore import FastGcsWire
-from ckptstore.backends.objects.s3_obstore import FastS3Wire
+from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient
+from ckptstore.backends.objects.s3_obstore import ObstoreS3Client
 from ckptstore.commit.objects.single_writer import SingleWriter
 from ckptstore.testing.suites import BackendTests, SideDoor
 from tests.servers import Server
@@ -80,7 +80,7 @@ class TestFast(TestServers):
 
     def test_it_is_used(self, backend: Backend) -> None:
         assert isinstance(backend, ObjectBackend)
-        assert isinstance(backend.wire, (FastS3Wire, FastGcsWire))
+        assert isinstance(backend.wire, (ObstoreS3Client, ObstoreGcsClient))
         data = os.urandom(2**19)
         with backend.write("file") as sink:
             sink.write(data)

@@ -266,7 +266,7 @@ def test_nobody_gets_between_the_check_and_the_rename(root: str) -> None:
 def test_without_the_root_lock_two_would_win(root: str) -> None:
     class Unlocked(DirectoryCatalog):
         @contextlib.contextmanager
-        def locked(self):  # type: ignore[no-untyped-def]
+        def hold_lock(self):  # type: ignore[no-untyped-def]
             with self.backend.open_root() as directory:
                 yield directory
 
@@ -379,7 +379,7 @@ import os, sys, time
 from tests.crash.world import catalog
 store = catalog(sys.argv[1])
 attempt = store.begin(1, "error", "forked")
-with store.locked():
+with store.hold_lock():
     if not os.fork():
         print(os.getpid(), flush=True)
         time.sleep(60)

@@ -14,7 +14,7 @@ from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.format.names import CheckpointName
 from ckptstore.testing.suites import CatalogTests, Crash, CrashingBackend, manifest_bytes
 
-committed = CatalogTests.committed
+list_committed = CatalogTests.list_committed
 
 
 def save(catalog: RegisterCatalog, step: int, if_exists: Any, attempt_id: str) -> None:
@@ -27,7 +27,7 @@ def save(catalog: RegisterCatalog, step: int, if_exists: Any, attempt_id: str) -
 
 def visible(catalog: RegisterCatalog) -> dict[int, str]:
     """The id of each step's checkpoint: its highest committed attempt."""
-    return {name.step: attempt_id for name, attempt_id in committed(catalog).items()}
+    return {name.step: attempt_id for name, attempt_id in list_committed(catalog).items()}
 
 
 # What happens, what is visible before, and what may be visible after.

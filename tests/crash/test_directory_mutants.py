@@ -12,7 +12,7 @@ from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.base import Check, IfExists, allow
 from ckptstore.commit.local.catalog import DirectoryAttempt, DirectoryCatalog
-from ckptstore.commit.local.root import committed
+from ckptstore.commit.local.root import list_committed
 from ckptstore.format.names import CheckpointName
 from ckptstore.testing.suites import CrashingDisk, PowerCutDisk
 from tests.crash.loop import Lose, Scenario, lose_all, lose_none, lose_some, run
@@ -85,8 +85,8 @@ class _ReplacesBackwards(DirectoryCatalog):
     def begin(
         self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow
     ) -> DirectoryAttempt:
-        with self.locked() as root:
-            self.unpublish(root, committed(self.backend.disk, root, step))
+        with self.hold_lock() as root:
+            self.unpublish(root, list_committed(self.backend.disk, root, step))
         return super().begin(step, if_exists, attempt_id, check)
 
 

@@ -17,9 +17,9 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.app import root as cli
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.export import onnx as onnxfile
-from ckptstore.rllib_formats.networks import acting_network, new_stack_module
+from ckptstore.rllib_formats.networks import find_network, new_stack_module
 from ckptstore.rllib_formats.networks.forward import Numbers, network
-from ckptstore.rllib_formats.networks.normal import connected_filter, normal_of
+from ckptstore.rllib_formats.networks.normal import find_filter, normal_of
 from tests.export.truth import DATA, Truth, difference, run_onnx, truths
 
 TRUTHS = list(truths(DATA))
@@ -98,7 +98,7 @@ def test_every_opset(case: str, opset: int) -> None:
         .rllib()
         .policy("default_policy", False, False)
     )
-    data, off = onnxfile.dumps(acting_network(policy), {"policy": "p"}, "here", opset=opset)
+    data, off = onnxfile.dumps(find_network(policy), {"policy": "p"}, "here", opset=opset)
     assert off < 1e-5
     assert onnx.load_from_string(data).opset_import[0].version == opset
 
@@ -107,14 +107,14 @@ def test_an_unknown_opset() -> None:
     policy = gaussian().rllib().policy("default_policy", False, False)
     for opset in (True, 1, 12, 99):
         with pytest.raises(InvalidRequest, match="13 to 21"):
-            onnxfile.dumps(acting_network(policy), {"policy": "p"}, "here", opset=opset)
+            onnxfile.dumps(find_network(policy), {"policy": "p"}, "here", opset=opset)
 
 
-@pytest.mark.parametrize("step", ["active", "affine", "lstm", "dueling", "convolved", "normal"])
+@pytest.mark.parametrize("step", ["active", "affine", "lstm", "dueling", "convolve", "normal"])
 def test_a_file_that_computes_otherwise_is_not_written(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = {"lstm": "ppo_lstm", "dueling": "dqn_conv", "convolved": "ppo_conv"}
+    cases = {"lstm": "ppo_lstm", "dueling": "dqn_conv", "convolve": "ppo_conv"}
     root = (
         DATA / "v1_1/ray_2.10.0_filter"
         if step == "normal"
@@ -203,7 +203,7 @@ def test_a_filter_that_is_elsewhere(monkeypatch: Any, tmp_path: Path) -> None:
 def test_a_policys_own_connector_has_the_same_filter() -> None:
     source = Checkpoint.open(DATA / "v1_1/ray_2.10.0_filter/checkpoint").rllib()
     normal = normal_of(source.state(False, False)["filters"]["default_policy"], "here")
-    own = normal_of(connected_filter(source.policy("default_policy", False, False)), "here")
+    own = normal_of(find_filter(source.policy("default_policy", False, False)), "here")
     assert normal is not None
     assert own is not None
     assert normal.mean.std() > 0
@@ -216,7 +216,7 @@ def test_a_policys_own_connector_has_the_same_filter() -> None:
         {"agent": ("Pipeline", None)},
         {"agent": ("Pipeline", [3, ("a",)])},
     ):
-        assert connected_filter({"connectors": connectors}) is None
+        assert find_filter({"connectors": connectors}) is None
 
 
 def test_what_is_not_rllibs_at_all(tmp_path: Path) -> None:
@@ -252,16 +252,16 @@ def module(**weights: Any) -> dict[str, Any]:
 
 
 def test_a_weight_of_no_known_layer() -> None:
-    acting_network(module())
+    find_network(module())
     with pytest.raises(UnreadableFormat, match=r"pi\.gate"):
-        acting_network(module(**{"pi.gate": np.ones(1, "f4")}))
-    acting_network(module(**{"target_qf.net.mlp.0.gate": np.ones(1, "f4")}))
+        find_network(module(**{"pi.gate": np.ones(1, "f4")}))
+    find_network(module(**{"target_qf.net.mlp.0.gate": np.ones(1, "f4")}))
 
 
 def test_modules_of_the_new_stack_bound_the_logarithm_of_deviations(tmp_path: Path) -> None:
     bias = np.zeros_like(module()["weights"]["pi.net.mlp.2.bias"])
     bias[len(bias) // 2 :] = 50
-    acting = acting_network(module(**{"pi.net.mlp.2.bias": bias}))
+    acting = find_network(module(**{"pi.net.mlp.2.bias": bias}))
     data, _ = onnxfile.dumps(acting, {"policy": "p"}, "here")
     (tmp_path / "x.onnx").write_bytes(data)
     obs = np.zeros((4, *acting.inputs["obs"]), "f4")
@@ -311,7 +311,7 @@ def test_nothing_of_a_hostile_size_or_kind_is_computed_with(
     assert path[-1] in inner
     inner[path[-1]] = value
     with pytest.raises(UnreadableFormat):
-        acting_network(policy)
+        find_network(policy)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_nothing_of_a_hostile_size_or_kind_is_computed_with(
 def test_a_filter_that_is_none(filter: Any) -> None:
     policy = gaussian().rllib().policy("default_policy", False, False)
     with pytest.raises(UnreadableFormat, match="filter"):
-        acting_network(policy, filter)
+        find_network(policy, filter)
 
 
 @pytest.mark.parametrize("stride", [1, 0, -1])

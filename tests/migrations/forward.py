@@ -20,7 +20,7 @@ from typing import Any
 from ckptstore import Checkpoint
 from ckptstore.checkpoint import Migration
 from ckptstore.codec.opaque import Opaque
-from ckptstore.rllib_formats.write.inert import described
+from ckptstore.rllib_formats.write.inert import describe
 from tests.rllib_formats.corpus import cases, flat, roots
 
 POLICY_FIELDS = (
@@ -48,7 +48,7 @@ def differences(before: Checkpoint, after: Checkpoint) -> Iterator[str]:
             yield f"{policy_id}: other weights"
     for name in before.components:
         yield from _different(
-            f"components/{name}", described(before.components[name], name), after.components[name]
+            f"components/{name}", describe(before.components[name], name), after.components[name]
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.local.attempt import DirectoryAttempt
-from ckptstore.commit.local.root import Ground
+from ckptstore.commit.local.root import LocalRoot
 from ckptstore.format.names import CheckpointName
 
 
@@ -54,23 +54,23 @@ def _published_before_it_is_synced() -> None:
 
 
 def _payload_before_name() -> None:
-    def unpublish(self: Ground, root: Directory, names: list[CheckpointName]) -> list[str]:
+    def unpublish(self: LocalRoot, root: Directory, names: list[CheckpointName]) -> list[str]:
         for name in names:
             self.backend.disk.remove_tree(root, str(name))
         return []
 
-    Ground.unpublish = unpublish  # type: ignore[method-assign]
+    LocalRoot.unpublish = unpublish  # type: ignore[method-assign]
 
 
 def _trash_not_synced() -> None:
-    def unpublish(self: Ground, root: Directory, names: list[CheckpointName]) -> list[str]:
+    def unpublish(self: LocalRoot, root: Directory, names: list[CheckpointName]) -> list[str]:
         disk = self.backend.disk
         with open_below(disk, root, ".trash", make=True) as trash:
             for name in names:
                 disk.rename(root, str(name), trash, str(name))
         return [str(name) for name in names]
 
-    Ground.unpublish = unpublish  # type: ignore[method-assign]
+    LocalRoot.unpublish = unpublish  # type: ignore[method-assign]
 
 
 MUTANTS = {

@@ -77,18 +77,18 @@ def _not_looked_up_under_the_lock() -> None:
 
 def _manifest_without_its_payload() -> None:
     """On a local disk: a file is unlinked where it lies before the checkpoint is unpublished."""
-    from ckptstore.commit.local.root import Ground
+    from ckptstore.commit.local.root import LocalRoot
 
-    real = Ground.unpublish
+    real = LocalRoot.unpublish
 
-    def unpublish(self: Ground, root: Directory, names: list[CheckpointName]) -> list[str]:
+    def unpublish(self: LocalRoot, root: Directory, names: list[CheckpointName]) -> list[str]:
         for name in names:
             with open_below(self.backend.disk, root, str(name), make=False) as directory:
                 self.backend.disk.unlink(directory, "algorithm_state.pkl")
         time.sleep(0.05)  # a moment that a busy machine may well take
         return real(self, root, names)
 
-    Ground.unpublish = unpublish  # type: ignore[method-assign]
+    LocalRoot.unpublish = unpublish  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

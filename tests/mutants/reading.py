@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from ckptstore.backends.objects import retry as patience
 from ckptstore.find.survey import Survey
-from ckptstore.read.reader import Reader
+from ckptstore.read.reader import VerifiedFiles
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:
@@ -19,7 +19,7 @@ def _names_as_listed(self: Survey) -> Any:
     return self._catalog.names()
 
 
-class _Endless(patience.Patience):
+class _Endless(patience.RetryPolicy):
     """Waits for the end of time."""
 
     def __init__(self, timeout: float, retries: int | None = None, **options: Any) -> None:
@@ -27,7 +27,7 @@ class _Endless(patience.Patience):
 
 
 MUTANTS: dict[str, Callable[[], Any]] = {
-    "digest not checked": lambda: patch.object(Reader, "_check", _nothing),
+    "digest not checked": lambda: patch.object(VerifiedFiles, "_check", _nothing),
     "listing trusted": lambda: patch.object(Survey, "names", _names_as_listed),
-    "retry without deadline": lambda: patch.object(patience, "Patience", _Endless),
+    "retry without deadline": lambda: patch.object(patience, "RetryPolicy", _Endless),
 }

@@ -46,8 +46,8 @@ def _nothing(*arguments: object, **options: object) -> list[object]:
     return []
 
 
-def judge(error: BaseException) -> patience.Verdict:
-    return patience.Verdict.AGAIN if isinstance(error, TimeoutError) else patience.Verdict.DENIED
+def judge(error: BaseException) -> patience.Outcome:
+    return patience.Outcome.AGAIN if isinstance(error, TimeoutError) else patience.Outcome.DENIED
 
 
 def an_outage_ends(root: Path) -> None:
@@ -58,8 +58,8 @@ def an_outage_ends(root: Path) -> None:
         now += 1
         raise TimeoutError if now < 1000 else RuntimeError("it never ends")
 
-    patient = patience.Patience(5.0, clock=lambda: now, jitter=lambda: 0.0)
-    with pytest.raises(patience.GaveUp):
+    patient = patience.RetryPolicy(5.0, clock=lambda: now, jitter=lambda: 0.0)
+    with pytest.raises(patience.RetriesExhausted):
         patient.run(failing, judge)
 
 

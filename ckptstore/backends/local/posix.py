@@ -94,7 +94,7 @@ class Disk:
         if _BY_PATH:
             os.listdir(path)  # raises what an open would
             return Directory(self, -1, path)
-        return Directory(self, self.opened(os.open(path, _DIRECTORY)), path)
+        return Directory(self, self.on_open(os.open(path, _DIRECTORY)), path)
 
     def open_dir(self, parent: Directory, name: str) -> Directory:
         """Open the directory `name` ("." is `parent` itself); NotPlain for anything else, links included."""
@@ -110,7 +110,7 @@ class Disk:
                 raise NotPlain(errno.ENOTDIR, _NO_DIRECTORY, path) from error
             error.filename = path
             raise
-        return Directory(self, self.opened(fd), path)
+        return Directory(self, self.on_open(fd), path)
 
     def open_file(self, parent: Directory, name: str) -> int:
         """Open the regular file `name` for reading.
@@ -141,9 +141,9 @@ class Disk:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise NotPlain(errno.EINVAL, _NO_FILE, full)
-        return self.opened(fd)
+        return self.on_open(fd)
 
-    def opened(self, fd: int) -> int:
+    def on_open(self, fd: int) -> int:
         """Called with each new descriptor, so that a test knows what a dying process would drop."""
         return fd
 
@@ -181,7 +181,7 @@ class Disk:
         """Create the file `name`, for this user only, and open it; FileExistsError if there is anything."""
         self.step("create", os.path.join(parent.path, name))
         path, dir_fd = parent.at(name)
-        return self.opened(
+        return self.on_open(
             os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600, dir_fd=dir_fd)
         )
 

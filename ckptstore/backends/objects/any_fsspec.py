@@ -20,16 +20,16 @@ from urllib.parse import urlsplit
 import fsspec
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, Got, Page, Unfinished, Upload
-from ckptstore.backends.objects.fsspec_loop import secrets_in, setting_up
-from ckptstore.backends.objects.retry import Verdict
+from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.fsspec_loop import explain_bad_options, secrets_in
+from ckptstore.backends.objects.retry import Outcome
 
 _PASSING = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-class GenericOpener:
-    """Opens a :class:`GenericWire`. A pickle of it keeps the URL and no option."""
+class FsspecOpener:
+    """Opens a :class:`FsspecClient`. A pickle of it keeps the URL and no option."""
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         if urlsplit(url).password:
@@ -46,12 +46,12 @@ class GenericOpener:
     def __getstate__(self) -> dict[str, Any]:
         return {"_url": self._url, "_options": {}}
 
-    def __call__(self) -> GenericWire:
-        with setting_up(self._options):
-            return GenericWire(self._url, self._options)
+    def __call__(self) -> FsspecClient:
+        with explain_bad_options(self._options):
+            return FsspecClient(self._url, self._options)
 
 
-class GenericWire:
+class FsspecClient:
     """One directory of one fsspec file system."""
 
     part_bytes = 16 * 2**20
@@ -65,11 +65,11 @@ class GenericWire:
         )
         self.root = path.rstrip("/") + "/"
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         data = self._fs.cat_file(key, start=start, end=start + len(target))
         target[: len(data)] = data
         ended = len(data) < len(target)
-        return Got(len(data), start + len(data) if ended else int(self._fs.info(key)["size"]))
+        return GetReply(len(data), start + len(data) if ended else int(self._fs.info(key)["size"]))
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
         self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
@@ -110,13 +110,13 @@ class GenericWire:
                 if item["type"] == "directory":
                     prefixes.append(path.rstrip("/") + "/")
                 else:
-                    objects.append(Listed(path, int(item["size"]), _modified(item)))
+                    objects.append(Listed(path, int(item["size"]), _modification_time(item)))
         return Page(objects, prefixes, None)
 
     def upload(self, key: str, seconds: float) -> Upload:
         return _GenericUpload(self, key)
 
-    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+    def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         return ()
 
     def discard(self, upload: Unfinished, seconds: float) -> None:
@@ -135,22 +135,22 @@ class GenericWire:
     def close(self) -> None:
         pass
 
-    def judge(self, error: BaseException) -> Verdict:
+    def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, FileNotFoundError):
-            return Verdict.ABSENT
+            return Outcome.ABSENT
         if isinstance(error, FileExistsError):
-            return Verdict.EXISTS
+            return Outcome.EXISTS
         if isinstance(error, PermissionError):
-            return Verdict.DENIED
+            return Outcome.DENIED
         if isinstance(error, EOFError):
-            return Verdict.SHORT
+            return Outcome.SHORT
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
-            return Verdict.AGAIN
+            return Outcome.AGAIN
         if isinstance(error, OSError):
             if error.errno in _FULL:
-                return Verdict.FULL
-            return Verdict.AGAIN if error.errno in _PASSING else Verdict.FATAL
-        return Verdict.FATAL
+                return Outcome.FULL
+            return Outcome.AGAIN if error.errno in _PASSING else Outcome.FATAL
+        return Outcome.FATAL
 
 
 class _GenericUpload:
@@ -158,7 +158,7 @@ class _GenericUpload:
 
     parallel = False
 
-    def __init__(self, wire: GenericWire, key: str) -> None:
+    def __init__(self, wire: FsspecClient, key: str) -> None:
         self._wire = wire
         self._key = key
         self._file = tempfile.NamedTemporaryFile(prefix="ckptstore-")  # noqa: SIM115 - closed below
@@ -177,7 +177,7 @@ class _GenericUpload:
             self._file.close()
 
 
-def _modified(item: Mapping[str, Any]) -> float | None:
+def _modification_time(item: Mapping[str, Any]) -> float | None:
     for field in ("mtime", "modified", "last_modified", "LastModified", "updated", "created"):
         value = item.get(field)
         if isinstance(value, (int, float)):

@@ -1,8 +1,8 @@
 """A backend over any object store: retries, deadlines, parallel ranges and streamed uploads.
 
-The store itself is a :class:`ckptstore.backends.objects.client.Wire`; this module knows no client library. A
-file is one PUT up to one part's size and an upload in parallel parts beyond it, so memory stays below
-(`concurrency` + open files) parts whatever the size, and nothing is visible before it is whole.
+Requests go through a `BucketClient`; this module knows no client library. A file is one PUT up to one
+part's size and an upload in parallel parts beyond it, so memory stays below (`concurrency` + open files)
+parts whatever the size, and nothing is visible before it is whole.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
-from ckptstore.backends.objects.client import Body, Opener, Page, Upload, Wire
+from ckptstore.backends.objects.client import Body, BucketClient, Opener, Page, Upload
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
-from ckptstore.backends.objects.retry import GaveUp, Patience, Verdict
+from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPolicy
 
 T = TypeVar("T")
 
@@ -48,14 +48,14 @@ class ObjectBackend:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
         self._open = wire
-        self._patience = Patience(timeout, retries)
+        self._patience = RetryPolicy(timeout, retries)
         self.concurrency = concurrency
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._wire: Wire | None = None
+        self._wire: BucketClient | None = None
         self._pool: ThreadPoolExecutor | None = None
         self.slots = threading.BoundedSemaphore(self.concurrency)
 
@@ -79,7 +79,7 @@ class ObjectBackend:
         return self._patience.timeout
 
     @property
-    def wire(self) -> Wire:
+    def wire(self) -> BucketClient:
         """The connection of this process. A client inherited through fork hangs or refuses to work."""
         if self._pid != os.getpid():
             self._reset()
@@ -197,7 +197,7 @@ class ObjectBackend:
         def once(seconds: float) -> None:
             nonlocal left
             failed = wire.remove(left, seconds)
-            left = [key for key, error in failed.items() if wire.judge(error) is not Verdict.ABSENT]
+            left = [key for key, error in failed.items() if wire.classify(error) is not Outcome.ABSENT]
             for key in left:
                 raise failed[key]
 
@@ -239,7 +239,9 @@ class ObjectBackend:
     def abort_uploads(self, started: Callable[[str, float], bool]) -> int:
         """Give up unfinished uploads below the root that `started(key, seconds since 1970)` picks."""
         wire = self.wire
-        found = self.attempt("", lambda seconds: wire.unfinished(wire.root, seconds), absent_is_missing=True)
+        found = self.attempt(
+            "", lambda seconds: wire.list_uploads(wire.root, seconds), absent_is_missing=True
+        )
         count = 0
         for upload in found:
             key = upload.key[len(wire.root) :]
@@ -273,32 +275,32 @@ class ObjectBackend:
         """What `request(seconds)` returns, after as many tries as patience allows, or a builtin error."""
         wire = self.wire
         try:
-            return self._patience.run(request, wire.judge, size=size, stop=stop)
-        except GaveUp as error:
+            return self._patience.run(request, wire.classify, size=size, stop=stop)
+        except RetriesExhausted as error:
             cause = error.__cause__
             text = f"{self._name(key)}: {error}: {self._brief(cause)}"
             raise TimeoutError(text) from self._harmless(cause)
         except Exception as error:  # noqa: BLE001 - whatever class the client chose, the wire judges it
-            verdict = wire.judge(error)
-            if verdict is Verdict.ABSENT and absent_is_missing:
+            verdict = wire.classify(error)
+            if verdict is Outcome.ABSENT and absent_is_missing:
                 # A LIST that answers 404 must never look like an empty store.
-                verdict = Verdict.MISSING_PLACE
+                verdict = Outcome.MISSING_PLACE
             raise self._builtin(verdict, key, error) from self._harmless(error)
 
-    def _builtin(self, verdict: Verdict, key: str, error: Exception) -> Exception:
+    def _builtin(self, verdict: Outcome, key: str, error: Exception) -> Exception:
         """The table from verdicts to what :mod:`ckptstore.backends.base` promises to raise."""
         name, brief = self._name(key), self._brief(error)
-        if verdict is Verdict.ABSENT:
+        if verdict is Outcome.ABSENT:
             return FileNotFoundError(f"{name} is not there")
-        if verdict is Verdict.MISSING_PLACE:
+        if verdict is Outcome.MISSING_PLACE:
             return PlaceMissing(f"{self.url}: the bucket is not there ({brief})")
-        if verdict is Verdict.EXISTS:
+        if verdict is Outcome.EXISTS:
             return FileExistsError(f"{name} is already there")
-        if verdict is Verdict.DENIED:
+        if verdict is Outcome.DENIED:
             return PermissionError(f"{name}: {brief}")
-        if verdict is Verdict.SHORT:
+        if verdict is Outcome.SHORT:
             return EOFError(f"{name}: {brief}")
-        if verdict is Verdict.FULL:
+        if verdict is Outcome.FULL:
             return OSError(errno.ENOSPC, f"{name}: {brief}")
         if isinstance(error, NotImplementedError):
             return error  # the wire's own word

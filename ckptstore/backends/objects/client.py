@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.retry import Verdict
+from ckptstore.backends.objects.retry import Outcome
 
 Body = bytes | bytearray
 
@@ -24,7 +24,7 @@ class Page(NamedTuple):
     token: str | None
 
 
-class Got(NamedTuple):
+class GetReply(NamedTuple):
     """The reply to a GET: how many bytes came (`size`), and how long the whole object is."""
 
     size: int
@@ -56,7 +56,7 @@ class Upload(Protocol):
         """Leave nothing behind, as far as one request can."""
 
 
-class Wire(Protocol):
+class BucketClient(Protocol):
     """One bucket of one store, in single requests."""
 
     url: str
@@ -70,10 +70,10 @@ class Wire(Protocol):
     part_bytes: int
     """Objects up to this size go in one request, larger ones in parts of about this size."""
 
-    def judge(self, error: BaseException) -> Verdict:
+    def classify(self, error: BaseException) -> Outcome:
         """What `error`, raised by any call below, means."""
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         """Read from `start` on into `target`, at most its length."""
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
@@ -93,7 +93,7 @@ class Wire(Protocol):
     def upload(self, key: str, seconds: float) -> Upload:
         """Begin a large object."""
 
-    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+    def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         """Uploads of keys that begin with `prefix` that were never completed."""
 
     def discard(self, upload: Unfinished, seconds: float) -> None:
@@ -113,5 +113,5 @@ class Opener(Protocol):
     def url(self) -> str:
         """Where it is, known without a connection; no trailing slash, no credentials."""
 
-    def __call__(self) -> Wire:
+    def __call__(self) -> BucketClient:
         """The connection. BadOptions if there can be none with these options."""

@@ -34,7 +34,7 @@ MISTAKES = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
 @contextmanager
-def setting_up(options: Mapping[str, Any]) -> Iterator[None]:
+def explain_bad_options(options: Mapping[str, Any]) -> Iterator[None]:
     """BadOptions for what a client makes of `options` that it can't use; no secret of theirs is told."""
     try:
         yield
@@ -61,7 +61,7 @@ def split_url(url: str) -> tuple[str, str]:
     return parts.netloc, prefix + "/" if prefix else ""
 
 
-def shown_url(scheme: str, url: str) -> str:
+def display_url(scheme: str, url: str) -> str:
     """`url` as people see it: its bucket and prefix under one scheme, whichever it was written with."""
     return f"{scheme}://{'/'.join(split_url(url))}".rstrip("/")
 

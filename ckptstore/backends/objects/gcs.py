@@ -26,9 +26,9 @@ import requests.exceptions
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each bucket's kind first
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, Got, Page, Unfinished, Upload
-from ckptstore.backends.objects.fsspec_loop import run, secrets_in, shown_url, split_url, without_secrets
-from ckptstore.backends.objects.retry import Verdict
+from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.fsspec_loop import display_url, run, secrets_in, split_url, without_secrets
+from ckptstore.backends.objects.retry import Outcome
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
 
@@ -37,19 +37,19 @@ _NAMED_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"
 
 # The table. GCS tells everything by status; only a missing bucket hides behind an object's 404.
 _BY_STATUS = {
-    308: Verdict.AGAIN,
-    401: Verdict.DENIED,
-    403: Verdict.DENIED,
-    404: Verdict.ABSENT,
-    408: Verdict.AGAIN,
-    409: Verdict.AGAIN,
-    412: Verdict.EXISTS,
-    416: Verdict.SHORT,
-    429: Verdict.AGAIN,
-    500: Verdict.AGAIN,
-    502: Verdict.AGAIN,
-    503: Verdict.AGAIN,
-    504: Verdict.AGAIN,
+    308: Outcome.AGAIN,
+    401: Outcome.DENIED,
+    403: Outcome.DENIED,
+    404: Outcome.ABSENT,
+    408: Outcome.AGAIN,
+    409: Outcome.AGAIN,
+    412: Outcome.EXISTS,
+    416: Outcome.SHORT,
+    429: Outcome.AGAIN,
+    500: Outcome.AGAIN,
+    502: Outcome.AGAIN,
+    503: Outcome.AGAIN,
+    504: Outcome.AGAIN,
 }
 _PASSING = (
     aiohttp.ClientError,
@@ -75,16 +75,16 @@ class Corrupted(OSError):
     """What arrived is not what was sent."""
 
 
-class GcsWire:
+class GcsClient:
     """One bucket and prefix."""
 
     part_bytes = PART_BYTES
     remove_batch = 100
 
     @staticmethod
-    def shown(url: str) -> str:
+    def display_url(url: str) -> str:
         """`url` as people see it."""
-        return shown_url("gs", url)
+        return display_url("gs", url)
 
     @staticmethod
     def settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class GcsWire:
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = self.shown(url)
+        self.url = self.display_url(url)
         self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
         self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
         self._kms = options.get("kms_key_name")
@@ -151,12 +151,12 @@ class GcsWire:
     def _call(self, seconds: float, method: str, path: str, **arguments: Any) -> Any:
         """The JSON of a reply."""
         _, _, body = run(self._fs.loop, self._send(method, path, **arguments), seconds)
-        return _parsed(body) if body else {}
+        return _parse_reply(body) if body else {}
 
     def _object(self, key: str) -> str:
         return f"/storage/v1/b/{self.bucket}/o/{quote(key, safe='')}"
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         span = {"Range": f"bytes={start}-{start + len(target) - 1}"}
         status, headers, _ = run(
             self._fs.loop,
@@ -172,10 +172,10 @@ class GcsWire:
         )
         length = int(headers["Content-Length"])
         if status == 206:
-            return Got(length, int(headers["Content-Range"].rpartition("/")[2]))
+            return GetReply(length, int(headers["Content-Range"].rpartition("/")[2]))
         if start:
             raise OSError("the server ignores byte ranges")
-        return Got(min(length, len(target)), length)
+        return GetReply(min(length, len(target)), length)
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
         sum32 = crc32c(data)
@@ -264,7 +264,7 @@ class GcsWire:
         )
         return _GcsUpload(self, key, headers["Location"])
 
-    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+    def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         return ()  # resumable uploads can't be listed; Google drops them after a week
 
     def discard(self, upload: Unfinished, seconds: float) -> None:
@@ -285,16 +285,16 @@ class GcsWire:
         if session is not None:
             GCSFileSystem.close_session(self._fs.loop, session)
 
-    def judge(self, error: BaseException) -> Verdict:
+    def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, Replied):
             if error.status == 404 and "bucket does not exist" in str(error):
-                return Verdict.MISSING_PLACE
-            return _BY_STATUS.get(error.status, Verdict.FATAL)
+                return Outcome.MISSING_PLACE
+            return _BY_STATUS.get(error.status, Outcome.FATAL)
         if isinstance(error, (Corrupted, *_PASSING)):
-            return Verdict.AGAIN
+            return Outcome.AGAIN
         if isinstance(error, google.auth.exceptions.GoogleAuthError):
-            return Verdict.DENIED
-        return Verdict.FATAL
+            return Outcome.DENIED
+        return Outcome.FATAL
 
 
 class _GcsUpload:
@@ -302,7 +302,7 @@ class _GcsUpload:
 
     parallel = False
 
-    def __init__(self, wire: GcsWire, key: str, session: str) -> None:
+    def __init__(self, wire: GcsClient, key: str, session: str) -> None:
         self._wire = wire
         self._key = key
         self._session = session
@@ -311,7 +311,7 @@ class _GcsUpload:
         self._stored: Mapping[str, Any] | None = None
 
     def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
-        begin = self._arrived(seconds) if self._unsure else offset
+        begin = self._count_stored(seconds) if self._unsure else offset
         self._unsure = True
         end = offset + len(data)
         if self._stored is None and begin < end:
@@ -322,7 +322,7 @@ class _GcsUpload:
         self._unsure = False
         self._crc = google_crc32c.extend(self._crc, bytes(data))
 
-    def _arrived(self, seconds: float) -> int:
+    def _count_stored(self, seconds: float) -> int:
         """How many bytes the server has, after a try whose reply was lost."""
         headers = self._put(b"", "bytes */*", seconds)
         span = headers.get("Range")
@@ -341,7 +341,7 @@ class _GcsUpload:
             seconds,
         )
         if status != 308:
-            self._stored = _parsed(body)
+            self._stored = _parse_reply(body)
         return headers
 
     def complete(self, size: int, seconds: float) -> None:
@@ -362,7 +362,7 @@ class _GcsUpload:
         )
 
 
-def _parsed(body: bytes) -> Any:
+def _parse_reply(body: bytes) -> Any:
     """The JSON of a reply; Corrupted if it was cut on its way, which is worth another try."""
     try:
         return json.loads(body)

@@ -15,9 +15,9 @@ from typing import Any
 import obstore
 import obstore.store
 
-from ckptstore.backends.objects.client import Got
-from ckptstore.backends.objects.gcs import GcsWire
-from ckptstore.backends.objects.obstore_carrier import ONE_TRY, Carrier, client_options, inherited
+from ckptstore.backends.objects.client import GetReply
+from ckptstore.backends.objects.gcs import GcsClient
+from ckptstore.backends.objects.obstore_carrier import ONE_TRY, Carrier, client_options, is_inherited
 
 _UNDERSTOOD = frozenset({"endpoint_url", "token", "project", "access", "default_location", "kms_key_name"})
 
@@ -26,11 +26,11 @@ def suits(options: Mapping[str, Any]) -> bool:
     """Whether obstore might do what gcsfs would do with these `options`, in this process."""
     # gcsfs takes no proxy from the environment, and obstore can't be told not to.
     proxies = urllib.request.getproxies().keys() - {"no"}
-    return not inherited() and not proxies and _UNDERSTOOD.issuperset(options)
+    return not is_inherited() and not proxies and _UNDERSTOOD.issuperset(options)
 
 
-class FastGcsWire(GcsWire):
-    """A :class:`GcsWire` that fetches file contents through obstore, where that can be had."""
+class ObstoreGcsClient(GcsClient):
+    """A :class:`GcsClient` that fetches file contents through obstore, where that can be had."""
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         super().__init__(url, options, timeout, concurrency)
@@ -53,10 +53,10 @@ class FastGcsWire(GcsWire):
         except obstore.exceptions.BaseError:  # it reads the environment too, and refuses what it finds there
             return None
 
-        async def opened() -> obstore.store.GCSStore:
+        async def open_store() -> obstore.store.GCSStore:
             return store
 
-        return Carrier(self._fs.loop, opened)
+        return Carrier(self._fs.loop, open_store)
 
     async def _credentials(self) -> Any:
         """gcsfs's own token, refreshed by it where due: asked for anew with each request."""
@@ -67,7 +67,7 @@ class FastGcsWire(GcsWire):
             raise ValueError("requests carry more than a token")
         return {"token": token, "expires_at": datetime.datetime.now(datetime.timezone.utc)}
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         found = self.carrier.get(key, start, target, seconds) if self.carrier else None
         return found or super().get(key, start, target, seconds)
 

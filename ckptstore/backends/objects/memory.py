@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, Got, Page, Unfinished
-from ckptstore.backends.objects.retry import Verdict
+from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished
+from ckptstore.backends.objects.retry import Outcome
 
 _lock = threading.Lock()  # fsspec keeps one store per process, so one lock makes creation exclusive
 
 
-class MemoryWire:
+class MemoryClient:
     """One prefix of the process-wide memory store."""
 
     part_bytes = 2**20
@@ -27,20 +27,20 @@ class MemoryWire:
         self.root = f"/{name}/" if name else "/"
         self._fs = MemoryFileSystem(skip_instance_cache=True)
 
-    def judge(self, error: BaseException) -> Verdict:
+    def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, FileNotFoundError):
-            return Verdict.ABSENT
+            return Outcome.ABSENT
         if isinstance(error, FileExistsError):
-            return Verdict.EXISTS
-        return Verdict.SHORT if isinstance(error, EOFError) else Verdict.FATAL
+            return Outcome.EXISTS
+        return Outcome.SHORT if isinstance(error, EOFError) else Outcome.FATAL
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         data = self._fs.store[key].getbuffer() if key in self._fs.store else None
         if data is None:
             raise FileNotFoundError(key)
         count = max(min(len(target), len(data) - start), 0)
         target[:count] = data[start : start + count]
-        return Got(count, len(data))
+        return GetReply(count, len(data))
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
         with _lock:
@@ -76,7 +76,7 @@ class MemoryWire:
     def upload(self, key: str, seconds: float) -> _MemoryUpload:
         return _MemoryUpload(self, key)
 
-    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+    def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         return ()
 
     def discard(self, upload: Unfinished, seconds: float) -> None:
@@ -96,7 +96,7 @@ class MemoryWire:
 class _MemoryUpload:
     parallel = True
 
-    def __init__(self, wire: MemoryWire, key: str) -> None:
+    def __init__(self, wire: MemoryClient, key: str) -> None:
         self._wire = wire
         self._key = key
         self._parts: dict[int, bytes] = {}
@@ -114,10 +114,10 @@ class _MemoryUpload:
 
 
 class MemoryOpener:
-    """Opens a :class:`MemoryWire`; what a pickle of the backend holds."""
+    """Opens a :class:`MemoryClient`; what a pickle of the backend holds."""
 
     def __init__(self, url: str, options: object = None, timeout: float = 0, concurrency: int = 0) -> None:
         self.url = url.rstrip("/")
 
-    def __call__(self) -> MemoryWire:
-        return MemoryWire(self.url)
+    def __call__(self) -> MemoryClient:
+        return MemoryClient(self.url)

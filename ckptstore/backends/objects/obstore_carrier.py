@@ -16,7 +16,7 @@ import numpy as np
 import obstore
 import obstore.store
 
-from ckptstore.backends.objects.client import Body, Got
+from ckptstore.backends.objects.client import Body, GetReply
 from ckptstore.backends.objects.fsspec_loop import run
 
 _LEAST_GET_BYTES = 2**18 + 1
@@ -32,7 +32,7 @@ _first_user: int | None = None
 T = TypeVar("T")
 
 
-def inherited() -> bool:
+def is_inherited() -> bool:
     """Whether this process was forked from one that used obstore, whose threads stayed behind there.
 
     Who used it here would wait for ever.
@@ -60,10 +60,10 @@ class Carrier:
         self.refusals = 0
         """In a row, until now."""
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got | None:
-        """What :meth:`ckptstore.backends.objects.client.Wire.get` does, or None: ask the wire."""
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply | None:
+        """What :meth:`ckptstore.backends.objects.client.BucketClient.get` does, or None: ask the wire."""
 
-        async def fetch() -> Got:
+        async def fetch() -> GetReply:
             span = (start, start + len(target))
             reply = await obstore.get_async(await self._opened(), key, options={"range": span})
             place, done = np.frombuffer(target, np.uint8), 0
@@ -76,7 +76,7 @@ class Carrier:
             total = reply.meta["size"]
             if done != min(len(target), total - start):
                 raise EOFError(f"{key}: {done} bytes came")
-            return Got(done, total)
+            return GetReply(done, total)
 
         return None if len(target) < _LEAST_GET_BYTES else self._ask(fetch, seconds)
 

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptstore.backends.objects.fsspec_loop import setting_up, split_url
+from ckptstore.backends.objects.fsspec_loop import explain_bad_options, split_url
 
 if TYPE_CHECKING:
-    from ckptstore.backends.objects.gcs import GcsWire
-    from ckptstore.backends.objects.s3 import S3Wire
+    from ckptstore.backends.objects.gcs import GcsClient
+    from ckptstore.backends.objects.s3 import S3Client
 
-    BucketWire = S3Wire | GcsWire
+    SomeClient = S3Client | GcsClient
 
 FAST = True
 """Whether obstore carries file contents where it is installed; tests try both."""
@@ -31,17 +31,17 @@ class BucketOpener(ABC):
         self._state = (url, dict(options), timeout, concurrency)
 
     @abstractmethod
-    def client(self) -> type[BucketWire]:
+    def client(self) -> type[SomeClient]:
         """The class of the bucket's client."""
 
     @abstractmethod
-    def obstore_client(self, options: Mapping[str, Any]) -> type[BucketWire] | None:
+    def obstore_client(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
         """The one that moves contents through obstore; None if obstore can't do what `options` ask for."""
 
     @property
     def url(self) -> str:
         """Where it is."""
-        return self.client().shown(self._state[0])
+        return self.client().display_url(self._state[0])
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
@@ -50,9 +50,9 @@ class BucketOpener(ABC):
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._state = state
 
-    def __call__(self) -> BucketWire:
+    def __call__(self) -> SomeClient:
         options = self._state[1]
-        with setting_up(options):
+        with explain_bad_options(options):
             fast = FAST and importlib.util.find_spec("obstore") is not None
             client = (self.obstore_client(options) if fast else None) or self.client()
             return client(*self._state)
@@ -61,26 +61,26 @@ class BucketOpener(ABC):
 class S3Opener(BucketOpener):
     """Opens a bucket of S3 or of what speaks its language."""
 
-    def client(self) -> type[BucketWire]:
-        from ckptstore.backends.objects.s3 import S3Wire
+    def client(self) -> type[SomeClient]:
+        from ckptstore.backends.objects.s3 import S3Client
 
-        return S3Wire
+        return S3Client
 
-    def obstore_client(self, options: Mapping[str, Any]) -> type[BucketWire] | None:
-        from ckptstore.backends.objects.s3_obstore import FastS3Wire, suits
+    def obstore_client(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
+        from ckptstore.backends.objects.s3_obstore import ObstoreS3Client, suits
 
-        return FastS3Wire if suits(options) else None
+        return ObstoreS3Client if suits(options) else None
 
 
 class GcsOpener(BucketOpener):
     """Opens a bucket of Google Cloud Storage."""
 
-    def client(self) -> type[BucketWire]:
-        from ckptstore.backends.objects.gcs import GcsWire
+    def client(self) -> type[SomeClient]:
+        from ckptstore.backends.objects.gcs import GcsClient
 
-        return GcsWire
+        return GcsClient
 
-    def obstore_client(self, options: Mapping[str, Any]) -> type[BucketWire] | None:
-        from ckptstore.backends.objects.gcs_obstore import FastGcsWire, suits
+    def obstore_client(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
+        from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient, suits
 
-        return FastGcsWire if suits(options) else None
+        return ObstoreGcsClient if suits(options) else None

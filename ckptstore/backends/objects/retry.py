@@ -21,7 +21,7 @@ SLOWEST_BYTES_PER_SECOND = 128 * 1024
 """A line slower than this is taken for dead: what a request may take beyond the timeout, by its size."""
 
 
-class Verdict(enum.Enum):
+class Outcome(enum.Enum):
     """What a failed request means, whatever the client library calls it."""
 
     ABSENT = "absent"
@@ -34,11 +34,11 @@ class Verdict(enum.Enum):
     FATAL = "will not work however often it is tried"
 
 
-class GaveUp(Exception):
+class RetriesExhausted(Exception):
     """No proper answer until the deadline; the last failure is the cause."""
 
 
-class Patience:
+class RetryPolicy:
     """How long and how often to try. Immutable, so threads may share one."""
 
     def __init__(
@@ -62,14 +62,14 @@ class Patience:
     def run(
         self,
         request: Callable[[float], T],
-        judge: Callable[[BaseException], Verdict],
+        classify: Callable[[BaseException], Outcome],
         *,
         size: int = 0,
         stop: threading.Event | None = None,
     ) -> T:
         """What `request(seconds it may last)` returns. Failures that are not passing come out as they are.
 
-        Raises GaveUp from the last failure at the deadline, which is later for requests that move
+        Raises RetriesExhausted from the last failure at the deadline, which is later for requests that move
         `size` bytes, and as soon as `stop` is set.
         """
         moving = size / SLOWEST_BYTES_PER_SECOND
@@ -81,7 +81,7 @@ class Patience:
                 # A third each, so that one request that hangs leaves time for another.
                 return request(max(min(left, self.timeout / 3 + moving), 0.001))
             except Exception as error:
-                if judge(error) is not Verdict.AGAIN:
+                if classify(error) is not Outcome.AGAIN:
                     raise
                 tries += 1
                 # Full jitter: writers that failed together must not come back together.
@@ -94,7 +94,7 @@ class Patience:
                 left = deadline - self._clock() - pause
                 spent = self.retries is not None and tries > self.retries
                 if spent or left <= 0 or (stop is not None and stop.is_set()):
-                    raise GaveUp(f"no proper answer after {tries} tries") from error
+                    raise RetriesExhausted(f"no proper answer after {tries} tries") from error
                 if stop is None:
                     time.sleep(pause)
                 else:

@@ -20,9 +20,9 @@ import botocore.exceptions
 import s3fs
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, Got, Page, Unfinished, Upload
-from ckptstore.backends.objects.fsspec_loop import run, secrets_in, shown_url, split_url, without_secrets
-from ckptstore.backends.objects.retry import Verdict
+from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.fsspec_loop import display_url, run, secrets_in, split_url, without_secrets
+from ckptstore.backends.objects.retry import Outcome
 
 PART_BYTES = 16 * 2**20
 """Smaller and fewer parts than s3fs's 50 MiB x 10 sent 1.8 times as fast in our measurements."""
@@ -43,34 +43,34 @@ _PICKLED = frozenset(
 # The table. A status decides; a code only where one status stands for several things. Classes of
 # exceptions decide nothing: a lost race is FileExistsError from AWS and OSError EINVAL from SeaweedFS.
 _BY_STATUS = {
-    400: Verdict.FATAL,
-    401: Verdict.DENIED,
-    403: Verdict.DENIED,
-    404: Verdict.ABSENT,
-    408: Verdict.AGAIN,
+    400: Outcome.FATAL,
+    401: Outcome.DENIED,
+    403: Outcome.DENIED,
+    404: Outcome.ABSENT,
+    408: Outcome.AGAIN,
     # ConditionalRequestConflict: two creations at once, and nobody said who won.
-    409: Verdict.AGAIN,
-    412: Verdict.EXISTS,
-    416: Verdict.SHORT,
-    425: Verdict.AGAIN,
-    429: Verdict.AGAIN,
-    500: Verdict.AGAIN,
-    502: Verdict.AGAIN,
-    503: Verdict.AGAIN,
-    504: Verdict.AGAIN,
-    507: Verdict.FULL,
+    409: Outcome.AGAIN,
+    412: Outcome.EXISTS,
+    416: Outcome.SHORT,
+    425: Outcome.AGAIN,
+    429: Outcome.AGAIN,
+    500: Outcome.AGAIN,
+    502: Outcome.AGAIN,
+    503: Outcome.AGAIN,
+    504: Outcome.AGAIN,
+    507: Outcome.FULL,
 }
 _BY_CODE = {
-    "NoSuchBucket": Verdict.MISSING_PLACE,
-    "ExpiredToken": Verdict.DENIED,
-    "InvalidToken": Verdict.DENIED,
-    "TokenRefreshRequired": Verdict.DENIED,
-    "RequestTimeout": Verdict.AGAIN,
-    "IncompleteBody": Verdict.AGAIN,
-    "BadDigest": Verdict.AGAIN,
-    "XAmzContentSHA256Mismatch": Verdict.AGAIN,
-    "XMinioStorageFull": Verdict.FULL,
-    "QuotaExceeded": Verdict.FULL,
+    "NoSuchBucket": Outcome.MISSING_PLACE,
+    "ExpiredToken": Outcome.DENIED,
+    "InvalidToken": Outcome.DENIED,
+    "TokenRefreshRequired": Outcome.DENIED,
+    "RequestTimeout": Outcome.AGAIN,
+    "IncompleteBody": Outcome.AGAIN,
+    "BadDigest": Outcome.AGAIN,
+    "XAmzContentSHA256Mismatch": Outcome.AGAIN,
+    "XMinioStorageFull": Outcome.FULL,
+    "QuotaExceeded": Outcome.FULL,
 }
 _DENIED = (
     botocore.exceptions.NoCredentialsError,
@@ -103,16 +103,16 @@ class Corrupted(OSError):
     """What arrived is not what was sent."""
 
 
-class S3Wire:
+class S3Client:
     """One bucket and prefix."""
 
     part_bytes = PART_BYTES
     remove_batch = 1000
 
     @staticmethod
-    def shown(url: str) -> str:
+    def display_url(url: str) -> str:
         """`url` as people see it."""
-        return shown_url("s3", url)
+        return display_url("s3", url)
 
     @staticmethod
     def settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class S3Wire:
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = self.shown(url)
+        self.url = self.display_url(url)
         self.secrets = secrets_in(options)
         endpoint = options.get("endpoint_url") or (options.get("client_kwargs") or {}).get("endpoint_url")
         self.place = f"{self.url} at {endpoint or 'AWS'}"
@@ -153,10 +153,10 @@ class S3Wire:
         reply: dict[str, Any] = run(self._fs.loop, work, seconds)
         return reply
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         return run(self._fs.loop, self._get(key, start, target), seconds)
 
-    async def _get(self, key: str, start: int, target: memoryview) -> Got:
+    async def _get(self, key: str, start: int, target: memoryview) -> GetReply:
         span = f"bytes={start}-{start + len(target) - 1}"
         reply = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=key, Range=span)
         length = int(reply["ContentLength"])
@@ -173,7 +173,7 @@ class S3Wire:
                 done += len(chunk)
         if done < length:
             raise asyncio.IncompleteReadError(b"", length)
-        return Got(done, total)
+        return GetReply(done, total)
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
         sum32 = _crc32(data)
@@ -236,7 +236,7 @@ class S3Wire:
                 # Not Quiet: the reply names what went and what did not. s3fs drops both.
                 reply = self._call(seconds, "delete_objects", Delete={"Objects": [{"Key": k} for k in keys]})
             except Exception as error:
-                if self.judge(error) is not Verdict.FATAL:
+                if self.classify(error) is not Outcome.FATAL:
                     raise
                 self._bulk_delete = False  # some S3-likes have no bulk delete, or want an MD5 with it
             else:
@@ -281,14 +281,14 @@ class S3Wire:
         reply = self._call(seconds, "create_multipart_upload", Key=key, ChecksumAlgorithm="CRC32")
         return _S3Upload(self, key, reply["UploadId"], reply.get("ChecksumAlgorithm") == "CRC32")
 
-    def unfinished(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
+    def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         found: list[Unfinished] = []
         marker: dict[str, Any] = {}
         while True:
             try:
                 reply = self._call(seconds, "list_multipart_uploads", Prefix=prefix, **marker)
             except Exception as error:
-                if self.judge(error) not in (Verdict.ABSENT, Verdict.FATAL):
+                if self.classify(error) not in (Outcome.ABSENT, Outcome.FATAL):
                     raise
                 return found  # some S3-likes can't tell; the bucket's lifecycle rule has to do it
             found += [
@@ -307,7 +307,7 @@ class S3Wire:
         try:
             self._call(seconds, "abort_multipart_upload", Key=key, UploadId=upload_id)
         except Exception as error:
-            if self.judge(error) is not Verdict.ABSENT:
+            if self.classify(error) is not Outcome.ABSENT:
                 raise
 
     def describe(self) -> Mapping[str, str]:
@@ -325,9 +325,9 @@ class S3Wire:
         if client is not None:
             s3fs.S3FileSystem.close_session(self._fs.loop, self._fs._s3creator)
 
-    def judge(self, error: BaseException) -> Verdict:
+    def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, Corrupted):
-            return Verdict.AGAIN  # whatever reply it was found out from
+            return Outcome.AGAIN  # whatever reply it was found out from
         reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         if isinstance(reply, Mapping):
             code = str(reply.get("Error", {}).get("Code", ""))
@@ -336,13 +336,13 @@ class S3Wire:
                 return _BY_CODE[code]
             if status in _BY_STATUS:
                 return _BY_STATUS[status]
-            return Verdict.AGAIN if isinstance(status, int) and status >= 505 else Verdict.FATAL
+            return Outcome.AGAIN if isinstance(status, int) and status >= 505 else Outcome.FATAL
         causes = (error, error.__cause__)
         if any(isinstance(cause, _DENIED) for cause in causes):
-            return Verdict.DENIED
+            return Outcome.DENIED
         if any(isinstance(cause, _PASSING) for cause in causes):
-            return Verdict.AGAIN
-        return Verdict.FATAL
+            return Outcome.AGAIN
+        return Outcome.FATAL
 
 
 class _Refused(Exception):
@@ -360,7 +360,7 @@ class _S3Upload:
 
     parallel = True
 
-    def __init__(self, wire: S3Wire, key: str, upload_id: str, sums: bool) -> None:
+    def __init__(self, wire: S3Client, key: str, upload_id: str, sums: bool) -> None:
         self._wire = wire
         self._key = key
         self._id = upload_id
@@ -396,7 +396,7 @@ class _S3Upload:
             )
         except Exception as error:
             # The upload is gone after a try whose reply was lost: it became the object.
-            if not again or self._wire.judge(error) is not Verdict.ABSENT:
+            if not again or self._wire.classify(error) is not Outcome.ABSENT:
                 raise
             found = self._wire._call(seconds, "head_object", Key=self._key)["ContentLength"]
             if found != size:

@@ -17,9 +17,9 @@ from typing import Any
 import obstore
 import obstore.store
 
-from ckptstore.backends.objects.client import Body, Got
-from ckptstore.backends.objects.obstore_carrier import ONE_TRY, Carrier, client_options, inherited
-from ckptstore.backends.objects.s3 import S3Wire
+from ckptstore.backends.objects.client import Body, GetReply
+from ckptstore.backends.objects.obstore_carrier import ONE_TRY, Carrier, client_options, is_inherited
+from ckptstore.backends.objects.s3 import S3Client
 
 _UNDERSTOOD = frozenset({"endpoint_url", "key", "secret", "token", "profile", "anon", "client_kwargs"})
 _UNDERSTOOD_CLIENT = frozenset({"endpoint_url", "region_name"})
@@ -30,24 +30,24 @@ def suits(options: Mapping[str, Any]) -> bool:
     client = options.get("client_kwargs") or {}
     endpoint = options.get("endpoint_url") or client.get("endpoint_url") or ""
     return (
-        not inherited()
+        not is_inherited()
         and _UNDERSTOOD.issuperset(options)
         and _UNDERSTOOD_CLIENT.issuperset(client)
         and (endpoint.startswith("http://") or not os.environ.get("AWS_CA_BUNDLE"))
     )
 
 
-class FastS3Wire(S3Wire):
-    """An :class:`S3Wire` that sends and fetches file contents through obstore."""
+class ObstoreS3Client(S3Client):
+    """An :class:`S3Client` that sends and fetches file contents through obstore."""
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         super().__init__(url, options, timeout, concurrency)
         self._timeout = timeout
         self._options = options
         self._store: obstore.store.S3Store | None = None
-        self.carrier = Carrier(self._fs.loop, self._opened)
+        self.carrier = Carrier(self._fs.loop, self._open)
 
-    async def _opened(self) -> obstore.store.S3Store:
+    async def _open(self) -> obstore.store.S3Store:
         """obstore's client, with the endpoint, region and credentials that s3fs's has found."""
         if self._store is None:
             await self._fs.set_session()
@@ -84,7 +84,7 @@ class FastS3Wire(S3Wire):
             "expires_at": soon,
         }
 
-    def get(self, key: str, start: int, target: memoryview, seconds: float) -> Got:
+    def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         return self.carrier.get(key, start, target, seconds) or super().get(key, start, target, seconds)
 
     def put(self, key: str, data: Body, create: bool, seconds: float) -> None:

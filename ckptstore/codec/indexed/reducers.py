@@ -96,23 +96,23 @@ class Reducers:
         if issubclass(kind, type):
             return _class
         if issubclass(kind, np.ndarray):
-            return _default if _registered(kind) else _subclass
+            return _default if _has_reducer(kind) else _subclass
         if issubclass(kind, np.generic):
-            return _default if _registered(kind) else Reducers._scalar
+            return _default if _has_reducer(kind) else Reducers._scalar
         if issubclass(kind, np.random.RandomState):
             return _random_state
         if kind in tensor_types():
             return Reducers._tensor
         if kind is memoryview:
-            return Reducers._offering
+            return Reducers._reduce_by_protocol
         if issubclass(kind, (*_CONTENT, pickle.PickleBuffer)):
             return _default
         if all(hasattr(kind, name) for name in _TENSOR):
-            return Reducers._offering  # a tensor is its array, however its library would pickle it
+            return Reducers._reduce_by_protocol  # a tensor is its array, however its library would pickle it
         if _pickles_itself(kind):
             return _default
         if any(hasattr(kind, name) for name in ("__dlpack__", "__array__", "__buffer__")) or _is_buffer(kind):
-            return Reducers._offering
+            return Reducers._reduce_by_protocol
         return _default
 
     def _buffer(self, flat: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
@@ -151,7 +151,7 @@ class Reducers:
     def _tensor(self, tensor: Any) -> Reduced:
         return self._storages.reduce(tensor, self._buffer)
 
-    def _offering(self, obj: Any) -> Reduced:
+    def _reduce_by_protocol(self, obj: Any) -> Reduced:
         """Something that shares its memory, as an array; as itself where it declines to."""
         array = _borrow(obj)
         if array is None or type(array) is not np.ndarray or array.dtype.hasobject or array.dtype.kind == "T":
@@ -195,12 +195,12 @@ _TENSOR = ("__dlpack__", "shape", "dtype")
 """What jax, cupy and TensorFlow arrays have in common, and Arrow's columns, which are more, have not."""
 
 
-def _registered(kind: type) -> bool:
+def _has_reducer(kind: type) -> bool:
     return kind in copyreg.dispatch_table or kind in cloudpickle.Pickler.dispatch_table
 
 
 def _pickles_itself(kind: type) -> bool:
-    return _registered(kind) or any(
+    return _has_reducer(kind) or any(
         getattr(kind, name, None) is not getattr(object, name, None) for name in _PICKLING
     )
 

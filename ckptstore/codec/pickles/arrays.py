@@ -39,7 +39,7 @@ class Arrays:
 
     # -- arrays ---------------------------------------------------------------------------------------
 
-    def waiting(self) -> Array:
+    def make_empty(self) -> Array:
         """An empty array that gets its content from a state that follows."""
         array: Array = np.ndarray((0,), "b")
         self._waiting[id(array)] = array
@@ -49,7 +49,7 @@ class Arrays:
         """``_reconstruct(numpy.ndarray, (0,), b'b')``."""
         if len(args) != 3 or not _is_reference(args[0], "numpy.ndarray"):
             raise NotPlainError
-        return self.waiting()
+        return self.make_empty()
 
     def fill(self, array: Array, state: Any) -> None:
         """Give a waiting array its content: ``state`` is (version, shape, dtype, fortran, bytes or list)."""
@@ -93,7 +93,7 @@ class Arrays:
             # Without a buffer numpy hands out memory as it finds it.
             if math.prod(shape):
                 raise UnsafeContent("pickle", "numpy array without content")
-            return self.waiting() if dtype == np.dtype("b") and shape == (0,) else np.ndarray(shape, dtype)
+            return self.make_empty() if dtype == np.dtype("b") and shape == (0,) else np.ndarray(shape, dtype)
         given = args[3:]
         offset, strides, order = given + (0, None, None)[len(given) :]
         order = "C" if order is None else text_of(order)
@@ -175,7 +175,7 @@ class Arrays:
             raise NotPlainError
         return np.take(args[0], 0)
 
-    def typed_scalar(self, name: str, args: tuple[Any, ...]) -> Any:
+    def make_scalar(self, name: str, args: tuple[Any, ...]) -> Any:
         """``numpy.float32(1.5)`` and the like."""
         kind = SCALAR_TYPES.get(name)
         value = args[0] if len(args) == 1 else None
@@ -202,7 +202,7 @@ class Arrays:
 
 
 def is_scalar_type(name: str) -> bool:
-    """Whether ``numpy.<name>(value)`` is a scalar that :meth:`Arrays.typed_scalar` may know."""
+    """Whether ``numpy.<name>(value)`` is a scalar that :meth:`Arrays.make_scalar` may know."""
     return name in SCALAR_TYPES
 
 

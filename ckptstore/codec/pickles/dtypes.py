@@ -73,10 +73,10 @@ class Dtypes:
         if isinstance(what, bytes):
             what = what.decode("ascii")
         if isinstance(what, Opaque) and what.is_reference:
-            return _named_dtype(what.name)
+            return _dtype_of_name(what.name)
         if not isinstance(what, str):
             raise NotPlainError
-        return _coded_dtype(what)
+        return _dtype_of_code(what)
 
     def with_state(self, dtype: np.dtype[Any], state: Any) -> np.dtype[Any]:
         """``dtype`` with the byte order, fields, unit or shape that its pickled state adds."""
@@ -91,7 +91,7 @@ class Dtypes:
         if names is not None or fields is not None:
             if dtype.kind != "V":
                 raise UnsafeContent("pickle", f"fields in a dtype of kind {dtype.kind}")
-            return self._structured(dtype, names, fields, state)
+            return self._make_structured(dtype, names, fields, state)
         if (
             dtype.kind in "SUV"
             and dtype.num < 256
@@ -121,7 +121,7 @@ class Dtypes:
         made = np.dtype((base, shape))
         return self._note(made, fields + 1, depth + 1)
 
-    def _structured(
+    def _make_structured(
         self, dtype: np.dtype[Any], names: Any, fields: Any, state: tuple[Any, ...]
     ) -> np.dtype[Any]:
         size = state[5] if len(state) > 5 else -1
@@ -195,7 +195,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return shape
 
 
-def _coded_dtype(code: str) -> np.dtype[Any]:
+def _dtype_of_code(code: str) -> np.dtype[Any]:
     match = _CODE.match(code)
     if match is None:
         if code in SCALAR_TYPES and code not in ("void", "str_", "bytes_"):
@@ -217,7 +217,7 @@ def _coded_dtype(code: str) -> np.dtype[Any]:
         raise NotPlainError from None  # a size that this machine's long double doesn't have
 
 
-def _named_dtype(name: str) -> np.dtype[Any]:
+def _dtype_of_name(name: str) -> np.dtype[Any]:
     module, _, short = name.rpartition(".")
     if module == "numpy":
         if short == "record":

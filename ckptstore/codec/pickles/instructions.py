@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles.machine import Machine
-from ckptstore.codec.pickles.protocol0 import int_line, long_line, old_text, quoted
+from ckptstore.codec.pickles.protocol0 import int_line, long_line, old_text, parse_quoted
 from ckptstore.errors import UnsafeContent
 
 Handler = Callable[[Machine, list[Any], int], int]
@@ -24,7 +24,7 @@ def _proto(m: Machine, stack: list[Any], pos: int) -> int:
 
 
 def _frame(m: Machine, stack: list[Any], pos: int) -> int:
-    return m.sized(pos, 8)[0]
+    return m.read_size(pos, 8)[0]
 
 
 def _newobj_ex(m: Machine, stack: list[Any], pos: int) -> int:
@@ -75,7 +75,7 @@ def _payload(width: int, make: Callable[[bytes], Any]) -> Handler:
     """A length of ``width`` bytes, and that much content."""
 
     def handle(m: Machine, stack: list[Any], pos: int) -> int:
-        start, end = m.sized(pos, width)
+        start, end = m.read_size(pos, width)
         stack.append(make(m.data[start:end]))
         return end
 
@@ -83,7 +83,7 @@ def _payload(width: int, make: Callable[[bytes], Any]) -> Handler:
 
 
 def _bytearray8(m: Machine, stack: list[Any], pos: int) -> int:
-    start, end = m.sized(pos, 8)
+    start, end = m.read_size(pos, 8)
     stack.append(bytearray(memoryview(m.data)[start:end]))  # one copy; a slice of bytes would be another
     return end
 
@@ -139,7 +139,7 @@ def _unicode(content: bytes) -> str:
     return content.decode("utf-8", "surrogatepass")
 
 
-def _signed(content: bytes) -> int:
+def _to_signed(content: bytes) -> int:
     return int.from_bytes(content, "little", signed=True)
 
 
@@ -160,14 +160,14 @@ for _opcode, _handler in {
     0x96: _bytearray8,
     0x58: _payload(4, _unicode),  # BINUNICODE
     0x8D: _payload(8, _unicode),  # BINUNICODE8
-    0x8A: _payload(1, _signed),  # LONG1
-    0x8B: _payload(4, _signed),  # LONG4
+    0x8A: _payload(1, _to_signed),  # LONG1
+    0x8B: _payload(4, _to_signed),  # LONG4
     0x55: _payload(1, old_text),  # SHORT_BINSTRING
     0x54: _payload(4, old_text),  # BINSTRING
     0x49: _text_line(int_line),  # INT
     0x4C: _text_line(long_line),  # LONG
     0x46: _text_line(float),  # FLOAT
-    0x53: _text_line(quoted),  # STRING
+    0x53: _text_line(parse_quoted),  # STRING
     0x56: _text_line(lambda text: text.decode("raw-unicode-escape")),  # UNICODE
     0x67: _get,
     0x70: _put,

@@ -163,18 +163,18 @@ def run(machine: Machine) -> Any:
                 stack, pos = _rare(machine, op, stack, pos)
                 limit -= 100
     except UnsafeContent as error:
-        raise _refused(pos, error.why) from error
+        raise _refuse(pos, error.why) from error
     except IndexError as error:
-        raise _refused(pos, "cut short, or an opcode without what it needs") from error
+        raise _refuse(pos, "cut short, or an opcode without what it needs") from error
     except RecursionError as error:
-        raise _refused(pos, "nested too deeply") from error
+        raise _refuse(pos, "nested too deeply") from error
     except MemoryError as error:
-        raise _refused(pos, "asks for more memory than there is") from error
+        raise _refuse(pos, "asks for more memory than there is") from error
     except (
         ArithmeticError, LookupError, TypeError, ValueError, AttributeError, struct.error, Warning,
     ) as error:  # fmt: skip
-        raise _refused(pos, f"{type(error).__name__}: {str(error)[:200]}") from error
-    raise _refused(pos, "takes more steps than its size allows")
+        raise _refuse(pos, f"{type(error).__name__}: {str(error)[:200]}") from error
+    raise _refuse(pos, "takes more steps than its size allows")
 
 
 def _rare(machine: Machine, op: int, stack: list[Any], pos: int) -> tuple[list[Any], int]:
@@ -190,5 +190,5 @@ def _rare(machine: Machine, op: int, stack: list[Any], pos: int) -> tuple[list[A
     return stack, machine.end_mark(op, stack, items, pos)
 
 
-def _refused(pos: int, why: str) -> UnsafeContent:
+def _refuse(pos: int, why: str) -> UnsafeContent:
     return UnsafeContent("pickle", f"at byte {max(pos - 1, 0)}: {why}")

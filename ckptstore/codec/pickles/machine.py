@@ -116,7 +116,7 @@ class Machine:
             return Opaque(cls.name, () if plain else (base, content))
         module, _, short = name.rpartition(".")
         if module == "numpy" and is_scalar_type(short):
-            return self.arrays.typed_scalar(short, args)
+            return self.arrays.make_scalar(short, args)
         raise NotPlainError
 
     def note_setter(self, args: tuple[Any, ...], pos: int) -> None:
@@ -270,7 +270,7 @@ class Machine:
             raise UnsafeContent("pickle", "cut short within a line")
         return self.data[pos:end], end + 1
 
-    def sized(self, pos: int, width: int) -> tuple[int, int]:
+    def read_size(self, pos: int, width: int) -> tuple[int, int]:
         """Start and end of what a length of ``width`` bytes at ``pos`` announces."""
         start = pos + width
         size = int.from_bytes(self.data[pos:start], "little")

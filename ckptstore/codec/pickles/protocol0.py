@@ -26,7 +26,7 @@ def old_text(content: bytes) -> Any:
     return content.decode("ascii") if content.isascii() else content
 
 
-def quoted(text: bytes) -> Any:
+def parse_quoted(text: bytes) -> Any:
     """The str of a STRING line, written like a literal. Raises UnsafeContent where its quotes don't match."""
     text = text.strip()
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):

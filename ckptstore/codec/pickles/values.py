@@ -46,18 +46,18 @@ def _need(condition: bool) -> None:
         raise NotPlainError
 
 
-def _sized(host: Containers, value: Any) -> Any:
+def _make_sized(host: Containers, value: Any) -> Any:
     _need(type(value) in (list, tuple, set, frozenset, dict))
     host.charge(64 * len(value))
     return value
 
 
 def _list(host: Containers, args: tuple[Any, ...]) -> list[Any]:
-    return list(_sized(host, args[0])) if len(args) == 1 else _none(args, [])
+    return list(_make_sized(host, args[0])) if len(args) == 1 else _none(args, [])
 
 
 def _tuple(host: Containers, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_sized(host, args[0])) if len(args) == 1 else _none(args, ())
+    return tuple(_make_sized(host, args[0])) if len(args) == 1 else _none(args, ())
 
 
 def _none(args: tuple[Any, ...], empty: Any) -> Any:
@@ -69,7 +69,7 @@ def _set(host: Containers, args: tuple[Any, ...]) -> set[Any]:
     made: set[Any] = set()
     if args:
         _need(len(args) == 1)
-        host.put_members(made, _sized(host, args[0]))
+        host.put_members(made, _make_sized(host, args[0]))
     return made
 
 
@@ -81,7 +81,7 @@ def _dict(host: Containers, args: tuple[Any, ...]) -> dict[Any, Any]:
     return _fill(host, {}, args)
 
 
-def _ordered(host: Containers, args: tuple[Any, ...]) -> OrderedDict[Any, Any]:
+def _make_ordered_dict(host: Containers, args: tuple[Any, ...]) -> OrderedDict[Any, Any]:
     made: OrderedDict[Any, Any] = OrderedDict()
     _fill(host, made, args)
     return made
@@ -108,7 +108,7 @@ def _defaultdict(host: Containers, args: tuple[Any, ...]) -> defaultdict[Any, An
 def _fill(host: Containers, made: dict[Any, Any], args: tuple[Any, ...]) -> dict[Any, Any]:
     if args:
         _need(len(args) == 1)
-        source = _sized(host, args[0])
+        source = _make_sized(host, args[0])
         pairs = source.items() if isinstance(source, dict) else source
         _need(all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs))
         host.put_entries(made, pairs)
@@ -119,7 +119,7 @@ def _deque(host: Containers, args: tuple[Any, ...]) -> deque[Any]:
     _need(len(args) <= 2)
     longest = args[1] if len(args) == 2 else None
     _need(longest is None or (type(longest) is int and 0 <= longest < 2**62))
-    return deque(_sized(host, args[0]) if args else (), longest)
+    return deque(_make_sized(host, args[0]) if args else (), longest)
 
 
 def _complex(host: Containers, args: tuple[Any, ...]) -> complex:
@@ -175,7 +175,7 @@ def _zone(args: tuple[Any, ...], at: int) -> datetime.timezone | None:
     return zone
 
 
-def _packed(args: tuple[Any, ...], size: int) -> bytes:
+def _take_bytes(args: tuple[Any, ...], size: int) -> bytes:
     packed = args[0] if args else None
     if isinstance(packed, str):  # Python 2 wrote these as text
         packed = packed.encode("latin-1", "replace")
@@ -185,19 +185,19 @@ def _packed(args: tuple[Any, ...], size: int) -> bytes:
 
 
 def _date(host: Containers, args: tuple[Any, ...]) -> datetime.date:
-    b = _packed(args, 4)
+    b = _take_bytes(args, 4)
     _need(len(args) == 1)
     return datetime.date(b[0] << 8 | b[1], b[2], b[3])
 
 
 def _time(host: Containers, args: tuple[Any, ...]) -> datetime.time:
-    b = _packed(args, 6)
+    b = _take_bytes(args, 6)
     hour, fold = b[0] & 0x7F, b[0] >> 7
     return datetime.time(hour, b[1], b[2], int.from_bytes(b[3:], "big"), _zone(args, 1), fold=fold)
 
 
 def _datetime(host: Containers, args: tuple[Any, ...]) -> datetime.datetime:
-    b = _packed(args, 10)
+    b = _take_bytes(args, 10)
     month, fold = b[2] & 0x7F, b[2] >> 7
     day = datetime.date(b[0] << 8 | b[1], month, b[3])
     clock = datetime.time(b[4], b[5], b[6], int.from_bytes(b[7:], "big"), _zone(args, 1), fold=fold)
@@ -270,7 +270,7 @@ MAKERS: dict[str, Maker] = {
     "builtins.xrange": _range,
     "builtins.slice": _slice,
     "_codecs.encode": _encode,
-    "collections.OrderedDict": _ordered,
+    "collections.OrderedDict": _make_ordered_dict,
     "collections.Counter": _counter,
     "collections.defaultdict": _defaultdict,
     "collections.deque": _deque,

@@ -20,7 +20,7 @@ from ckptstore.backends.local.locks import Lock, try_lock
 from ckptstore.backends.local.paths import OpenPaths
 from ckptstore.backends.local.posix import Directory, Disk, identity
 from ckptstore.commit.base import Check, IfExists
-from ckptstore.commit.local.root import LOCK, Ground, committed, drop_lock, leads_to, logger
+from ckptstore.commit.local.root import LOCK, LocalRoot, drop_lock, leads_to, list_committed, logger
 from ckptstore.errors import CheckpointExists, CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
 
@@ -40,7 +40,7 @@ class DirectoryAttempt:
 
     def __init__(
         self,
-        catalog: Ground,
+        catalog: LocalRoot,
         step: int,
         if_exists: IfExists,
         attempt_id: str,
@@ -100,7 +100,7 @@ class DirectoryAttempt:
         *parts, source = relative_path(key, self.id).split("/")
         with self._place(path) as (directory, name):
             try:
-                committed = self._committed_at(parts[:1])
+                committed = self._commit_time(parts[:1])
                 origin = self._others.to(parts)
                 status = self._disk.status(origin, source)
                 if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222 or status.st_size != size:
@@ -115,7 +115,7 @@ class DirectoryAttempt:
                 return False
         return True
 
-    def _committed_at(self, checkpoint: Sequence[str]) -> int:
+    def _commit_time(self, checkpoint: Sequence[str]) -> int:
         """When the manifest in there was written, in nanoseconds by the file system's clock."""
         key = "/".join(checkpoint)
         if key not in self._times:
@@ -255,9 +255,9 @@ class DirectoryAttempt:
 
     def _publish(self) -> tuple[CheckpointName, list[str]]:
         disk, trashed = self._disk, list[str]()
-        with self._catalog.locked() as root:
+        with self._catalog.hold_lock() as root:
             self._check_ours()
-            lower = committed(disk, root, self._step)
+            lower = list_committed(disk, root, self._step)
             if lower and self._if_exists != "replace":
                 raise CheckpointExists(str(lower[-1]))
             name = self._rename(root, lower[-1].attempt + 1 if lower else 0)

@@ -20,12 +20,12 @@ from ckptstore.commit.local.root import (
     LOCK,
     STAGING,
     TRASH,
-    Ground,
+    LocalRoot,
     all_names,
-    committed,
     drop_lock,
     is_committed,
     leads_to,
+    list_committed,
 )
 from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest, StoreUnavailable
 from ckptstore.format.names import MAX_DEPTH, META, CheckpointName
@@ -39,7 +39,7 @@ T = TypeVar("T", bound=Iterable[CheckpointName])
 _STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has no living writer
 
 
-class DirectoryCatalog(Ground):
+class DirectoryCatalog(LocalRoot):
     """The checkpoints of one local directory: a :class:`~ckptstore.commit.base.Catalog`."""
 
     in_place = True
@@ -52,7 +52,7 @@ class DirectoryCatalog(Ground):
     def names(self) -> list[CheckpointName]:
         """Every directory named like a checkpoint, ascending. FileNotFoundError without a root."""
         with self.backend.open_root() as root:
-            return self._settled(lambda: all_names(self.backend.disk, root), root)
+            return self._look_until_stable(lambda: all_names(self.backend.disk, root), root)
 
     def scan(self) -> Mapping[CheckpointName, Mapping[str, int]]:
         """The same, each with its files: path inside the checkpoint to size in bytes."""
@@ -65,9 +65,9 @@ class DirectoryCatalog(Ground):
             return found
 
         with self.backend.open_root() as root:
-            return self._settled(look, root)
+            return self._look_until_stable(look, root)
 
-    def _settled(self, look: Callable[[], T], root: Directory) -> T:
+    def _look_until_stable(self, look: Callable[[], T], root: Directory) -> T:
         """What `look` sees, once no new name turns up meanwhile.
 
         A step that is being replaced changes its directory's name. A look that takes time can find the
@@ -89,7 +89,7 @@ class DirectoryCatalog(Ground):
             raise InvalidRequest(f"attempt id {attempt_id!r}", "it can't be a directory name")
         disk = self.backend.disk
         with self.backend.open_root(make=True) as root:
-            if if_exists != "replace" and (taken := committed(disk, root, step)):
+            if if_exists != "replace" and (taken := list_committed(disk, root, step)):
                 raise CheckpointExists(str(taken[-1]))
             staging = open_below(disk, root, STAGING, make=True)
             # Now, and not when the first delete wants to make room on a disk that has none for it.
@@ -111,8 +111,8 @@ class DirectoryCatalog(Ground):
         one is the step's checkpoint, so they would come back to light. `check` runs under the root's
         lock and may read, but neither delete nor guard.
         """
-        with self.locked() as root:
-            attempts = committed(self.backend.disk, root, name.step)
+        with self.hold_lock() as root:
+            attempts = list_committed(self.backend.disk, root, name.step)
             if name not in attempts:
                 raise CheckpointGone(str(name))
             check()
@@ -122,7 +122,7 @@ class DirectoryCatalog(Ground):
     @contextlib.contextmanager
     def guard(self, name: CheckpointName) -> Iterator[None]:
         """Keep deletes out while the caller writes a tag; CheckpointGone at entry if `name` is gone."""
-        with self.locked() as root:
+        with self.hold_lock() as root:
             if not is_committed(self.backend.disk, root, name):
                 raise CheckpointGone(str(name))
             yield
@@ -136,12 +136,12 @@ class DirectoryCatalog(Ground):
         with self.backend.open_root() as root:
             dead = self._take_dead(root, grace or 0.0)
             freed = self._sweep_strays(root)
-        with self.locked() as root:
-            trashed = self._settled_trash(root)
+        with self.hold_lock() as root:
+            trashed = self._sync_trash(root)
         freed += self.remove(trashed)
         return Swept(sorted({*dead, *(name.rpartition(".")[0] for name in trashed)}), freed)
 
-    def _settled_trash(self, root: Directory) -> list[str]:
+    def _sync_trash(self, root: Directory) -> list[str]:
         """Under the lock: what the trash holds, once that is certain to survive a power cut.
 
         Whoever moved it here may have died before syncing. If its bytes went first, the power cut
@@ -184,7 +184,7 @@ class DirectoryCatalog(Ground):
     def _trash_attempt(self, root: Directory, staging: Directory, attempt: str) -> bool:
         """Rename the dead attempt away under the root's lock, where no commit can be looking at it."""
         disk = self.backend.disk
-        with self.locked(), open_below(disk, root, TRASH, make=True) as trash:
+        with self.hold_lock(), open_below(disk, root, TRASH, make=True) as trash:
             try:
                 disk.rename(staging, attempt, trash, f"{attempt}.{secrets.token_hex(8)}")
             except FileNotFoundError:

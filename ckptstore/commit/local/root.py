@@ -35,7 +35,7 @@ TRASH = ".trash"
 LOCK = ".lock"
 
 
-class Ground:
+class LocalRoot:
     """One local root: its lock, what is committed there, and how that goes to the trash.
 
     `timeout` is how many seconds a call waits for another process to let go of the root's lock,
@@ -50,7 +50,7 @@ class Ground:
         one that links them need not sync them again."""
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[Directory]:
+    def hold_lock(self) -> Iterator[Directory]:
         """The root, open and under its exclusive lock. Not re-entrant."""
         with self.backend.open_root() as root:
             lock = self._lock(root)
@@ -66,17 +66,17 @@ class Ground:
         if root.fd >= 0:
             # A descriptor of its own: a child forked meanwhile closes this one and may yet use the root.
             lock = Lock(disk, disk.open_dir(root, ".").fd)
-            if self._taken(lock):
+            if self._take(lock):
                 return lock
         with contextlib.suppress(FileExistsError):
             disk.close(disk.create(root, LOCK))
         lock = Lock(disk, disk.open_lock(root, LOCK))
-        if self._taken(lock):
+        if self._take(lock):
             return lock
         warn_once(root.path, "files can't be locked here: only one process may save or delete at a time")
         return None
 
-    def _taken(self, lock: Lock) -> bool:
+    def _take(self, lock: Lock) -> bool:
         try:
             if lock_within(lock.fd, self.timeout):
                 return True
@@ -134,7 +134,7 @@ def is_committed(disk: Disk, root: Directory, name: CheckpointName) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > SMALL_STATE_BYTES
 
 
-def committed(disk: Disk, root: Directory, step: int) -> list[CheckpointName]:
+def list_committed(disk: Disk, root: Directory, step: int) -> list[CheckpointName]:
     """The committed attempts at `step`, ascending: the last one is the step's checkpoint."""
     return [name for name in all_names(disk, root) if name.step == step and is_committed(disk, root, name)]
 

@@ -10,12 +10,12 @@ from ckptstore.backends.base import Sink
 from ckptstore.commit import adopt as adoption
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.objects.probe import check_just_created
-from ckptstore.commit.objects.register import Register, logger, told
+from ckptstore.commit.objects.register import Register, logger, translate_bucket_errors
 from ckptstore.commit.objects.states import (
     REGISTERS,
     TOMBSTONE,
     State,
-    grouped,
+    group_by_directory,
     record,
     sizes,
     small_state,
@@ -43,13 +43,14 @@ class RegisterCatalog(Register):
     # What there is
 
     def names(self) -> list[CheckpointName]:
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             return sorted(filter(None, map(CheckpointName.parse, self.backend.children())))
 
     def scan(self) -> dict[CheckpointName, dict[str, int]]:
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             return {
-                name: sizes(files) for name, files in grouped(self.backend.starting("checkpoint_")).items()
+                name: sizes(files)
+                for name, files in group_by_directory(self.backend.starting("checkpoint_")).items()
             }
 
     def _attempts(self, step: int) -> dict[int, State]:
@@ -60,7 +61,7 @@ class RegisterCatalog(Register):
 
     def begin(self, step: int, if_exists: IfExists, attempt_id: str, check: Check = allow) -> RegisterAttempt:
         """See :class:`ckptstore.commit.base.Catalog`."""
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             self.probe()
             found = self._attempts(step)
             committed = [attempt for attempt, state in found.items() if state is State.COMMITTED]
@@ -70,7 +71,7 @@ class RegisterCatalog(Register):
 
     def created(self, key: str, data: bytes, other: bytes) -> None:
         if not self.single_writer:
-            with told(self.backend.url):
+            with translate_bucket_errors(self.backend.url):
                 check_just_created(self.backend, key, data, other)
 
     def _claim(
@@ -105,14 +106,14 @@ class RegisterCatalog(Register):
 
     def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
         """See :class:`ckptstore.commit.base.Catalog`."""
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             self.probe()
             adoption.in_register(self, name, vouch)
 
     # Deleting
 
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             found = self._attempts(name.step)
             if name.attempt not in found:  # what somebody names may be missing from one listing only
                 found = self._attempts(name.step)
@@ -134,10 +135,10 @@ class RegisterCatalog(Register):
 
     @contextmanager
     def guard(self, name: CheckpointName) -> Iterator[None]:
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             self._check_alive(name)
         yield
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             # In this order: a delete removes its intent only once its tombstone is there.
             # Twice, as one listing may lack what is there.
             if any(self.backend.list(f"{DELETING}/{name}") for _ in range(2)):
@@ -146,14 +147,14 @@ class RegisterCatalog(Register):
 
     def _check_alive(self, name: CheckpointName) -> None:
         listed = self.backend.starting(f"{name}/{MANIFEST}")
-        state = state_of(sizes(grouped(listed).get(name, {})))
+        state = state_of(sizes(group_by_directory(listed).get(name, {})))
         if state is not State.COMMITTED:
             raise CheckpointGone(str(name), "it was deleted" if state is State.DEAD else "it is not there")
 
     # Sweeping
 
     def sweep(self, grace: float | None) -> Swept:
-        with told(self.backend.url):
+        with translate_bucket_errors(self.backend.url):
             return Sweep(self, GRACE if grace is None else grace).run()
 
 
@@ -225,7 +226,7 @@ class RegisterAttempt:
             raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
         if unfinished := [path for path, whole in self._files.items() if not whole]:
             raise InvalidRequest(unfinished[0], "it was not written to its end, so this can't be committed")
-        with told(str(self.name)):
+        with translate_bucket_errors(str(self.name)):
             self._check_copies()
             held = self._catalog.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
             if held != manifest:
@@ -237,7 +238,7 @@ class RegisterAttempt:
         """Unpublish what this one replaces; it is committed and visible whether or not that works."""
         for name in self._below:
             try:
-                with told(str(name)):
+                with translate_bucket_errors(str(name)):
                     self._catalog.unpublish([name], partial(self._check, name))
                     self._catalog.remove_payload(self._catalog.backend.list(str(name)))
             except CheckpointProtected:
@@ -272,7 +273,7 @@ class RegisterAttempt:
             if self._catalog.seal(self.name) is State.DEAD:
                 self._catalog.backend.delete([f"{self.name}/{path}" for path in self._files])
 
-    def finished(self, path: str) -> None:
+    def mark_finished(self, path: str) -> None:
         """Note that `path` is there as a whole."""
         self._files[path] = True
 
@@ -305,4 +306,4 @@ class _FencedSink:
                 raise
         self._sink.__exit__(kind, error, trace)
         if kind is None:
-            self._attempt.finished(self._path)
+            self._attempt.mark_finished(self._path)

@@ -18,11 +18,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing
-from ckptstore.backends.translate import translated
+from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.objects.probe import check_create_only
 from ckptstore.commit.objects.settle import settle
 from ckptstore.commit.objects.single_writer import SingleWriter
-from ckptstore.commit.objects.states import REGISTERS, SEAL, TOMBSTONE, State, grouped, record, small_state
+from ckptstore.commit.objects.states import (
+    REGISTERS,
+    SEAL,
+    TOMBSTONE,
+    State,
+    group_by_directory,
+    record,
+    small_state,
+)
 from ckptstore.errors import StoreNotFound, StoreUnavailable
 from ckptstore.format.names import DELETING, MANIFEST, CheckpointName
 
@@ -68,14 +76,14 @@ class Register:
     def probe(self) -> None:
         """StoreUnsuitable if this place ignores create-only writes; asked once per process."""
         if not self.single_writer:
-            with told(self.backend.url):
+            with translate_bucket_errors(self.backend.url):
                 check_create_only(self.backend)
 
     def directories(self, step: int) -> dict[CheckpointName, dict[str, Listed]]:
         """Every directory of `step` and what it holds: one LIST."""
         base = str(CheckpointName(step))
         # "-" and "/" sort below "0", so all of ours come before any longer number.
-        found = grouped(self.backend.starting(base, until=base + "0"))
+        found = group_by_directory(self.backend.starting(base, until=base + "0"))
         return {name: files for name, files in found.items() if name.step == step}
 
     def seal(self, name: CheckpointName) -> State:
@@ -126,9 +134,9 @@ class Register:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def translate_bucket_errors(what: str) -> Iterator[None]:
     """Lets no builtin error out untyped; a bucket that is not there is no missing checkpoint."""
-    with translated(what):
+    with translate_errors(what):
         try:
             yield
         except PlaceMissing as error:

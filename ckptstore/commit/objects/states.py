@@ -48,7 +48,7 @@ def small_state(data: bytes) -> str | None:
     return state if state in ("aborted", "deleted") else None
 
 
-def grouped(listed: Iterable[Listed]) -> dict[CheckpointName, dict[str, Listed]]:
+def group_by_directory(listed: Iterable[Listed]) -> dict[CheckpointName, dict[str, Listed]]:
     """The files of each directory that is named exactly like a checkpoint, ascending."""
     found: dict[CheckpointName, dict[str, Listed]] = {}
     for entry in listed:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ckptstore.backends.base import Listed, TooLarge
 from ckptstore.commit.base import Swept
 from ckptstore.commit.objects.register import Register, logger
-from ckptstore.commit.objects.states import REGISTERS, State, grouped, sizes, small_state, state_of
+from ckptstore.commit.objects.states import REGISTERS, State, group_by_directory, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
 from ckptstore.format.names import (
     CLAIM,
@@ -43,7 +43,7 @@ class Sweep:
         """Sweep, and tell what went."""
         self._started = self._register.clock()
         self._now = self._place_time()
-        found = grouped(self._backend.starting("checkpoint_"))
+        found = group_by_directory(self._backend.starting("checkpoint_"))
         for name, files in found.items():
             self._directory(name, files)
         self._leftovers(found)

@@ -11,8 +11,8 @@ from typing import Any
 from ckptstore import retention
 from ckptstore.format import names
 from ckptstore.integrations.rllib.restore import from_checkpoint
-from ckptstore.integrations.rllib.saving import write, writing
-from ckptstore.integrations.rllib.sources import Place, StoreSource
+from ckptstore.integrations.rllib.saving import is_writing, write
+from ckptstore.integrations.rllib.sources import StoreHandle, StoreSource
 from ckptstore.retention import Keep
 from ckptstore.staging import Staged
 from ckptstore.store import CheckpointStore
@@ -47,7 +47,7 @@ class CheckpointCallback:
         self, store: StoreSource, *, every: int = 1, keep: Keep | None = None, wait: bool = False
     ) -> None:
         names.check_positive("every", every, "Pass for example every=10")
-        self._place = Place(store)
+        self._place = StoreHandle(store)
         self._every = every
         self._keep = None if keep is None else retention.rule(keep)
         self._wait = wait
@@ -68,7 +68,7 @@ class CheckpointCallback:
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if writing():
+        if is_writing():
             from ray.rllib.callbacks.callbacks import RLlibCallback
 
             return functools.partial, (RLlibCallback,)
@@ -81,7 +81,7 @@ class CheckpointCallback:
 class _Saver:
     """Saves one algorithm."""
 
-    def __init__(self, place: Place, every: int, keep: Keep | None, wait: bool) -> None:
+    def __init__(self, place: StoreHandle, every: int, keep: Keep | None, wait: bool) -> None:
         self._place = place
         self._every = every
         self._keep = keep
@@ -107,9 +107,7 @@ class _Saver:
         step = algorithm.iteration
         if step % self._every == 0:
             store = self._place.open()
-            staged = store.stage_async(
-                step, metrics=told_numbers(result), if_exists="replace", keep=self._keep
-            )
+            staged = store.stage_async(step, metrics=numbers_in(result), if_exists="replace", keep=self._keep)
             self._look()
             with staged as path:
                 write(algorithm.save_checkpoint, os.fspath(path))
@@ -125,7 +123,7 @@ class _Saver:
             self._committed = self._staged.checkpoint.step
 
 
-def told_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+def numbers_in(result: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a training result that a checkpoint may be judged by."""
     found = {name: value for name, value in result.items() if _is_number(value)}
     parts = {name: _numbers(result[name]) for name in ("env_runners", "evaluation") if name in result}
@@ -152,7 +150,7 @@ def resume_or_build(config: Any, store: StoreSource) -> Any:
     parent of the next, and stays whatever `keep` says. Raises as `from_checkpoint` does, and
     CheckpointCorrupt if there are checkpoints and none is whole: never begins anew over those.
     """
-    place = Place(store).open()
+    place = StoreHandle(store).open()
     newest = place.latest(verified=True)
     if newest is None:
         return config.build_algo()

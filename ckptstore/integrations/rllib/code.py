@@ -87,10 +87,10 @@ class _Builder:
 
     def _object(self, record: Opaque) -> Any:
         if record.args is None:
-            made = self._made[id(record)] = _imported(record.name)
+            made = self._made[id(record)] = _import(record.name)
             return made
         arguments = [self.build(item) for item in record.args]
-        call = arguments.pop(0) if record.name.endswith("()") else _imported(record.name)
+        call = arguments.pop(0) if record.name.endswith("()") else _import(record.name)
         made = self._made[id(record)] = call(*arguments, **self.build(record.kwargs or {}))
         if record.state is not None:
             self._set(made, call, self.build(record.state))
@@ -112,7 +112,7 @@ class _Builder:
             vars(made).update(state)
 
 
-def _imported(name: str) -> Any:
+def _import(name: str) -> Any:
     """What stands under the dotted `name`, which may lead into classes."""
     parts = name.split(".")
     for cut in range(len(parts) - 1, 0, -1):

@@ -182,7 +182,7 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
     """
     known = vars(target)
     result = Translation()
-    for name, value in _renamed(config, known, result):
+    for name, value in _rename(config, known, result):
         if name == "evaluation_config" and value and config.get("evaluation_interval"):
             result.dropped[name] = "it may hold anything: pass it in config="
         if name in _BY_THE_CALLER or (new_stack and name in _OLD_STACK_ONLY):
@@ -203,7 +203,7 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
     return result
 
 
-def _renamed(
+def _rename(
     config: Mapping[str, Any], known: Mapping[str, Any], result: Translation
 ) -> Iterator[tuple[str, Any]]:
     """Attributes by today's names; where old and new name both stand, the one that says something wins."""
@@ -287,7 +287,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Opaque):
         return _ray_object(value)
     if isinstance(value, str) and value in CLASSES:
-        return _found(CLASSES[value])
+        return _look_up(CLASSES[value])
     if isinstance(value, dict):
         inner = {key: plain(item) for key, item in value.items()}
         return UNKNOWN if any(item is UNKNOWN for item in inner.values()) else inner
@@ -305,7 +305,7 @@ def _ray_object(record: Opaque) -> Any:
     name = CLASSES.get(record.name, record.name)
     if not name.startswith("ray.rllib."):
         return UNKNOWN
-    found = _found(name)
+    found = _look_up(name)
     if record.args is None and isinstance(found, type):
         return found
     if isinstance(found, EnumMeta) and record.args is not None and len(record.args) == 1:
@@ -313,7 +313,7 @@ def _ray_object(record: Opaque) -> Any:
     return UNKNOWN
 
 
-def _found(name: str) -> Any:
+def _look_up(name: str) -> Any:
     """What the installed Ray has under the dotted `name`, or `UNKNOWN`."""
     module, _, attribute = name.rpartition(".")
     try:

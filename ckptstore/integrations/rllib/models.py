@@ -12,7 +12,7 @@ from ckptstore.errors import UnreadableFormat
 from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
 from ckptstore.export.formats import about_network
-from ckptstore.rllib_formats.networks import Network, acting_network
+from ckptstore.rllib_formats.networks import Network, find_network
 from ckptstore.store import CheckpointStore
 
 
@@ -65,7 +65,7 @@ def _network(policy: Any, step: int) -> tuple[Network, dict[str, str], str]:
             policy.save_to_path(directory)
         source = Checkpoint.open(directory).rllib()
         [policy_id] = source.policy_ids
-        network = acting_network(source.policy(policy_id, False, False), place=what)
+        network = find_network(source.policy(policy_id, False, False), place=what)
     return network, about_network(network, {"policy": policy_id, "step": str(step)}), what
 
 

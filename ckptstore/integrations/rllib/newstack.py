@@ -39,7 +39,7 @@ def module_ids(algo: Any) -> list[str]:
     return sorted(algo.learner_group.get_weights())
 
 
-def converted(state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
+def convert(state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
     """The policies of an old-stack checkpoint as modules, each in the model of ``docs/model.md``.
 
     Raises UnreadableFormat for networks that aren't RLlib's own, and for observations that went through a
@@ -130,7 +130,7 @@ def load(
     # Whoever has seen this number or a higher one would keep the weights it has.
     sequence = max(_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
     document: dict[str, Any] = {"weights_seq_no": sequence, "rl_module": weights, "optimizer": optimizers}
-    same = told.written_by == _installed()
+    same = told.written_by == _ray_version()
     if same and learner.get("metrics_logger"):
         document["metrics_logger"] = learner["metrics_logger"]
     algo.learner_group.set_state({"learner": document})
@@ -201,7 +201,7 @@ def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _installed() -> str:
+def _ray_version() -> str:
     import ray
 
     return str(ray.__version__)

@@ -14,7 +14,7 @@ NEW_STACK = frozenset({"1.2", "2.0", "2.1"})
 Source = Checkpoint | CheckpointStore | str | os.PathLike[str]
 
 
-def opened(source: Source) -> Checkpoint:
+def open_source(source: Source) -> Checkpoint:
     """The checkpoint that `source` is, names, or as a store holds last.
 
     Raises CheckpointNotFound for a store that holds none, and what `Checkpoint.open` raises.

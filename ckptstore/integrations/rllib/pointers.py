@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat
 from ckptstore.format.names import CheckpointName
-from ckptstore.integrations.rllib.sources import Place, StoreSource
+from ckptstore.integrations.rllib.sources import StoreHandle, StoreSource
 from ckptstore.store import CheckpointStore
 
 POINTER = "ckptstore.json"
@@ -67,7 +67,7 @@ def open_reported(reported: Any, store: StoreSource | None = None) -> Checkpoint
             reported.path, "it points at no store", "Open it with Checkpoint.open, or with Ray"
         ) from error
     pointer = parse(data, path)
-    place = CheckpointStore(pointer.store, create=False) if store is None else Place(store).open()
+    place = CheckpointStore(pointer.store, create=False) if store is None else StoreHandle(store).open()
     found = place.get(pointer.name)
     if found.id != pointer.id:
         raise CheckpointNotFound(f"{place.url}/{pointer.name}", "another one was saved in its place")

@@ -10,9 +10,9 @@ import numpy as np
 from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
-from ckptstore.integrations.rllib.opening import NEW_STACK, Source, opened
+from ckptstore.integrations.rllib.opening import NEW_STACK, Source, open_source
 from ckptstore.integrations.rllib.report import RestoreReport
-from ckptstore.integrations.rllib.restore import _wanted, algorithm_class
+from ckptstore.integrations.rllib.restore import _choose_policies, algorithm_class
 
 
 def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | None = None) -> Any:
@@ -22,9 +22,9 @@ def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | No
     `policy_ids` are fetched. No environment is made. Raises CheckpointNotFound for unknown ids and
     UnreadableFormat for what the installed Ray can't build.
     """
-    checkpoint = opened(ckpt_or_url)
+    checkpoint = open_source(ckpt_or_url)
     source = checkpoint.rllib()
-    wanted = _wanted(checkpoint.url, source, policy_ids)
+    wanted = _choose_policies(checkpoint.url, source, policy_ids)
     modules = source.kind in ("RLModule", "MultiRLModule", "LearnerGroup", "Learner")
     new = modules or source.version in NEW_STACK
     told = RestoreReport(checkpoint.url, source.ray_version, "new" if new else "old", policies=tuple(wanted))

@@ -12,7 +12,7 @@ from ckptstore.format.names import CheckpointName
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.code import Code
-from ckptstore.integrations.rllib.opening import NEW_STACK, Source, opened
+from ckptstore.integrations.rllib.opening import NEW_STACK, Source, open_source
 from ckptstore.integrations.rllib.report import RestoreReport, keep
 from ckptstore.read.contents import Contents
 
@@ -46,19 +46,19 @@ def from_checkpoint(
     CheckpointNotFound for unknown policies; UnreadableFormat for an algorithm that this Ray doesn't have or
     networks that don't fit; and what reading raises.
     """
-    checkpoint = opened(ckpt_or_url)
+    checkpoint = open_source(ckpt_or_url)
     source = checkpoint.rllib()
     if source.kind != "Algorithm":
         raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Use policy_from_checkpoint")
     checkpoint.resume()
-    wanted = _wanted(checkpoint.url, source, policy_ids)
+    wanted = _choose_policies(checkpoint.url, source, policy_ids)
     state = _state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
     written = "new" if source.version in NEW_STACK else "old"
     stack = api_stack or written
-    told = _told(checkpoint, source, stack, written, wanted)
+    told = _build_report(checkpoint, source, stack, written, wanted)
     if told.converted:
-        policies = newstack.converted(state, policies, told)
+        policies = newstack.convert(state, policies, told)
     target = _target(state, policies, config, stack == "new", told)
     if not isinstance(config, Mapping) and config is not None:
         built = _with_choice(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
@@ -79,7 +79,7 @@ def from_checkpoint(
                 raise InvalidRequest("config", f"this Ray's config has no {name!r}", "Check its spelling")
             setattr(target, name, value)
         built = target
-    algo = _built(built)
+    algo = _build(built)
     try:
         _set(algo, source, state, policies, written, told)
     except BaseException:
@@ -95,35 +95,35 @@ def restore(algo: Any, ckpt: Source) -> RestoreReport:
     Every policy of `algo` must be in the checkpoint; others that are there stay out and are reported. The
     config of `algo` stays as it is. Raises as `from_checkpoint` does.
     """
-    checkpoint = opened(ckpt)
+    checkpoint = open_source(ckpt)
     source = checkpoint.rllib()
     if source.kind != "Algorithm":
         raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Name an algorithm's checkpoint")
     checkpoint.resume()
     stack = "new" if algo.config.enable_rl_module_and_learner else "old"
     ids = newstack.module_ids(algo) if stack == "new" else oldstack.policy_ids(algo)
-    wanted = _wanted(checkpoint.url, source, ids)
+    wanted = _choose_policies(checkpoint.url, source, ids)
     written = "new" if source.version in NEW_STACK else "old"
-    told = _told(checkpoint, source, stack, written, wanted)
+    told = _build_report(checkpoint, source, stack, written, wanted)
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
         told.dropped[f"policies/{policy_id}"] = "this algorithm has no such policy"
     state = _state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
     if told.converted:
-        policies = newstack.converted(state, policies, told)
+        policies = newstack.convert(state, policies, told)
     _set(algo, source, state, policies, written, told)
     keep(algo, told)
     return told
 
 
-def _told(
+def _build_report(
     checkpoint: Checkpoint, source: Contents, stack: str, written: str, wanted: list[str]
 ) -> RestoreReport:
     converted = stack == "new" and written == "old"
     return RestoreReport(checkpoint.url, source.ray_version, stack, converted, tuple(wanted))
 
 
-def _built(config: Any) -> Any:
+def _build(config: Any) -> Any:
     """The algorithm of `config`, also where Ray trips over its own validation of an old replay buffer.
 
     Old-stack DQN turns the buffer's name into a class there, and then looks for a text in that class.
@@ -138,13 +138,13 @@ def _built(config: Any) -> Any:
     if not isinstance(kind, type):
         return build()
     config.replay_buffer_config["type"] = f"{kind.__module__}.{kind.__qualname__}"
-    config.validate = _validated
+    config.validate = _skip_validation
     algo = build()
     vars(algo.config).pop("validate", None)
     return algo
 
 
-def _validated() -> None:
+def _skip_validation() -> None:
     """In the place of the validation of a config that was validated."""
 
 
@@ -179,7 +179,7 @@ def _state(checkpoint: Checkpoint, source: Contents) -> dict[str, Any]:
     return state
 
 
-def _wanted(url: str, source: Contents, policy_ids: Collection[str] | None) -> list[str]:
+def _choose_policies(url: str, source: Contents, policy_ids: Collection[str] | None) -> list[str]:
     known = source.policy_ids
     if policy_ids is None:
         return list(known)

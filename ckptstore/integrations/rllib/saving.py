@@ -59,7 +59,7 @@ class _Writing(threading.local):
 _writing = _Writing()
 
 
-def writing() -> bool:
+def is_writing() -> bool:
     """Whether this thread is inside of `write`: what is pickled then stays, and may be read anywhere."""
     return _writing.now
 

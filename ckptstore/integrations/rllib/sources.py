@@ -18,7 +18,7 @@ _opened: dict[str, CheckpointStore] = {}
 _lock = threading.Lock()
 
 
-class Place:
+class StoreHandle:
     """What a store is opened from. In one process everybody who has this place has the same store.
 
     A pickle of it holds no credentials. Where the store was given as an object, another process opens it
@@ -68,16 +68,16 @@ class Place:
         source = self._source
         if isinstance(source, CheckpointStore) and source.signs:
             source = None
-        return _placed, (self._key, source, self._label)
+        return _restore_source, (self._key, source, self._label)
 
-    def __deepcopy__(self, memo: Any) -> Place:
+    def __deepcopy__(self, memo: Any) -> StoreHandle:
         return self
 
     def __repr__(self) -> str:
-        return f"<Place {self._label}>"
+        return f"<StoreHandle {self._label}>"
 
 
-def _placed(key: str, source: Any, label: str) -> Place:
-    place = Place.__new__(Place)
+def _restore_source(key: str, source: Any, label: str) -> StoreHandle:
+    place = StoreHandle.__new__(StoreHandle)
     place._key, place._source, place._label = key, source, label
     return place

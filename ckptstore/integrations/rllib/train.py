@@ -10,7 +10,7 @@ from typing import Any
 from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations.rllib import pointers
-from ckptstore.integrations.rllib.sources import Place, StoreSource
+from ckptstore.integrations.rllib.sources import StoreHandle, StoreSource
 from ckptstore.retention import Keep
 
 
@@ -34,7 +34,7 @@ def checkpoint_upload_fn(
     One worker reports the checkpoint: raises InvalidRequest in any but the first, whose files would not be
     in it; and what `CheckpointStore.stage` raises.
     """
-    place = Place(store)
+    place = StoreHandle(store)
     rule = None if keep is None else retention.rule(keep)
 
     def upload(checkpoint: Any, name: str) -> Any:

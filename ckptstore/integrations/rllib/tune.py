@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations.rllib import pointers
-from ckptstore.integrations.rllib.callback import told_numbers
-from ckptstore.integrations.rllib.saving import write, writing
-from ckptstore.integrations.rllib.sources import Place
+from ckptstore.integrations.rllib.callback import numbers_in
+from ckptstore.integrations.rllib.saving import is_writing, write
+from ckptstore.integrations.rllib.sources import StoreHandle
 from ckptstore.logs import logger
 from ckptstore.retention import Keep
 from ckptstore.store import CheckpointStore
@@ -44,11 +44,11 @@ class StoredAlgorithm:
         """Commit to the store, and point there from `checkpoint_dir`."""
         algo: Any = self
         ray: Any = super()
-        if writing():  # `save` and `CheckpointCallback` have a store of their own
+        if is_writing():  # `save` and `CheckpointCallback` have a store of their own
             ray.save_checkpoint(checkpoint_dir)
             return
         store = self._store_of(algo.trial_id)
-        told = told_numbers(getattr(algo, "_last_result", None) or {})
+        told = numbers_in(getattr(algo, "_last_result", None) or {})
         staged = store.stage(algo.iteration, metrics=told, if_exists="replace")
         with staged as path:
             write(ray.save_checkpoint, os.fspath(path))
@@ -89,7 +89,7 @@ class StoredAlgorithm:
         """On the new API stack: what RLlib saves; with the class proper, if it goes into a store."""
         ray: Any = super()
         saved = ray.save_to_path(path, **options)
-        if writing():
+        if is_writing():
             from ray import cloudpickle
 
             algo: Any = self
@@ -100,13 +100,13 @@ class StoredAlgorithm:
 
     def _store_of(self, trial: str) -> CheckpointStore:
         """Also another trial's: population based training goes on from those."""
-        places: dict[str, Place] = self.__dict__.setdefault("_checkpoint_places", {})
+        places: dict[str, StoreHandle] = self.__dict__.setdefault("_checkpoint_places", {})
         if trial not in places:
             source = self.checkpoint_store
             if callable(source):
-                places[trial] = Place(functools.partial(source, trial))
+                places[trial] = StoreHandle(functools.partial(source, trial))
             elif isinstance(source, (str, os.PathLike)):
-                places[trial] = Place(f"{os.fspath(source).rstrip('/')}/{trial}")
+                places[trial] = StoreHandle(f"{os.fspath(source).rstrip('/')}/{trial}")
             else:
                 raise InvalidRequest(
                     f"{type(self).__name__}.checkpoint_store",

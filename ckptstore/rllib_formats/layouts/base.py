@@ -72,5 +72,5 @@ def tune_metadata(source: Source, state_path: str) -> Raw:
     """
     for name in (".tune_metadata", f"{state_path}.tune_metadata"):
         if source.files.get(name):
-            return source.mapping(name)
+            return source.read_mapping(name)
     return {}

@@ -38,7 +38,7 @@ class Policies:
 
     @cached_property
     def _algorithm(self) -> Raw:
-        return self.source.mapping(self.sniffed.state_file) if self.sniffed.kind == "Algorithm" else {}
+        return self.source.read_mapping(self.sniffed.state_file) if self.sniffed.kind == "Algorithm" else {}
 
     @cached_property
     def written(self) -> frozenset[str]:
@@ -117,10 +117,10 @@ class Policies:
         document: Raw = {}
         module: Any = None
         if self.sniffed.kind == "RLModule":
-            module = self.source.mapping(path)
+            module = self.source.read_mapping(path)
         else:
             if self.sniffed.kind == "Policy" or self.sniffed.policy_files:
-                document = self.source.mapping(path)
+                document = self.source.read_mapping(path)
                 if "weights" not in document:
                     raise UnreadableFormat(path, "it holds no weights: not the state of an RLlib policy")
             if self.sniffed.modules is not None:
@@ -143,7 +143,7 @@ class Policies:
     def _module(self, policy_id: str) -> Any:
         path = self._modules.get(policy_id)
         if path is not None:
-            return self.source.mapping(path)
+            return self.source.read_mapping(path)
         where = f"{self.sniffed.modules}/{policy_id}"
         if any(name.startswith(f"{where}/module_state") for name in self.source.files):
             self.notes.append(Note("skipped", where, "the Learner's module is not in torch's format"))
@@ -161,7 +161,7 @@ class Policies:
 
     @cached_property
     def _learner(self) -> Raw:
-        return self.source.mapping(self._learner_state) if self._learner_state is not None else {}
+        return self.source.read_mapping(self._learner_state) if self._learner_state is not None else {}
 
     def component(self, name: str) -> Any:
         if name not in self.components:
@@ -180,7 +180,7 @@ class Policies:
         }
         found = paths or self._learner.get("optimizer")
         mine = {
-            name: self.source.mapping(item) if paths else item
+            name: self.source.read_mapping(item) if paths else item
             for name, item in (found.items() if isinstance(found, dict) else ())
             if owner(name, self._modules) == policy_id
         }

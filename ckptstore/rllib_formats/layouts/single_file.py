@@ -25,9 +25,9 @@ class SingleFile:
     @cached_property
     def _algorithm(self) -> Raw:
         path = self.sniffed.state_file
-        document = self.source.mapping(path)
+        document = self.source.read_mapping(path)
         if isinstance(document.get("worker"), bytes):
-            document["worker"] = self.source.nested(path, "worker", document["worker"])
+            document["worker"] = self.source.decode_nested(path, "worker", document["worker"])
         worker = document.get("worker")
         if isinstance(worker, dict):
             document["worker"] = worker = _with_text_ids(worker)

@@ -67,13 +67,13 @@ class Tree:
             return {"algorithm": {}}
         document: Raw = {"ctor": self._ctor("")}
         if self.sniffed.kind == "Algorithm":
-            document["algorithm_state"] = self.source.mapping(self.sniffed.state_file)
+            document["algorithm_state"] = self.source.read_mapping(self.sniffed.state_file)
             document["env_runner"] = self._env_runner()
         return {"algorithm": document}
 
     def policy(self, policy_id: str, want: Want) -> Raw:
         path = self.path_of(policy_id)
-        document: Raw = {"module_state": self.source.mapping(path)}
+        document: Raw = {"module_state": self.source.read_mapping(path)}
         if want.details:
             document["ctor"] = self._ctor(path.rpartition("/")[0])
         if want.optimizer and self.sniffed.learner is not None:
@@ -97,7 +97,7 @@ class Tree:
         path = self._state_path(base.rstrip("/"))
         if path is None:
             raise CheckpointCorrupt(f"{base}state.pkl", "the Learner's state (its optimizers) is missing")
-        return self.source.mapping(path)
+        return self.source.read_mapping(path)
 
     def component(self, name: str) -> Any:
         if name not in self.components:
@@ -120,7 +120,7 @@ class Tree:
         for path in sorted(self.source.files):
             inner, _, file = path.rpartition("/")
             if file in _STATES and f"{inner}/".startswith(f"{directory}/"):
-                found[inner[len(directory) + 1 :]] = self.source.mapping(path)
+                found[inner[len(directory) + 1 :]] = self.source.read_mapping(path)
         return found
 
     def _state_path(self, directory: str) -> str | None:
@@ -130,7 +130,7 @@ class Tree:
     def _ctor(self, directory: str) -> Raw:
         """What the component was constructed from. Its file is part of every component ever written."""
         path = f"{directory}/{_CTOR}" if directory else _CTOR
-        document = self.source.mapping(path)
+        document = self.source.read_mapping(path)
         pair = document.get("ctor_args_and_kwargs")
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], dict):
             self.notes.append(

@@ -24,19 +24,19 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
         if "counters" not in algorithm and isinstance(plan, dict) and isinstance(plan.get("counters"), dict):
             algorithm["counters"] = dict(plan["counters"])
         if "local_replay_buffer" in algorithm:
-            algorithm["local_replay_buffer"] = _renamed(algorithm["local_replay_buffer"])
+            algorithm["local_replay_buffer"] = _rename(algorithm["local_replay_buffer"])
         result["algorithm"] = algorithm
     return result
 
 
-def _renamed(value: Any) -> Any:
+def _rename(value: Any) -> Any:
     """`value` with the columns of every sample batch in it renamed."""
     if isinstance(value, list):
-        return [_renamed(item) for item in value]
+        return [_rename(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "sample_batch" in value and isinstance(value["sample_batch"], dict):
         columns = value["sample_batch"]
         names = {old: new for old, new in _RENAMED.items() if new not in columns}
         return {**value, "sample_batch": {names.get(name, name): item for name, item in columns.items()}}
-    return {key: _renamed(item) for key, item in value.items()}
+    return {key: _rename(item) for key, item in value.items()}

@@ -26,11 +26,11 @@ def _policy(state: dict[str, Any]) -> dict[str, Any]:
     if "learner_state" in state:
         # Policies beside a Learner kept an empty list; should one ever hold more, it is not lost.
         return {**fields, "_optimizer_variables": variables} if variables else fields
-    fields["learner_state"] = {"module_state": None, "optimizer": _named(variables)}
+    fields["learner_state"] = {"module_state": None, "optimizer": _by_name(variables)}
     return fields
 
 
-def _named(variables: Any) -> dict[str, Any]:
+def _by_name(variables: Any) -> dict[str, Any]:
     if isinstance(variables, dict):
         return {"variables": variables} if variables else {}
     if not isinstance(variables, (list, tuple)) or not variables:

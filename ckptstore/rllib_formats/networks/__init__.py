@@ -15,12 +15,12 @@ from ckptstore.errors import CheckpointError, UnreadableFormat
 from ckptstore.rllib_formats.networks import dqn, new_stack, ppo, sac, tensorflow
 from ckptstore.rllib_formats.networks.forward import Network, network
 from ckptstore.rllib_formats.networks.moving import CLIP, Module, refuse
-from ckptstore.rllib_formats.networks.normal import connected_filter, normal_of
+from ckptstore.rllib_formats.networks.normal import find_filter, normal_of
 
 _CONVERTERS = {"PPO": ppo.convert, "DQN": dqn.convert, "SAC": sac.convert}
 _FRAMEWORKS = ("Torch", "TF1", "TF2", "TF")
 
-__all__ = ["Module", "Network", "acting_network", "new_stack_module"]
+__all__ = ["Module", "Network", "find_network", "new_stack_module"]
 
 
 def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module:
@@ -32,7 +32,7 @@ def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module
     if not isinstance(policy.get("weights"), Mapping) or not policy["weights"]:
         raise UnreadableFormat(place, "it has no weights", "Migrate a whole checkpoint")
     try:
-        return _converted(policy, place)
+        return _convert(policy, place)
     except CheckpointError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -41,7 +41,7 @@ def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module
         raise refuse(place, f"its config or spaces aren't as RLlib writes them ({what})") from error
 
 
-def acting_network(policy: Mapping[str, Any], filter: Any = None, place: str = "policy") -> Network:
+def find_network(policy: Mapping[str, Any], filter: Any = None, place: str = "policy") -> Network:
     """What `policy`, in the model of ``docs/model.md``, computes in one step, behind its observation filter.
 
     `filter` is the algorithm's for this policy, as the model has it; without one, it is the policy's own
@@ -50,7 +50,7 @@ def acting_network(policy: Mapping[str, Any], filter: Any = None, place: str = "
     """
     module = new_stack_module(policy, place)
     clips = any(str(name).endswith(f".{CLIP}") for name in policy["weights"])
-    found = filter if filter is not None else connected_filter(policy)
+    found = filter if filter is not None else find_filter(policy)
     config = policy.get("config")
     asked = config.get("observation_filter") if isinstance(config, Mapping) else None
     if found is None and asked is not None and str(asked) != "NoFilter":
@@ -62,16 +62,16 @@ def acting_network(policy: Mapping[str, Any], filter: Any = None, place: str = "
     return network(module, normal_of(found, place), clips=clips, place=place)
 
 
-def _converted(policy: Mapping[str, Any], place: str) -> Module:
+def _convert(policy: Mapping[str, Any], place: str) -> Module:
     if new_stack.is_one(policy):
         return new_stack.convert(policy, place)
-    algorithm, framework = _named(policy, place)
+    algorithm, framework = _algorithm_and_framework(policy, place)
     if framework != "Torch":
         policy = tensorflow.as_torch(policy, place)
     return _CONVERTERS[algorithm](policy, place)
 
 
-def _named(policy: Mapping[str, Any], place: str) -> tuple[str, str]:
+def _algorithm_and_framework(policy: Mapping[str, Any], place: str) -> tuple[str, str]:
     """Algorithm and framework, as the class's name has them."""
     name = str(policy.get("policy_class")).rpartition(".")[2].removesuffix("_traced")
     for algorithm in _CONVERTERS:

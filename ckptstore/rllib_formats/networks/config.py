@@ -77,14 +77,14 @@ def step(name: str) -> int:
     return 1 if name == "linear" else 2
 
 
-def hidden_activation(model: Mapping[str, Any], place: str) -> str:
+def read_activation(model: Mapping[str, Any], place: str) -> str:
     """The one activation of an old fully connected network's hidden layers."""
     return activation(
         model.get("fcnet_activation" if model.get("fcnet_hiddens") else "post_fcnet_activation"), place
     )
 
 
-def observed(policy: Mapping[str, Any], place: str) -> tuple[int, ...]:
+def observation_shape(policy: Mapping[str, Any], place: str) -> tuple[int, ...]:
     """The shape of what the network observes."""
     space = policy.get("observation_space")
     if not isinstance(space, Mapping) or space.get("space") != "box":

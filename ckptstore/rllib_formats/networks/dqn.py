@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.rllib_formats.networks import config, trunk
-from ckptstore.rllib_formats.networks.moving import Module, Mover, chained, parameters, refuse
+from ckptstore.rllib_formats.networks.moving import Module, Mover, check_chain, parameters, refuse
 
 CLASS = "ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module.DefaultDQNTorchRLModule"
 CATALOG = "ray.rllib.algorithms.dqn.dqn_catalog.DQNCatalog"
@@ -25,15 +25,15 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
     if model.get("use_lstm") or model.get("post_fcnet_hiddens"):
         raise refuse(place, "it has an LSTM or post_fcnet_hiddens")
     mover = Mover(policy["weights"], place)
-    made, latent = _trunk(mover, model, config.observed(policy, place))
-    mover.unused("_value_branch", "the value head of RLlib's base network, which DQN never used")
+    made, latent = _trunk(mover, model, config.observation_shape(policy, place))
+    mover.drop_unused("_value_branch", "the value head of RLlib's base network, which DQN never used")
     dueling = bool(settings.get("dueling"))
     hidden = _stream(mover, "advantage_module.dueling_A", "advantage_module.A", "af", latent, actions["n"])
     if dueling:
         if _stream(mover, "value_module.dueling_V", "value_module.V", "vf", latent, 1) != hidden:
             raise refuse(place, "its two streams have layers of other sizes")
     else:
-        mover.unused("value_module.", "the value stream of a network that isn't dueling")
+        mover.drop_unused("value_module.", "the value stream of a network that isn't dueling")
     mover.done()
     optimizer = mover.moments((policy.get("optimizer") or {}).get("0"), mover.order, parameters(mover.made))
     targets = ("encoder", "af", "vf") if dueling else ("encoder", "af")
@@ -43,11 +43,11 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         CATALOG,
         policy["observation_space"],
         actions,
-        {**config.DEFAULTS, **made, "head_fcnet_hiddens": hidden, **_learning(settings, dueling)},
+        {**config.DEFAULTS, **made, "head_fcnet_hiddens": hidden, **_dqn_settings(settings, dueling)},
         False,
         mover.made,
         {"default_optimizer": optimizer} if optimizer else {},
-        mover.renamed(),
+        mover.report_renames(),
         tuple(mover.dropped),
     )
 
@@ -59,12 +59,12 @@ def _trunk(mover: Mover, model: Mapping[str, Any], shape: tuple[int, ...]) -> tu
         last = mover.left.get(f"_convs.{len(filters) - 1}._model.0.weight")
         if last is not None:  # the last one was made as wide as the streams want it
             filters[-1][0] = int(last.shape[0])
-        trunk.convolved(mover, filters, shape[2], active, "_convs", "encoder.net.0.cnn")
+        trunk.move_convolutions(mover, filters, shape[2], active, "_convs", "encoder.net.0.cnn")
         return {"conv_filters": filters, "conv_activation": active}, filters[-1][0]
     if len(shape) != 1:
         raise refuse(mover.place, f"it flattens observations of the shape {shape}")
-    sizes = trunk.connected(mover, model, shape[0], "_hidden_layers", "encoder.net.mlp")
-    active = config.hidden_activation(model, mover.place)
+    sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", "encoder.net.mlp")
+    active = config.read_activation(model, mover.place)
     return {"fcnet_hiddens": sizes, "fcnet_activation": active}, sizes[-1]
 
 
@@ -78,13 +78,13 @@ def _stream(mover: Mover, old: str, last: str, new: str, latent: int, outputs: i
         raise refuse(mover.place, "it has no hidden layers of its own behind the trunk (hiddens=[])")
     mover.layer(f"{last}._model.0", f"{new}.net.mlp.{2 * len(hidden)}")
     layers = [f"{new}.net.mlp.{2 * index}" for index in range(len(hidden) + 1)]
-    chained(mover.made, latent, layers, mover.place)
+    check_chain(mover.made, latent, layers, mover.place)
     if mover.made[f"{layers[-1]}.bias"].shape != (outputs,):
         raise refuse(mover.place, f"its stream {last!r} doesn't give {outputs} numbers")
     return hidden
 
 
-def _learning(settings: Mapping[str, Any], dueling: bool) -> dict[str, Any]:
+def _dqn_settings(settings: Mapping[str, Any], dueling: bool) -> dict[str, Any]:
     """What DQN's module wants in its model config besides the network."""
     explored = settings.get("exploration_config")
     explored = explored if isinstance(explored, Mapping) else {}

@@ -45,19 +45,19 @@ class Ops(Protocol[T]):
     def active(self, x: T, name: str) -> T:
         """One of `config.ACTIVATIONS`, element by element."""
 
-    def convolved(self, x: T, layers: list[Convolution], active: str) -> T:
+    def convolve(self, x: T, layers: list[Convolution], active: str) -> T:
         """Images, channels last, through convolutions with an activation each; channels last, then flat."""
 
     def lstm(self, x: T, h: T, c: T, layer: str) -> tuple[T, T]:
         """One step; the new h and c."""
 
-    def dueling(self, advantage: T, value: T) -> T:
+    def combine_dueling(self, advantage: T, value: T) -> T:
         """``advantage - advantage.mean(-1) + value``."""
 
     def with_deviation(self, mean: T, log_std: str) -> T:
         """The means, and the weight `log_std` behind them for every row."""
 
-    def clipped(self, x: T, limit: float) -> T:
+    def clip(self, x: T, limit: float) -> T:
         """The second half of each row kept within -limit and limit."""
 
 
@@ -97,7 +97,7 @@ def network(module: Module, normal: Normal | None = None, *, clips: bool = False
 
 def _network(module: Module, normal: Normal | None, clips: bool, place: str) -> Network:
     described = {"observation_space": module.observation_space, "action_space": module.action_space}
-    shape, size = config.observed(described, place), config.outputs(described, place)
+    shape, size = config.observation_shape(described, place), config.outputs(described, place)
     if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
         raise refuse(place, f"it observes boxes of the shape {shape!s:.80}")
     _refuse_settings(module, place)
@@ -169,7 +169,7 @@ class _Walk:
         if "DQN" in self.module.class_name:
             return self.dqn(given["obs"])
         if "SAC" in self.module.class_name:
-            return {"action_dist_inputs": self.acting("pi_encoder", given["obs"])}
+            return {"action_dist_inputs": self.act("pi_encoder", given["obs"])}
         return self.recurrent(given) if self.settings.get("use_lstm") else self.ppo(given["obs"])
 
     def states(self) -> dict[str, tuple[int, ...]]:
@@ -190,13 +190,13 @@ class _Walk:
         return [("actor_", "encoder.actor_encoder"), *critic]
 
     def ppo(self, x: Any) -> dict[str, Any]:
-        return self.heads([self.encoded(name, x) for _, name in self.encoders()])
+        return self.heads([self.encode(name, x) for _, name in self.encoders()])
 
     def recurrent(self, given: dict[str, Any]) -> dict[str, Any]:
         states: dict[str, Any] = {}
         found = []
         for role, name in self.encoders():
-            x = self.encoded(f"{name}.tokenizer", given["obs"])
+            x = self.encode(f"{name}.tokenizer", given["obs"])
             h, c = given[f"state_in_{role}h"], given[f"state_in_{role}c"]
             h, c = self.ops.lstm(x, h, c, f"{name}.lstm")
             states |= {f"state_out_{role}h": h, f"state_out_{role}c": c}
@@ -205,35 +205,35 @@ class _Walk:
 
     def heads(self, found: list[Any]) -> dict[str, Any]:
         """What comes of the latents that the encoders found."""
-        made = {"action_dist_inputs": self.headed(found[0])}
+        made = {"action_dist_inputs": self.apply_head(found[0])}
         if self.critic:
             made["vf_preds"] = self.layers("vf.net.mlp", found[-1], self.head, False)
         return made
 
     def dqn(self, x: Any) -> dict[str, Any]:
-        latent = self.encoded("encoder", x)
+        latent = self.encode("encoder", x)
         values = self.layers("af.net.mlp", latent, self.head, False)
         if self.settings.get("dueling"):
-            values = self.ops.dueling(values, self.layers("vf.net.mlp", latent, self.head, False))
+            values = self.ops.combine_dueling(values, self.layers("vf.net.mlp", latent, self.head, False))
         return {"qf_preds": values}
 
     @property
     def head(self) -> str:
         return config.activation(self.settings.get("head_fcnet_activation"), self.place)
 
-    def acting(self, encoder: str, x: Any) -> Any:
-        return self.headed(self.encoded(encoder, x))
+    def act(self, encoder: str, x: Any) -> Any:
+        return self.apply_head(self.encode(encoder, x))
 
-    def headed(self, latent: Any) -> Any:
+    def apply_head(self, latent: Any) -> Any:
         made = self.layers("pi.net.mlp", latent, self.head, False)
         if "pi.log_std" in self.module.weights:
             made = self.ops.with_deviation(made, "pi.log_std")
-        return made if self.clip is None else self.ops.clipped(made, self.clip)
+        return made if self.clip is None else self.ops.clip(made, self.clip)
 
-    def encoded(self, name: str, x: Any) -> Any:
+    def encode(self, name: str, x: Any) -> Any:
         if any(weight.startswith(f"{name}.net.0.cnn.") for weight in self.module.weights):
             active = config.activation(self.settings.get("conv_activation"), self.place)
-            return self.ops.convolved(x, self.convolutions(f"{name}.net.0.cnn", active), active)
+            return self.ops.convolve(x, self.convolutions(f"{name}.net.0.cnn", active), active)
         active = config.activation(self.settings.get("fcnet_activation"), self.place)
         return self.layers(f"{name}.net.mlp", x, active, True)
 
@@ -264,7 +264,7 @@ class _Walk:
             if min(stride) < 1:
                 raise refuse(self.place, f"its convolutions have strides of {stride}")
             sides = zip(sizes, kernel, stride, strict=True)
-            pads = tuple(_padded(*side) if same else (0, 0) for side in sides)
+            pads = tuple(_same_padding(*side) if same else (0, 0) for side in sides)
             if min(pads[0] + pads[1]) < 0:
                 raise refuse(self.place, "its convolutions have strides larger than their kernels")
             position += int(same)
@@ -287,7 +287,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _padded(size: int, length: int, step: int) -> tuple[int, int]:
+def _same_padding(size: int, length: int, step: int) -> tuple[int, int]:
     """As TensorFlow pads what it calls "same"."""
     over = (-(-size // step) - 1) * step + length - size
     return over // 2, over - over // 2
@@ -330,7 +330,7 @@ class Numbers:
             return np.maximum(x, 0)
         return np.tanh(x) if name == "tanh" else x
 
-    def convolved(self, x: Array, layers: list[Convolution], active: str) -> Array:
+    def convolve(self, x: Array, layers: list[Convolution], active: str) -> Array:
         for layer, (down, right), pads in layers:
             weight, bias = self.weight(f"{layer}.weight", 4), self.weight(f"{layer}.bias", 1)
             x = np.pad(x, [(0, 0), *pads, (0, 0)])
@@ -348,13 +348,13 @@ class Numbers:
         c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
         return _sigmoid(o) * np.tanh(c), c
 
-    def dueling(self, advantage: Array, value: Array) -> Array:
+    def combine_dueling(self, advantage: Array, value: Array) -> Array:
         return advantage - advantage.mean(axis=-1, keepdims=True) + value
 
     def with_deviation(self, mean: Array, log_std: str) -> Array:
         return np.concatenate([mean, np.broadcast_to(self.weight(log_std, 1), mean.shape)], axis=-1)
 
-    def clipped(self, x: Array, limit: float) -> Array:
+    def clip(self, x: Array, limit: float) -> Array:
         means, deviations = np.split(x, 2, axis=-1)
         return np.concatenate([means, np.clip(deviations, -limit, limit)], axis=-1)
 

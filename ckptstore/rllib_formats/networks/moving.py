@@ -85,7 +85,7 @@ class Mover:
             for name, value in [item for item in self.made.items() if item[0].startswith(f"{old}.")]:
                 self.made[new + name[len(old) :]] = value
 
-    def unused(self, prefix: str, why: str) -> None:
+    def drop_unused(self, prefix: str, why: str) -> None:
         """Leave out what the old stack made and never used."""
         for name in [name for name in self.left if name.startswith(prefix)]:
             del self.left[name]
@@ -110,7 +110,7 @@ class Mover:
                 self.place, f"the weights {names} ({len(self.left)} in all) belong to no known layer"
             )
 
-    def renamed(self) -> tuple[str, ...]:
+    def report_renames(self) -> tuple[str, ...]:
         """Lines of a report."""
         return tuple(f"weights/{old} -> weights/{new}" for new, old in self.sources.items())
 
@@ -129,10 +129,10 @@ class Mover:
             found = optimizer["state"].get(old.index(source)) if source in old else None
             if not isinstance(found, Mapping):
                 return None
-            state[index] = {key: self._moved(name, value) for key, value in found.items()}
+            state[index] = {key: self._move(name, value) for key, value in found.items()}
         return {"state": state, "param_groups": [{**groups[0], "params": list(range(len(new)))}]}
 
-    def _moved(self, name: str, value: Any) -> Any:
+    def _move(self, name: str, value: Any) -> Any:
         change = self.changes.get(name)
         return change(value) if change and isinstance(value, np.ndarray) and value.ndim else value
 
@@ -143,7 +143,7 @@ def parameters(weights: Mapping[str, Array], *prefixes: str) -> list[str]:
     return [name for name in chosen if not name.endswith(f".{CLIP}") and "target_" not in name]
 
 
-def chained(made: Mapping[str, Array], first: int, layers: list[str], place: str) -> None:
+def check_chain(made: Mapping[str, Array], first: int, layers: list[str], place: str) -> None:
     """Refuse layers that don't fit one behind the other, the first on `first` inputs."""
     for layer in layers:
         shape = made[f"{layer}.weight"].shape

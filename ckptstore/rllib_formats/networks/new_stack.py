@@ -72,7 +72,7 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         policy.get("action_space"),
         settings,
         inference_only,
-        _completed(weights),
+        _complete(weights),
         optimizers,
         (),
         tuple(dropped),
@@ -108,7 +108,7 @@ def _settings(model: Mapping[str, Any], place: str) -> dict[str, Any]:
 _LEARNING = ("dueling", "double_q", "num_atoms", "v_min", "v_max", "std_init", "epsilon", "twin_q")
 
 
-def _completed(weights: dict[str, Any]) -> dict[str, Any]:
+def _complete(weights: dict[str, Any]) -> dict[str, Any]:
     """With the constant of every head, where the release that wrote them had none."""
     made: dict[str, Any] = {}
     for name, value in weights.items():

@@ -41,7 +41,7 @@ def normal_of(stored: Any, place: str) -> Normal | None:
         ) from error
 
 
-def connected_filter(policy: Mapping[str, Any]) -> Any:
+def find_filter(policy: Mapping[str, Any]) -> Any:
     """The filter among a policy's connectors, for `normal_of`; None if there is none.
 
     Ray 2.3 to 2.60 keep it with every policy of the old stack: a list of one for each part of an observation.

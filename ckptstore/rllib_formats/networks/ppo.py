@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.rllib_formats.networks import config, trunk
-from ckptstore.rllib_formats.networks.moving import Module, Mover, chained, parameters, refuse
+from ckptstore.rllib_formats.networks.moving import Module, Mover, check_chain, parameters, refuse
 
 CLASS = "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module.DefaultPPOTorchRLModule"
 CATALOG = "ray.rllib.algorithms.ppo.ppo_catalog.PPOCatalog"
@@ -18,7 +18,7 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
     """`policy`, a PPOTorchPolicy, as a module."""
     model = config.old_model(policy, place)
     mover = Mover(policy["weights"], place)
-    shape, outputs = config.observed(policy, place), config.outputs(policy, place)
+    shape, outputs = config.observation_shape(policy, place), config.outputs(policy, place)
     settings = {**config.DEFAULTS, "max_seq_len": int(model.get("max_seq_len") or 20)}
     free = bool(model.get("free_log_std"))
     if model.get("no_final_linear"):
@@ -45,7 +45,7 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         False,
         mover.made,
         {"default_optimizer": optimizer} if optimizer else {},
-        mover.renamed(),
+        mover.report_renames(),
         tuple(mover.dropped),
     )
 
@@ -59,14 +59,14 @@ def _flat(
     if shared != bool(model.get("vf_share_layers")):
         raise refuse(mover.place, "its weights and its config disagree on vf_share_layers")
     base = "encoder.encoder.net.mlp" if shared else "encoder.actor_encoder.net.mlp"
-    sizes = trunk.connected(mover, model, shape[0], "_hidden_layers", base)
+    sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", base)
     if not shared:
         other = "encoder.critic_encoder.net.mlp"
-        if trunk.connected(mover, model, shape[0], "_value_branch_separate", other) != sizes:
+        if trunk.move_dense(mover, model, shape[0], "_value_branch_separate", other) != sizes:
             raise refuse(mover.place, "its value branch has layers of other sizes")
     settings |= {
         "fcnet_hiddens": sizes,
-        "fcnet_activation": config.hidden_activation(model, mover.place),
+        "fcnet_activation": config.read_activation(model, mover.place),
         "vf_share_layers": shared,
     }
     return ("_logits._model.0", "_value_branch._model.0", None), sizes[-1]
@@ -81,16 +81,16 @@ def _images(
     filters = trunk.filters_of(model, shape, mover.place)
     shared = bool(model.get("vf_share_layers"))
     base = "encoder.encoder.net.0.cnn" if shared else "encoder.actor_encoder.net.0.cnn"
-    trunk.convolved(mover, filters, shape[2], active, "_convs", base)
+    trunk.move_convolutions(mover, filters, shape[2], active, "_convs", base)
     value = "_value_branch._model.0"
     if not shared:
         other = "encoder.critic_encoder.net.0.cnn"
-        trunk.convolved(mover, filters, shape[2], active, "_value_branch_separate", other)
+        trunk.move_convolutions(mover, filters, shape[2], active, "_value_branch_separate", other)
         value = f"_value_branch_separate.{len(filters)}._model.0"
     settings |= {"conv_filters": filters, "conv_activation": active, "vf_share_layers": shared}
     # A convolution of one pixel, with or without a module in front that pads it by nothing.
     policy = "_logits._model.1" if mover.has("_logits._model.1") else "_logits._model.0"
-    return (policy, value, _squeezed), filters[-1][0]
+    return (policy, value, _squeeze), filters[-1][0]
 
 
 def _recurrent(
@@ -102,9 +102,9 @@ def _recurrent(
             raise refuse(mover.place, f"it is built with {name}=True")
     if free or len(shape) != 1:
         raise refuse(mover.place, "it is an LSTM on images, or with free_log_std")
-    mover.unused("_value_branch_separate.", _LEFTOVER)
+    mover.drop_unused("_value_branch_separate.", _LEFTOVER)
     base = "encoder.encoder"
-    sizes = trunk.connected(mover, model, shape[0], "_hidden_layers", f"{base}.tokenizer.net.mlp")
+    sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", f"{base}.tokenizer.net.mlp")
     for part in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
         mover.one(f"lstm.{part}", f"{base}.lstm.{part}")
     cells = mover.made[f"{base}.lstm.weight_hh_l0"].shape[-1]
@@ -112,7 +112,7 @@ def _recurrent(
         raise refuse(mover.place, f"its LSTM doesn't take the {sizes[-1]} outputs of its hidden layers")
     settings |= {
         "fcnet_hiddens": sizes,
-        "fcnet_activation": config.hidden_activation(model, mover.place),
+        "fcnet_activation": config.read_activation(model, mover.place),
         "vf_share_layers": True,
         "use_lstm": True,
         "lstm_cell_size": int(cells),
@@ -130,12 +130,12 @@ def _heads(mover: Mover, heads: tuple[str, str, Any], latent: int, outputs: int,
     plain = value.startswith("_value_branch.")
     mover.layer(value, "vf.net.mlp.0", None if plain else change)
     for head, size in (("pi", mean), ("vf", 1)):
-        chained(mover.made, latent, [f"{head}.net.mlp.0"], mover.place)
+        check_chain(mover.made, latent, [f"{head}.net.mlp.0"], mover.place)
         if mover.made[f"{head}.net.mlp.0.bias"].shape != (size,):
             raise refuse(mover.place, f"its head {head!r} doesn't give {size} numbers")
 
 
-def _squeezed(array: Any) -> Any:
+def _squeeze(array: Any) -> Any:
     """A convolution of one pixel as a fully connected layer."""
     if array.ndim != 4 or array.shape[2:] != (1, 1):
         return array

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.rllib_formats.networks import config, trunk
-from ckptstore.rllib_formats.networks.moving import Module, Mover, chained, parameters, refuse
+from ckptstore.rllib_formats.networks.moving import Module, Mover, check_chain, parameters, refuse
 
 CLASS = "ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module.DefaultSACTorchRLModule"
 CATALOG = "ray.rllib.algorithms.sac.sac_catalog.SACCatalog"
@@ -25,7 +25,7 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
     """`policy`, a SACTorchPolicy, as a module."""
     model = _model(policy, place, "policy_model_config", "policy_model")
     mover = Mover(policy["weights"], place)
-    shape, actions = config.observed(policy, place), policy["action_space"]
+    shape, actions = config.observation_shape(policy, place), policy["action_space"]
     if len(shape) != 1:
         raise refuse(place, f"it observes boxes of the shape {shape}")
     outputs = config.outputs(policy, place)
@@ -40,16 +40,16 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         for old, new in nets.items():
             if _network(mover, other, shape[0], outputs, old, f"{new}_encoder", new) != sizes:
                 raise refuse(place, "its Q networks have layers of other sizes than its policy")
-        if config.hidden_activation(other, place) != config.hidden_activation(model, place):
+        if config.read_activation(other, place) != config.read_activation(model, place):
             raise refuse(place, "its Q networks have another activation than its policy")
     else:
         for old in nets:
-            mover.unused(f"{old}.", OTHER)
+            mover.drop_unused(f"{old}.", OTHER)
     for name in ("log_alpha", "target_entropy"):
-        mover.unused(name, _ALPHA)
+        mover.drop_unused(name, _ALPHA)
     mover.done()
     optimizer = _optimizers(policy, mover, discrete, nets)
-    made = _ordered(mover.made, nets) if discrete else mover.made
+    made = _order(mover.made, nets) if discrete else mover.made
     if discrete:
         mover.made = made
         mover.copies(
@@ -63,13 +63,13 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         {
             **config.DEFAULTS,
             "fcnet_hiddens": sizes,
-            "fcnet_activation": config.hidden_activation(model, place),
+            "fcnet_activation": config.read_activation(model, place),
             "twin_q": twin,
         },
         not discrete,
         mover.made,
         optimizer,
-        mover.renamed(),
+        mover.report_renames(),
         tuple(mover.dropped),
     )
 
@@ -86,17 +86,17 @@ def _model(policy: Mapping[str, Any], place: str, *keys: str) -> Mapping[str, An
 def _network(
     mover: Mover, model: Mapping[str, Any], inputs: int, outputs: int, old: str, encoder: str, head: str
 ) -> list[int]:
-    sizes = trunk.connected(mover, model, inputs, f"{old}._hidden_layers", f"{encoder}.net.mlp")
+    sizes = trunk.move_dense(mover, model, inputs, f"{old}._hidden_layers", f"{encoder}.net.mlp")
     mover.clip(head)
     mover.layer(f"{old}._logits._model.0", f"{head}.net.mlp.0")
-    mover.unused(f"{old}._value_branch", _UNUSED)
-    chained(mover.made, sizes[-1], [f"{head}.net.mlp.0"], mover.place)
+    mover.drop_unused(f"{old}._value_branch", _UNUSED)
+    check_chain(mover.made, sizes[-1], [f"{head}.net.mlp.0"], mover.place)
     if mover.made[f"{head}.net.mlp.0.bias"].shape != (outputs,):
         raise refuse(mover.place, f"its network {old!r} doesn't give {outputs} numbers")
     return sizes
 
 
-def _ordered(made: dict[str, Any], nets: Mapping[str, str]) -> dict[str, Any]:
+def _order(made: dict[str, Any], nets: Mapping[str, str]) -> dict[str, Any]:
     """In the order of the module: all encoders, then all heads."""
     heads = ("pi", *nets.values())
     prefixes = [f"{head}_encoder." for head in heads] + [f"{head}." for head in heads]

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.rllib_formats.networks import config
-from ckptstore.rllib_formats.networks.moving import Mover, chained, refuse
+from ckptstore.rllib_formats.networks.moving import Mover, check_chain, refuse
 
 
-def connected(mover: Mover, model: Mapping[str, Any], inputs: int, old: str, new: str) -> list[int]:
+def move_dense(mover: Mover, model: Mapping[str, Any], inputs: int, old: str, new: str) -> list[int]:
     """Move hidden layers from `old` to the encoder's network `new`; returns their sizes."""
-    stride = config.step(config.hidden_activation(model, mover.place))
+    stride = config.step(config.read_activation(model, mover.place))
     sizes = mover.stack(old, new, stride)
     if not sizes:
         raise refuse(mover.place, f"it has no layers {old!r}")
-    chained(mover.made, inputs, [f"{new}.{stride * index}" for index in range(len(sizes))], mover.place)
+    check_chain(mover.made, inputs, [f"{new}.{stride * index}" for index in range(len(sizes))], mover.place)
     return sizes
 
 
-def convolved(mover: Mover, filters: list[list[Any]], channels: int, active: str, old: str, new: str) -> None:
+def move_convolutions(
+    mover: Mover, filters: list[list[Any]], channels: int, active: str, old: str, new: str
+) -> None:
     """Move convolutions. All but the last are padded, in the old stack by a module before the layer."""
     position = 0
     for index, (depth, kernel, _, padding) in enumerate(filters):

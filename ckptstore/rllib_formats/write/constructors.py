@@ -116,14 +116,14 @@ def space(description: Any, path: str) -> Any:
 
 def _box(space: Mapping[str, Any], path: str) -> tuple[str, tuple[Any, ...]]:
     shape, dtype = tuple(int(size) for size in space["shape"]), np.dtype(space["dtype"])
-    low, high = (_bound(space.get(side, limit), shape, dtype) for side, limit in _LIMITS)
+    low, high = (_as_bound(space.get(side, limit), shape, dtype) for side, limit in _LIMITS)
     return "Box", (low, high, shape, dtype.name)
 
 
 _LIMITS = (("low", -np.inf), ("high", np.inf))
 
 
-def _bound(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def _as_bound(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """One number for all places, which is what the constructor takes too, or one for each."""
     bound = np.asarray(value)
     if bound.ndim == 0:

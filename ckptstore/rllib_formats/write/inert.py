@@ -35,7 +35,7 @@ _LEAVES = (
 _FIELDS = ("args", "kwargs", "state", "items", "entries")
 
 
-def described(value: Any, path: str) -> Any:
+def describe(value: Any, path: str) -> Any:
     """A copy of `value` in which every record is a dict; shared and circular parts stay so.
 
     Raises InvalidRequest naming the place if it holds an object that is neither plain nor a record.
@@ -43,7 +43,7 @@ def described(value: Any, path: str) -> Any:
     return _Describer().visit(value, path)
 
 
-def cleaned(value: Any, path: str, aside: dict[str, Any]) -> Any:
+def clean(value: Any, path: str, aside: dict[str, Any]) -> Any:
     """A copy of `value` without the records in it, each of which goes to `aside` under its own path.
 
     Inside dicts the entry goes; a list or tuple with a record anywhere in it goes as a whole, for its
@@ -54,15 +54,15 @@ def cleaned(value: Any, path: str, aside: dict[str, Any]) -> Any:
         for key, item in value.items():
             place = f"{path}/{key}"
             if _fit(item):
-                result[key] = described(item, place)
+                result[key] = describe(item, place)
             elif isinstance(item, dict) and not is_space(item):
-                result[key] = cleaned(item, place, aside)
+                result[key] = clean(item, place, aside)
             else:
-                aside[place] = described(item, place)
+                aside[place] = describe(item, place)
         return result
     if _fit(value):
-        return described(value, path)
-    aside[path] = described(value, path)
+        return describe(value, path)
+    aside[path] = describe(value, path)
     return None
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckptstore.format import names
-from ckptstore.format.layout import Item, literal, pickled, rllib_json, tune_metadata
+from ckptstore.format.layout import Item, literal, pickle_item, rllib_json, tune_metadata
 from ckptstore.rllib_formats.write import spaces
-from ckptstore.rllib_formats.write.inert import cleaned, described, holds_record
+from ckptstore.rllib_formats.write.inert import clean, describe, holds_record
 from ckptstore.rllib_formats.write.report import Laid, PolicyReport, Reporter
 
 ASIDE = "ckptstore"
@@ -56,20 +56,20 @@ def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
     files = [
         literal(".is_checkpoint", b"1\n"),
         literal(names.RLLIB_JSON, rllib_json("Algorithm", list(documents))),
-        pickled(names.STATE, document),
+        pickle_item(names.STATE, document),
     ]
     for policy_id, policy in documents.items():
         files += _policy_files(policy, functools.partial(names.policy_path, policy_id))
-    files += [pickled(names.component_path(name), value) for name, value in parts.items()]
+    files += [pickle_item(names.component_path(name), value) for name, value in parts.items()]
     if isinstance(state["iteration"], int):
-        files.append(pickled(".tune_metadata", _tune_metadata(state["iteration"], state)))
+        files.append(pickle_item(".tune_metadata", _tune_metadata(state["iteration"], state)))
     return Laid("Algorithm", files, reports, report, tuple(notes))
 
 
 def _policy_files(document: dict[str, Any], path: Callable[[str], str]) -> list[Item]:
     return [
         literal(path(names.RLLIB_JSON), rllib_json("Policy")),
-        pickled(path(names.POLICY_STATE), document),
+        pickle_item(path(names.POLICY_STATE), document),
     ]
 
 
@@ -77,7 +77,7 @@ def policy_document(policy: Mapping[str, Any], place: str) -> tuple[dict[str, An
     """The content of ``policy_state.pkl``. `place` begins the paths in errors."""
     told, aside = Reporter(), _Aside(place)
     rest = dict(policy)
-    document: dict[str, Any] = {"weights": _listed(rest.pop("weights"))}
+    document: dict[str, Any] = {"weights": _to_list(rest.pop("weights"))}
     document["policy_spec"] = _spec(rest, aside, told)
     told.carried.append("weights")
     document.update(_optimizer(rest.pop("optimizer", None) or {}, aside, told))
@@ -87,7 +87,7 @@ def policy_document(policy: Mapping[str, Any], place: str) -> tuple[dict[str, An
             continue
         if field == "connectors":
             value = _without_episodes(value, aside, told)
-        document[key] = aside.cleaned(value, field)
+        document[key] = aside.clean(value, field)
         told.carried.append(field)
     for key, value in {**rest, **(rest.pop("extra", None) or {})}.items():
         if key == "extra" or (key in document and document[key] == value == []):
@@ -95,7 +95,7 @@ def policy_document(policy: Mapping[str, Any], place: str) -> tuple[dict[str, An
         if key in document or key == ASIDE:
             aside.put(f"extra/{key}", value)
         else:
-            document[key] = aside.cleaned(value, f"extra/{key}")
+            document[key] = aside.clean(value, f"extra/{key}")
             told.carried.append(f"extra/{key}")
     return aside.into(document, told)
 
@@ -108,7 +108,7 @@ def algorithm_document(
     rest = dict(state)
     trained = rest.pop("policies_to_train", None)
     mapping = rest.pop("policy_mapping_fn", None)
-    filters = described(rest.pop("filters", None) or {}, "filters")
+    filters = describe(rest.pop("filters", None) or {}, "filters")
     config = dict(rest.pop("config", None) or {})
     # RLlib's reader would set the first and fail on the rest, and has no attributes any more where an older
     # release left a placeholder. Newer releases write neither.
@@ -116,14 +116,14 @@ def algorithm_document(
         aside.put(f"config/{name}", config.pop(name))
     document: dict[str, Any] = {
         "algorithm_class": rest.pop("algorithm_class", None),
-        "config": _with_specs(aside.cleaned(config, "config") or {}),
+        "config": _with_specs(aside.clean(config, "config") or {}),
         "worker": {
             "policy_ids": policy_ids,
             "policy_mapping_fn": _no_code(mapping, "policy_mapping_fn", aside),
             "is_policy_to_train": _no_code(trained, "policies_to_train", aside),
             "filters": filters,
         },
-        "counters": collections.defaultdict(int, described(rest.pop("counters", None) or {}, "counters")),
+        "counters": collections.defaultdict(int, describe(rest.pop("counters", None) or {}, "counters")),
     }
     told.carried += [
         "algorithm_class",
@@ -137,13 +137,13 @@ def algorithm_document(
     for field, key in _STATE_KEYS.items():
         value = rest.pop(field, None)
         if value is not None and value != {}:
-            document[key] = aside.cleaned(value, field)
+            document[key] = aside.clean(value, field)
             told.carried.append(field)
-    parts = {name: described(value, f"components/{name}") for name, value in components.items()}
+    parts = {name: describe(value, f"components/{name}") for name, value in components.items()}
     told.carried += [f"components/{name}" for name in parts]
     # RLlib would hand them to its buffers, which want batches of its own class.
     if (buffers := rest.pop("replay_buffers", None)) is not None:
-        parts["replay_buffers"] = described(buffers, "replay_buffers")
+        parts["replay_buffers"] = describe(buffers, "replay_buffers")
         told.renamed.append("replay_buffers -> components/replay_buffers")
     if rest.pop("last_result", None):
         told.carried.append("last_result")
@@ -156,10 +156,10 @@ def algorithm_document(
         if key in document or key == ASIDE:
             aside.put(f"extra/{key}", value)
         else:
-            document[key] = aside.cleaned(value, f"extra/{key}")
+            document[key] = aside.clean(value, f"extra/{key}")
             told.carried.append(f"extra/{key}")
     for key, value in rest.items():
-        document[key] = aside.cleaned(value, key)
+        document[key] = aside.clean(value, key)
         told.carried.append(key)
     document, report = aside.into(document, told)
     return document, parts, report
@@ -196,11 +196,11 @@ class _Aside:
         self._place = place
         self._found: dict[str, Any] = {}
 
-    def cleaned(self, value: Any, path: str) -> Any:
-        return cleaned(value, path, self._found)
+    def clean(self, value: Any, path: str) -> Any:
+        return clean(value, path, self._found)
 
     def put(self, path: str, value: Any) -> None:
-        self._found[path] = described(value, f"{self._place}/{path}")
+        self._found[path] = describe(value, f"{self._place}/{path}")
 
     def into(self, document: dict[str, Any], told: Reporter) -> tuple[dict[str, Any], PolicyReport]:
         if self._found:
@@ -224,7 +224,7 @@ def _spec(rest: dict[str, Any], aside: _Aside, told: Reporter) -> dict[str, Any]
         "policy_class": name,
         "observation_space": spaces.rllib_json(rest.pop("observation_space", None)),
         "action_space": spaces.rllib_json(rest.pop("action_space", None)),
-        "config": aside.cleaned(rest.pop("config", None) or {}, "config"),
+        "config": aside.clean(rest.pop("config", None) or {}, "config"),
     }
 
 
@@ -235,20 +235,20 @@ def _optimizer(named: Mapping[str, Any], aside: _Aside, told: Reporter) -> dict[
     if not named:
         return {"_optimizer_variables": []}
     if named.keys() == {"variables"}:
-        return {"_optimizer_variables": aside.cleaned(_listed(named["variables"]), "optimizer")}
+        return {"_optimizer_variables": aside.clean(_to_list(named["variables"]), "optimizer")}
     if list(named) == [str(index) for index in range(len(named))]:
-        return {"_optimizer_variables": [aside.cleaned(item, "optimizer") for item in named.values()]}
-    learner = {"module_state": None, "optimizer": aside.cleaned(dict(named), "optimizer")}
+        return {"_optimizer_variables": [aside.clean(item, "optimizer") for item in named.values()]}
+    learner = {"module_state": None, "optimizer": aside.clean(dict(named), "optimizer")}
     return {"_optimizer_variables": [], "learner_state": learner}
 
 
-def _listed(values: Any) -> Any:
+def _to_list(values: Any) -> Any:
     """Weights or variables called "0", "1" ... are the list they came from."""
     if isinstance(values, Mapping) and values:
         if list(values) == [str(index) for index in range(len(values))]:
-            return [described(item, "weights") for item in values.values()]
-        return described(dict(values), "weights")
-    return described(values, "weights")
+            return [describe(item, "weights") for item in values.values()]
+        return describe(dict(values), "weights")
+    return describe(values, "weights")
 
 
 # What RLlib's own reader takes for "no episode is under way".
@@ -287,6 +287,6 @@ def _no_code(value: Any, path: str, aside: _Aside) -> Any:
 
 def _tune_metadata(iteration: int, state: Mapping[str, Any]) -> dict[str, Any]:
     aside: dict[str, Any] = {}
-    result = cleaned(state.get("last_result") or {}, "last_result", aside)
+    result = clean(state.get("last_result") or {}, "last_result", aside)
     extra = {ASIDE: {"aside": aside}} if aside else {}
     return tune_metadata(iteration, {**result, **extra})

@@ -12,12 +12,12 @@ from typing import Any
 
 from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
-from ckptstore.format.layout import Item, literal, pickled
+from ckptstore.format.layout import Item, literal, pickle_item
 from ckptstore.format.strictjson import dumps
 from ckptstore.rllib_formats.networks import Module, new_stack_module
 from ckptstore.rllib_formats.write import constructors as constructing
 from ckptstore.rllib_formats.write.constructors import Call, Named
-from ckptstore.rllib_formats.write.inert import described, holds_record
+from ckptstore.rllib_formats.write.inert import describe, holds_record
 from ckptstore.rllib_formats.write.report import Laid, PolicyReport, Reporter
 
 ASIDE = "ckptstore"
@@ -103,7 +103,7 @@ def _algorithm(
         "optimizer": {
             f"{policy_id}_{name}": {
                 "module_id": policy_id,
-                "state": described(item, f"optimizer/{policy_id}"),
+                "state": describe(item, f"optimizer/{policy_id}"),
             }
             for policy_id, module in modules.items()
             for name, item in module.optimizer.items()
@@ -128,7 +128,7 @@ def _algorithm(
     items = [
         literal(names.RLLIB_JSON, (dumps(info) + "\n").encode("ascii")),
         literal(_CTOR, _constructor(Named.parse(algorithm), ({},))),
-        pickled(names.STATE, document),
+        pickle_item(names.STATE, document),
         *_component("learner_group/", Named.parse(group), {}),
         *_component("learner_group/learner/", Named.parse(learner), learned),
         *_multi(f"{_MODULES}/", modules),
@@ -142,7 +142,7 @@ def _component(prefix: str, what: Named, state: dict[str, Any], name: str = "sta
     return [
         literal(f"{prefix}metadata.json", _metadata(name)),
         literal(prefix + _CTOR, _constructor(what, ())),
-        pickled(f"{prefix}{name}.pkl", state),
+        pickle_item(f"{prefix}{name}.pkl", state),
     ]
 
 
@@ -152,7 +152,7 @@ def _runner(state: dict[str, Any], connectors: Mapping[str, Any], several: bool)
     items = _component("env_runner/", what, state)
     for path, value in connectors.items():
         place = names.relative_path(f"env_runner/{path}/state.pkl", "connectors")
-        items.append(pickled(place, described(value, f"connectors/{path}")))
+        items.append(pickle_item(place, describe(value, f"connectors/{path}")))
     return items
 
 
@@ -169,7 +169,7 @@ def _multi(prefix: str, modules: Mapping[str, Module]) -> list[Item]:
     items = [
         literal(f"{prefix}metadata.json", _metadata("module_state")),
         literal(prefix + _CTOR, _constructor(_SINGLE, (), kwargs)),
-        pickled(f"{prefix}module_state.pkl", {}),
+        pickle_item(f"{prefix}module_state.pkl", {}),
     ]
     for policy_id, module in modules.items():
         items += _module(f"{prefix}{policy_id}/", module)
@@ -181,7 +181,7 @@ def _module(prefix: str, module: Module) -> list[Item]:
     return [
         literal(f"{prefix}metadata.json", _metadata("module_state")),
         literal(prefix + _CTOR, _constructor(Named.parse(module.class_name), (), kwargs)),
-        pickled(f"{prefix}module_state.pkl", module.weights),
+        pickle_item(f"{prefix}module_state.pkl", module.weights),
     ]
 
 
@@ -246,7 +246,7 @@ def _put(aside: dict[str, Any], told: Reporter, field: str, value: Any, path: st
     if _empty(value):
         return
     path = path or field
-    aside[path] = described(value, path)
+    aside[path] = describe(value, path)
     if holds_record(aside[path]):
         told.opaque.append(field)
     else:

@@ -36,7 +36,7 @@ RENAMED_COUNTERS: dict[str, list[tuple[str, ...]]] = {
 BY_AGENT = {"num_agent_steps_sampled", "num_agent_steps_trained"}
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """What became of one case."""
 
     word: str
@@ -104,26 +104,26 @@ def by_ray(root: Path) -> Any:
     return Algorithm.from_checkpoint(str(root.resolve()))
 
 
-def judge(case: Path, restore: Callable[[Path], Any]) -> Verdict:
+def judge(case: Path, restore: Callable[[Path], Any]) -> Outcome:
     """Restore the checkpoint of `case`, compare, and train once."""
     root = case / "checkpoint"
     try:
         algo = restore(root)
     except Exception as error:  # noqa: BLE001 - a refusal is a result here, whatever Ray raises
-        return Verdict("refused", [f"{type(error).__name__}: {error}"[:300]])
+        return Outcome("refused", [f"{type(error).__name__}: {error}"[:300]])
     try:
         lines = list(differences(algo, case))
         if lines:
-            return Verdict("partial" if _all_told(algo, lines) else "different", lines)
+            return Outcome("partial" if _all_told(algo, lines) else "different", lines)
         try:
             before = algo.iteration
             algo.train()
         except Exception as error:  # noqa: BLE001 - see above
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return Verdict("different", [f"train(): {type(error).__name__}: {error} at {where.name}"[:300]])
+            return Outcome("different", [f"train(): {type(error).__name__}: {error} at {where.name}"[:300]])
         if algo.iteration != before + 1:
-            return Verdict("different", [f"iteration {algo.iteration} after training once from {before}"])
-        return Verdict("equal", [])
+            return Outcome("different", [f"iteration {algo.iteration} after training once from {before}"])
+        return Outcome("equal", [])
     finally:
         algo.stop()
 
@@ -287,8 +287,8 @@ def _new_logits(algo: Any, policy_id: str, told: Mapping[str, Any]) -> Any:
 
 
 def _new_counter(algo: Any, name: str) -> Any:
-    places: list[tuple[str, ...]] = [("env_runners", name), (name,), *RENAMED_COUNTERS.get(name, ())]
-    found = [algo.metrics.peek(place, default=-1) for place in places]
+    sources: list[tuple[str, ...]] = [("env_runners", name), (name,), *RENAMED_COUNTERS.get(name, ())]
+    found = [algo.metrics.peek(place, default=-1) for place in sources]
     found.append(algo.env_runner.get_state(not_components="rl_module").get(name, -1))
     return max(float(value) for value in found)
 

@@ -12,7 +12,7 @@ import pytest
 from ckptstore import BestN, CheckpointStore
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 from ckptstore.integrations import rllib
-from ckptstore.integrations.rllib import sources as places
+from ckptstore.integrations.rllib import sources as sources
 from tests.integrations.rllib import training
 from tests.integrations.rllib.test_restore import equal, weights
 from tests.test_signing import PRIVATE
@@ -172,7 +172,7 @@ def elsewhere(callback: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from ray import cloudpickle
 
     data = cloudpickle.dumps(callback)
-    monkeypatch.setattr(places, "_opened", {})
+    monkeypatch.setattr(sources, "_opened", {})
     return data, cloudpickle.loads(data)
 
 

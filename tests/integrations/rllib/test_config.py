@@ -21,7 +21,7 @@ def target(**attributes: Any) -> Any:
     return SimpleNamespace(**attributes)
 
 
-def translated(config: dict[str, Any], new_stack: bool = False, **known: Any) -> configs.Translation:
+def translate_errors(config: dict[str, Any], new_stack: bool = False, **known: Any) -> configs.Translation:
     return configs.translate(config, target(**known), new_stack)
 
 
@@ -34,28 +34,28 @@ def test_every_rename_leads_to_a_name_that_is_not_renamed_again() -> None:
 
 def test_names_of_every_release_arrive_at_todays() -> None:
     for name in ("num_workers", "num_rollout_workers", "num_env_runners"):
-        assert translated({name: 3}, num_env_runners=0).values == {"num_env_runners": 3}
-    found = translated({"num_sgd_iter": 7}, num_epochs=1)
+        assert translate_errors({name: 3}, num_env_runners=0).values == {"num_env_runners": 3}
+    found = translate_errors({"num_sgd_iter": 7}, num_epochs=1)
     assert found.renamed == ["num_sgd_iter -> num_epochs (2.38)"]
 
 
 def test_an_old_name_without_a_value_does_not_hide_the_new_one() -> None:
     for nothing in (None, -1):
-        assert translated({"num_epochs": 5, "num_sgd_iter": nothing}, num_epochs=1).values == {
+        assert translate_errors({"num_epochs": 5, "num_sgd_iter": nothing}, num_epochs=1).values == {
             "num_epochs": 5
         }
 
 
 def test_what_says_something_and_is_gone_is_reported() -> None:
-    assert translated({"horizon": 200}).dropped == {
+    assert translate_errors({"horizon": 200}).dropped == {
         "horizon": "gone in Ray 2.3: wrap the environment in gymnasium's TimeLimit"
     }
-    assert translated({"horizon": None, "soft_horizon": -1}).dropped == {}
-    assert "no such attribute" in translated({"my_setting": 1}).dropped["my_setting"]
-    assert "code" in translated({"lr": Opaque("mine.f", (1,))}, lr=0.1).dropped["lr"]
+    assert translate_errors({"horizon": None, "soft_horizon": -1}).dropped == {}
+    assert "no such attribute" in translate_errors({"my_setting": 1}).dropped["my_setting"]
+    assert "code" in translate_errors({"lr": Opaque("mine.f", (1,))}, lr=0.1).dropped["lr"]
     assert (
         "config="
-        in translated({"evaluation_config": {"explore": False}, "evaluation_interval": 1}).dropped[
+        in translate_errors({"evaluation_config": {"explore": False}, "evaluation_interval": 1}).dropped[
             "evaluation_config"
         ]
     )
@@ -84,7 +84,7 @@ def test_rllibs_own_classes_go_by_their_bare_names() -> None:
     module = "ray.rllib.utils.replay_buffers.multi_agent_prioritized_replay_buffer"
     for kind in (f"{module}.MultiAgentPrioritizedReplayBuffer", "MultiAgentPrioritizedReplayBuffer"):
         for value in (kind, Opaque(kind)):
-            found = translated({"replay_buffer_config": {"type": value}}, replay_buffer_config={})
+            found = translate_errors({"replay_buffer_config": {"type": value}}, replay_buffer_config={})
             assert found.values == {"replay_buffer_config": {"type": "MultiAgentPrioritizedReplayBuffer"}}
 
 
@@ -141,4 +141,4 @@ def test_a_filter_has_no_place_on_the_new_stack_whatever_release_wrote_it(case: 
     policies = {name: source.policy(name, False, False) for name in source.policy_ids}
     told = RestoreReport("here", source.ray_version, "new", True)
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
-        newstack.converted(source.state(False, False), policies, told)
+        newstack.convert(source.state(False, False), policies, told)
