@@ -26,13 +26,15 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
-from ckptstore.checkpoint import Checkpoint, Migration
+from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
 from ckptstore.format.names import check_checkpoint_name
 from ckptstore.format.signing import Trust
-from ckptstore.read.reader import require_manifest
+from ckptstore.read.locate import list_files
+from ckptstore.read.manifests import require_manifest
 from ckptstore.rllib_formats.migrate import Step, Version, fingerprint
+from ckptstore.save.migrate import Migration
 from ckptstore.store import CheckpointStore
 
 T = TypeVar("T")
@@ -68,7 +70,9 @@ class Found:
         """The checkpoint itself."""
         asked = self.committed or self.trust is not None  # else nothing is there to fetch
         manifest = require_manifest(self.backend, self.path, self.url, self.trust) if asked else None
-        return Checkpoint(self.backend, self.path, manifest)
+        if manifest is not None:
+            return Checkpoint.from_manifest(self.backend, self.path, manifest)
+        return Checkpoint.from_listing(self.backend, self.path, list_files(self.backend, self.path, self.url))
 
 
 def find(
@@ -136,7 +140,7 @@ class Done(NamedTuple):
     """ "migrated", "copied" or "adopted"; "there already" if an earlier run did it."""
     checkpoint: Checkpoint | None
     """The new one; None for a dry run."""
-    migration: Migration | None = None
+    migration: Migration[Checkpoint] | None = None
 
 
 class Stores:

@@ -3,52 +3,49 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from ckptstore import logs
-from ckptstore.backends import open_backend
-from ckptstore.backends.base import Backend, place_of
-from ckptstore.backends.translate import translate_errors
+from ckptstore.backends.base import Backend
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
     CheckpointGone,
     CheckpointNotFound,
     InvalidRequest,
-    StoreUnavailable,
     UnreadableFormat,
 )
-from ckptstore.format import layout as plan
-from ckptstore.format import names
-from ckptstore.format.manifest import Manifest, Parent
+from ckptstore.format import layout, names
+from ckptstore.format.manifest import Manifest
 from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import Trust
-from ckptstore.read import contents
-from ckptstore.read.reader import (
-    Files,
-    UnverifiedFiles,
-    VerifiedFiles,
-    VerifyReport,
-    fetch_manifest,
-    require_manifest,
-)
-from ckptstore.rllib_formats import Note, scan
-from ckptstore.rllib_formats.detect import V0_FILE
-from ckptstore.save.writing import Progress, run_all
+from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
+from ckptstore.read.download import copy_files, new_directory, write_file
+from ckptstore.read.files import Files, UnverifiedFiles
+from ckptstore.read.lazy import Lazy
+from ckptstore.read.locate import Located, list_files, locate
+from ckptstore.read.manifests import fetch_manifest
+from ckptstore.read.reader import VerifiedFiles
+from ckptstore.read.report import VerifyReport
+from ckptstore.read.weights import choose, flatten
+from ckptstore.save.handover import StoredPolicy, base_of, copy_items
+from ckptstore.work import Progress, run_all
 
 if TYPE_CHECKING:
     from ckptstore.export.formats import Exported
     from ckptstore.rllib_formats.migrate import Step
-    from ckptstore.rllib_formats.write.report import PolicyReport
-    from ckptstore.save.migrated import Destination
+    from ckptstore.rllib_formats.notes import Note
+    from ckptstore.rllib_formats.scan import Use
+    from ckptstore.save.migrate import Destination, Migration
+
+
+_CONCURRENCY = 8  # files moved or decoded at once
 
 
 class AlgorithmState(NamedTuple):
@@ -65,47 +62,6 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Lazy(Mapping[str, Any]):
-    """Named values, each decoded on first use and then kept."""
-
-    def __init__(
-        self,
-        keys: Callable[[], tuple[str, ...]],
-        load: Callable[[str], Any],
-        what: str,
-        holds: Callable[[str], bool] | None = None,
-    ) -> None:
-        self._values: dict[str, Any] = {}
-        self._find_keys = keys
-        self._load = load
-        self._what = what
-        self._holds = holds
-
-    @cached_property
-    def _keys(self) -> tuple[str, ...]:
-        return self._find_keys()
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self:
-            raise KeyError(key)
-        if key not in self._values:
-            self._values[key] = self._load(key)
-        return self._values[key]
-
-    def __contains__(self, key: object) -> bool:
-        # Whether there is one may be known without reading what lists them all.
-        return isinstance(key, str) and (self._holds(key) if self._holds else key in self._keys)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __repr__(self) -> str:
-        return f"<{self._what}: {', '.join(map(repr, self._keys[:8]))}{', ...' if len(self) > 8 else ''}>"
-
-
 class Checkpoint:
     """One checkpoint, ours or RLlib's own. Made by a store or by `Checkpoint.open`; safe in threads."""
 
@@ -113,38 +69,23 @@ class Checkpoint:
         self,
         backend: Backend,
         prefix: str,
+        files: Files,
         manifest: Manifest | None,
         *,
         skipped: Iterable[Skipped] = (),
         on_load: Callable[[Checkpoint], None] | None = None,
-        table: Mapping[str, FileParts] | None = None,
     ) -> None:
+        """Use `open`, or a store; inside, `from_manifest` and `from_listing`. Nothing is read here."""
         self._backend = backend
         self._prefix = prefix
-        self._on_load = on_load
+        self._files = files
         self._manifest = manifest
+        self._on_load = on_load
         self.skipped = tuple(skipped)
         """Newer checkpoints that `latest` passed over to find this one, and why."""
-        self._files: Files
-        self._contents: contents.Contents
-        if manifest is None:
-            listing = self.listing()
-            self._files = UnverifiedFiles(backend, listing, prefix)
-            if names.STORE in listing:
-                raise UnreadableFormat(
-                    self.url,
-                    "it is a store, not a checkpoint",
-                    "Open one of its checkpoints, for example CheckpointStore(url).latest()",
-                )
-            if not self._files.paths():
-                raise CheckpointNotFound(self.url, "there is no checkpoint in this directory")
-            self._contents = contents.RllibContents(self._files)
-        else:
-            self._files = VerifiedFiles(backend, prefix, manifest, self.url, table)
-            self._contents = contents.contents_of(manifest, self._files)
-        self._state: Any = plan.UNSET
+        self._state: Any = layout.UNSET
         self.policies: Mapping[str, Any] = Lazy(
-            lambda: self.policy_ids, self._load_policy, "policies", self._contents.holds
+            lambda: self.policy_ids, self._load_policy, "policies", lambda key: self._contents.holds(key)
         )
         """Policy id to policy, each fetched and decoded when it is first asked for."""
         self.components: Mapping[str, Any] = Lazy(
@@ -160,7 +101,7 @@ class Checkpoint:
         storage_options: Mapping[str, Any] | None = None,
         trusted_keys: Iterable[bytes | str] | None = None,
     ) -> Checkpoint:
-        """The checkpoint in the directory `url`, wherever it lies and whoever wrote it.
+        """The checkpoint in the directory `url`, on any backend and by any writer.
 
         One without a manifest, which RLlib of any version wrote, opens too: nothing vouches for it then,
         and `committed` and `verified` are False. Where Ray up to 1.13 named the file ``checkpoint-<n>``
@@ -169,29 +110,62 @@ class Checkpoint:
         or understood. With `trusted_keys`, Ed25519 public keys in PEM, CheckpointUntrusted unless one of
         them has signed its manifest: before any other file is read.
         """
-        place = os.fspath(url)
         trust = Trust(trusted_keys) if trusted_keys is not None else None
-        backend = open_backend(place, storage_options)
-        try:
-            return cls(backend, "", require_manifest(backend, "", backend.url, trust))
-        except (CheckpointNotFound, StoreUnavailable) as error:
-            through_a_file = isinstance(error.__cause__, NotADirectoryError)
-            if isinstance(error, StoreUnavailable) and not through_a_file:
-                raise
-            parent, name = _inside(place)
-            directory = open_backend(parent, storage_options) if parent else None
-            if directory is None or not _is_file(directory, name):
-                if through_a_file:
-                    raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
-                raise
-            if V0_FILE.match(name):
-                return cls(directory, "", require_manifest(directory, "", directory.url, trust))
-            raise InvalidRequest(
-                backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
-            ) from error
+        return cls.from_located(locate(url, storage_options, trust))
+
+    @classmethod
+    def from_located(cls, found: Located) -> Checkpoint:
+        """The checkpoint that `locate` found. UnreadableFormat for a store, or what isn't understood."""
+        if found.is_store:
+            raise UnreadableFormat(
+                found.backend.url,
+                "it is a store, not a checkpoint",
+                "Open one of its checkpoints, for example CheckpointStore(url).latest()",
+            )
+        if found.manifest is not None:
+            return cls.from_manifest(found.backend, "", found.manifest)
+        return cls.from_listing(found.backend, "", found.listing)
+
+    @classmethod
+    def from_manifest(
+        cls,
+        backend: Backend,
+        prefix: str,
+        manifest: Manifest,
+        *,
+        skipped: Iterable[Skipped] = (),
+        on_load: Callable[[Checkpoint], None] | None = None,
+        table: Mapping[str, FileParts] | None = None,
+    ) -> Checkpoint:
+        """A committed checkpoint in the directory `prefix`; reads nothing. `table` is its ``parts.json``."""
+        where = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
+        files = VerifiedFiles(backend, prefix, manifest, where, table)
+        return cls(backend, prefix, files, manifest, skipped=skipped, on_load=on_load)
+
+    @classmethod
+    def from_listing(cls, backend: Backend, prefix: str, listing: Mapping[str, int]) -> Checkpoint:
+        """What RLlib wrote into the directory `prefix`, which holds `listing`: path to size in bytes.
+
+        UnreadableFormat if it isn't a checkpoint of RLlib's.
+        """
+        checkpoint = cls(backend, prefix, UnverifiedFiles(backend, listing, prefix), None)
+        checkpoint._contents  # noqa: B018  # refuse now what isn't understood
+        return checkpoint
+
+    @classmethod
+    def _from_directory(cls, backend: Backend, prefix: str) -> Checkpoint:
+        where = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
+        return cls.from_listing(backend, prefix, list_files(backend, prefix, where))
+
+    @cached_property
+    def _contents(self) -> Contents:
+        """What the files mean; of what RLlib wrote this reads a small file."""
+        return contents_of(self._manifest, self._files)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Checkpoint, (self._backend, self._prefix, self._manifest)
+        if self._manifest is None:
+            return Checkpoint._from_directory, (self._backend, self._prefix)
+        return Checkpoint.from_manifest, (self._backend, self._prefix, self._manifest)
 
     @property
     def committed(self) -> bool:
@@ -276,7 +250,7 @@ class Checkpoint:
     @property
     def state(self) -> Any:
         """The algorithm state as plain data, decoded on first use and then kept."""
-        if self._state is plan.UNSET:
+        if self._state is layout.UNSET:
             self._state = self._load_state()
         return self._state
 
@@ -300,10 +274,10 @@ class Checkpoint:
         self._note_load()
         what = f"{self.name} policy {policy_id!r}"
         if names is None:
-            return _flat(self._contents.weights(policy_id), what)
+            return flatten(self._contents.weights(policy_id), what)
         outline, fill = self._contents.outline(policy_id)
-        wanted = _choose(_flat(outline, what), names, what)
-        return wanted if fill(wanted.values()) else _choose(self.weights(policy_id), list(wanted), what)
+        wanted = choose(flatten(outline, what), names, what)
+        return wanted if fill(wanted.values()) else choose(self.weights(policy_id), list(wanted), what)
 
     def load(
         self, policy_ids: Iterable[str] | None = None, *, trusted: bool = False, mmap: bool = False
@@ -321,7 +295,7 @@ class Checkpoint:
             loads += [partial(self._load_policy, each, trusted=trusted, mmap=mmap) for each in wanted]
             mapped = mmap and isinstance(self._files, VerifiedFiles) and self._files.maps
             # Where nothing is read, more than two would wait for each other.
-            state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else 8)
+            state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else _CONCURRENCY)
             done(self._sizes(wanted))
         return AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))
 
@@ -371,7 +345,7 @@ class Checkpoint:
         step: int | None = None,
         steps: Sequence[Step] = (),
         dry_run: bool = False,
-    ) -> Migration:
+    ) -> Migration[Checkpoint]:
         """Commit what it holds to the store `dest` or the one at that URL, in another version.
 
         ``"1.1"`` makes plain pickles that a bare ``pickle.load`` opens and RLlib since 2.1 knows. ``"2.1"``
@@ -385,36 +359,18 @@ class Checkpoint:
         for networks that aren't recognised, or a checkpoint without policies; CheckpointExists if `dest`
         has the step already.
         """
-        from ckptstore.rllib_formats.migrate import describe_skipped, lay_out
-        from ckptstore.save.migrated import commit_to  # here, as reading alone needs neither
+        from ckptstore.save.migrate import commit_to, migrate  # here, as reading alone needs neither
 
-        source = self.rllib()
-        notes: list[str] = []
-        model = _read_model(source, self.url, notes)
-        number = self._step_after_migration(step, notes)
-        model, laid = lay_out(source.kind, model, to, steps, notes)
-        result = None
-        if not dry_run:
+        def commit(*args: Any, **fields: Any) -> Checkpoint:
             if dest is None:
                 raise InvalidRequest("dest", "it is None", "Name a store, or pass dry_run=True")
-            fields: dict[str, Any] = {
-                "kind": laid.kind,
-                "policies": list(model["policies"]),
-                "checkpoint_version": to,
-                "parent": Parent(self.source_id(), "migrate"),
-                "metrics": self.metrics,
-                "labels": self.labels,
-            }
-            if isinstance(dest, (str, os.PathLike)):
-                made = commit_to(dest, number, laid.items, **fields)
-                result = Checkpoint(made.backend, str(made.name), made.manifest, table=made.table)
-            else:
-                result = dest.commit_files(number, laid.items, **fields)
-        reports = {
-            policy_id: report.with_dropped(describe_skipped(source.notes(), f"policies/{policy_id}"))
-            for policy_id, report in laid.policies.items()
-        }
-        return Migration(self.url, to, result, reports, laid.algorithm, tuple(notes))
+            if not isinstance(dest, (str, os.PathLike)):
+                return cast("Checkpoint", dest.commit_files(*args, **fields))
+            made = commit_to(dest, *args, **fields)
+            name = str(made.name)
+            return Checkpoint.from_manifest(made.backend, name, made.manifest, table=made.table)
+
+        return migrate(self, None if dry_run else commit, to=to, step=step, steps=steps)
 
     def source_id(self) -> str:
         """What the manifest of a migrated checkpoint calls this one.
@@ -424,14 +380,6 @@ class Checkpoint:
         from ckptstore.rllib_formats.migrate import fingerprint
 
         return self.id if self.committed else fingerprint(self.listing())
-
-    def _step_after_migration(self, step: int | None, notes: list[str]) -> int:
-        if step is not None:
-            return step
-        if self.committed or self.step >= 0:
-            return self.step
-        notes.append(str(Note("inferred", "step", "nothing tells the step, so it is 0")))
-        return 0
 
     def export(
         self,
@@ -454,13 +402,13 @@ class Checkpoint:
 
         return export(self, dest, policy_id, format=format, storage_options=storage_options)
 
-    def rllib(self) -> contents.Contents:
+    def rllib(self) -> Contents:
         """Its files read as RLlib's, in the model of ``docs/model.md``, whoever wrote them.
 
         UnreadableFormat if they aren't what RLlib would have written.
         """
-        saved = isinstance(self._contents, contents.SavedContents)
-        return contents.RllibContents(self._files) if saved else self._contents
+        saved = isinstance(self._contents, SavedContents)
+        return RllibContents(self._files) if saved else self._contents
 
     def resume(self) -> None:
         """Tell its store that this process goes on from it: the next save names it as parent, and `prune`
@@ -468,12 +416,14 @@ class Checkpoint:
         """
         self._note_load()
 
-    def scan(self) -> tuple[scan.Use, ...]:
+    def scan(self) -> tuple[Use, ...]:
         """Every name that unpickling its files would import or call, the worst first; nothing is run.
 
         Reads all pickles, torch files and MessagePack there are. Each use has a `rank`: "data" makes plain
         values, "library" is a class of a known framework, "code" is anything else.
         """
+        from ckptstore.rllib_formats import scan
+
         return scan.scan(self._files.paths(), self._files.read)
 
     def read(self, path: str) -> bytes:
@@ -487,11 +437,7 @@ class Checkpoint:
 
     def listing(self) -> dict[str, int]:
         """Every file in its directory now, and its size in bytes."""
-        with translate_errors(self.url):
-            return {
-                item.key[len(self._prefix) :].lstrip("/"): item.size
-                for item in self._backend.list(self._prefix)
-            }
+        return list_files(self._backend, self._prefix, self.url)
 
     def download(
         self,
@@ -507,32 +453,19 @@ class Checkpoint:
         """
         wanted = None if policy_ids is None else self._check_known(policy_ids)
         target = os.fspath(directory)
-        with translate_errors(target):
-            os.makedirs(target, mode=0o700, exist_ok=True)
-            if os.listdir(target):
-                raise InvalidRequest(target, "it isn't empty", "Name a new directory")
-        try:
-            with logs.log_time("downloaded", self.url) as done:
-                done(self._download(target, wanted, progress))
-        except BaseException:
-            # What is there is ours and no checkpoint: the next try must find the directory empty.
-            for name in os.listdir(target):
-                path = os.path.join(target, name)
-                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-            raise
-        return target
-
-    def _download(self, target: str, wanted: list[str] | None, progress: Progress | None) -> int:
         sizes = self._files.paths()
-        paths = list(sizes) if wanted is None else self._subset_paths(wanted)
-        run_all(lambda path: self._download_file(path, target, progress), paths, 8)
-        if wanted is None and self._manifest is not None:
-            # Last, as everywhere: a copy cut short is no checkpoint.
-            _write_file(os.path.join(target, names.PARTS), [self._table()])
-            _write_file(os.path.join(target, names.MANIFEST), [self._manifest.dump()])
-        elif wanted is not None:
-            _write_file(os.path.join(target, names.RLLIB_JSON), [plan.rllib_json("Algorithm", wanted)])
-        return sum(sizes[path] for path in paths)
+        paths = list(sizes) if wanted is None else self._without_other_policies(wanted)
+        with new_directory(target), logs.log_time("downloaded", self.url) as done:
+            copy_files(self._files, paths, target, _CONCURRENCY, progress)
+            if wanted is not None:
+                rllib_json = layout.rllib_json("Algorithm", wanted)
+                write_file(os.path.join(target, names.RLLIB_JSON), [rllib_json])
+            elif self._manifest is not None:
+                # Last, as everywhere: a copy cut short is not a checkpoint.
+                write_file(os.path.join(target, names.PARTS), [self._table()])
+                write_file(os.path.join(target, names.MANIFEST), [self._manifest.dump()])
+            done(sum(sizes[path] for path in paths))
+        return target
 
     @contextmanager
     def as_directory(self, *, policy_ids: Iterable[str] | None = None) -> Iterator[str]:
@@ -543,7 +476,7 @@ class Checkpoint:
         with tempfile.TemporaryDirectory(prefix="ckptstore-", ignore_cleanup_errors=True) as parent:
             yield self.download(os.path.join(parent, self.name), policy_ids=policy_ids)
 
-    def stored(self, policy_id: str) -> plan.Stored:
+    def stored(self, policy_id: str) -> layout.Stored:
         """The policy as it lies here, not read: pass it to a `save` to have its files taken over.
 
         In the same store they are linked, or copied by the server; elsewhere they are sent, verified.
@@ -554,66 +487,26 @@ class Checkpoint:
                 self.url, "its files are as another program wrote them", "Pass `policies[id]`"
             )
         [policy_id] = self._check_known([policy_id])
-        return _StoredPolicy({name: self._item(path) for name, path in self._by_policy[policy_id].items()})
+        paths = self._contents.files_of(policy_id)
+        top = "" if self.kind == "Policy" else names.policy_path(policy_id, "")
+        assert isinstance(self._files, VerifiedFiles)
+        return StoredPolicy(self._files, {path.removeprefix(top): path for path in paths})
 
-    @cached_property
-    def _by_policy(self) -> Mapping[str, Mapping[str, str]]:
-        """Each policy's files: what they are called in its directory, and their paths."""
-        if self.kind == "Policy":
-            return {names.DEFAULT_POLICY: {path: path for path in self._files.paths()}}
-        found: dict[str, dict[str, str]] = {policy_id: {} for policy_id in self.policy_ids}
-        for path in self._files.paths():
-            if path.startswith(f"{names.POLICIES}/"):
-                _, policy_id, name = path.split("/", 2)
-                found[policy_id][name] = path
-        return found
-
-    def base(self) -> plan.Base | None:
+    def base(self) -> layout.Base | None:
         """Itself as what a save may take files over from; None if it has no manifest."""
-        if not isinstance(self._files, VerifiedFiles):
-            return None
-        reader = self._files
-        return plan.Base(place_of(reader.backend), reader.prefix, reader.manifest.id, reader.parts)
+        return base_of(self._files) if isinstance(self._files, VerifiedFiles) else None
 
-    def _item(self, path: str) -> plan.Item:
-        base = self.base()
-        assert base is not None
-
-        def emit(write: plan.Write) -> Sequence[tuple[int, int]]:
-            for data in self._files.stream(path):
-                write(memoryview(data))  # each part stays a part
-            return base.files[path].arrays
-
-        return plan.Item(path, emit, (base, path))
-
-    def copy_items(self) -> tuple[list[plan.Item], bytes]:
+    def copy_items(self) -> tuple[list[layout.Item], bytes]:
         """Its files, verified as they are read, and its ``parts.json``: what a copy of it is made of."""
-
-        def item(path: str) -> plan.Item:
-            def emit(write: plan.Write) -> tuple[()]:
-                for data in self._files.stream(path):
-                    write(data)
-                return ()
-
-            return plan.Item(path, emit)
-
-        return [item(path) for path in self._files.paths()], self._table()
-
-    def _download_file(self, path: str, target: str, progress: Progress | None) -> None:
-        def chunks() -> Iterator[bytes]:
-            for data in self._files.stream(path):
-                yield data
-                if progress is not None:
-                    progress(len(data))
-
-        _write_file(os.path.join(target, names.relative_path(path, self.name)), chunks())
+        assert isinstance(self._files, VerifiedFiles)
+        return copy_items(self._files), self._table()
 
     def _table(self) -> bytes:
         assert isinstance(self._files, VerifiedFiles)
         return self._files.parts_bytes()
 
-    def _subset_paths(self, wanted: list[str]) -> list[str]:
-        """Everything but the other policies, for the layouts that keep each in a directory of its own."""
+    def _without_other_policies(self, wanted: list[str]) -> list[str]:
+        """Every file but those of other policies, for the layouts that keep each in its own directory."""
         paths = self._files.paths()
         if self.kind != "Algorithm" or not any(path.startswith(f"{names.POLICIES}/") for path in paths):
             raise InvalidRequest(
@@ -669,117 +562,3 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
-
-
-@dataclass(frozen=True)
-class Migration:
-    """What `Checkpoint.migrate` did, or with ``dry_run`` would do."""
-
-    source: str
-    """URL of the checkpoint that was read."""
-    to: str
-    """The ``checkpoint_version`` written."""
-    checkpoint: Checkpoint | None
-    """The new one; None for a dry run."""
-    policies: Mapping[str, PolicyReport]
-    algorithm: PolicyReport
-    """The same report for the algorithm's own state."""
-    notes: tuple[str, ...] = field(default=())
-    """What reading inferred or missed, and what the steps did."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "source": self.source,
-            "to": self.to,
-            "checkpoint": self.checkpoint.url if self.checkpoint else None,
-            "id": self.checkpoint.id if self.checkpoint else None,
-            "step": self.checkpoint.step if self.checkpoint else None,
-            "algorithm": self.algorithm.as_dict(),
-            "policies": {policy_id: report.as_dict() for policy_id, report in self.policies.items()},
-            "notes": list(self.notes),
-        }
-
-
-def _read_model(source: contents.Contents, url: str, notes: list[str]) -> dict[str, Any]:
-    """The whole model of ``docs/model.md``; what reading it had to infer or miss is added to `notes`."""
-    model: dict[str, Any] = {
-        "state": dict(source.state(False, False)),
-        "policies": {policy_id: source.policy(policy_id, False, False) for policy_id in source.policy_ids},
-        "components": {name: source.component(name) for name in source.components},
-    }
-    if not model["policies"]:
-        raise UnreadableFormat(url, f"this {source.kind} holds no policy", "Migrate an algorithm or policy")
-    notes += [str(note) for note in source.notes() if note.kind != "migrated"]
-    return model
-
-
-class _StoredPolicy(plan.Stored):
-    def __init__(self, files: Mapping[str, plan.Item]) -> None:
-        self._files = files
-
-    def items(self, path: Callable[[str], str]) -> list[plan.Item]:
-        return [item._replace(path=path(name)) for name, item in self._files.items()]
-
-
-def _inside(url: str) -> tuple[str, str]:
-    """The directory that `url` lies in, and its name there; an empty one where there is none above."""
-    if "://" not in url:
-        return os.path.split(os.path.abspath(url))
-    parent, _, name = url.rstrip("/").rpartition("/")
-    return ("", name) if parent.endswith("/") else (parent, name)
-
-
-def _is_file(directory: Backend, name: str) -> bool:
-    try:
-        directory.read(name, 0, 1)
-    except EOFError:
-        return True  # an empty one
-    except OSError:
-        return False
-    return True
-
-
-def _write_file(path: str, chunks: Iterable[bytes]) -> None:
-    with translate_errors(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-
-
-def _flat(weights: object, what: str) -> dict[str, np.ndarray[Any, Any]]:
-    flat: dict[str, np.ndarray[Any, Any]] = {}
-    _flatten(weights, "", flat, what)
-    return flat
-
-
-def _choose(
-    flat: Mapping[str, np.ndarray[Any, Any]], names: Iterable[str], what: str
-) -> dict[str, np.ndarray[Any, Any]]:
-    if isinstance(names, str):
-        raise InvalidRequest("names", f"{names!r} is a str", "Pass a list of names")
-    try:
-        return {name: flat[name] for name in names}
-    except KeyError as error:
-        known = ", ".join(map(repr, list(flat)[:20])) + (", ..." if len(flat) > 20 else "")
-        raise CheckpointNotFound(what, f"it holds no weight {error.args[0]!r}", f"It holds {known}") from None
-
-
-def _flatten(value: object, path: str, flat: dict[str, np.ndarray[Any, Any]], what: str) -> None:
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        flat[path] = value
-    elif isinstance(value, np.generic):
-        flat[path] = np.asarray(value)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _flatten(item, f"{path}/{key}" if path else str(key), flat, what)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _flatten(item, f"{path}/{index}" if path else str(index), flat, what)
-    else:
-        raise UnreadableFormat(
-            what,
-            f"its weight {path or '(all)'!r} is a {type(value).__name__}, not an array",
-            "Read ckpt.policies[id] for everything the policy holds",
-        )

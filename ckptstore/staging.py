@@ -11,14 +11,14 @@ from types import TracebackType
 
 from ckptstore import logs
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.commit.base import Catalog, Check
 from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
-from ckptstore.format.manifest import Manifest
 from ckptstore.read import contents
-from ckptstore.save.save import Request, Save, copy_item, local_files
+from ckptstore.run import Run
+from ckptstore.save.local_files import copy_item, local_files
+from ckptstore.save.requests import Request
+from ckptstore.save.save import Save
 
-Commit = Callable[[names.CheckpointName, Manifest], Checkpoint]
 Job = Callable[[], Checkpoint]
 
 
@@ -34,19 +34,10 @@ class Staged(os.PathLike[str]):
     """
 
     def __init__(
-        self,
-        catalog: Catalog,
-        request: Request,
-        concurrency: int,
-        check: Check,
-        committed: Commit,
-        submit: Callable[[Job], Future[Checkpoint]] | None = None,
+        self, run: Run, request: Request, submit: Callable[[Job], Future[Checkpoint]] | None = None
     ) -> None:
-        self._catalog = catalog
+        self._run = run
         self._request = request
-        self._concurrency = concurrency
-        self._check = check
-        self._committed = committed
         self._submit = submit
         self._save: Save | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -69,8 +60,8 @@ class Staged(os.PathLike[str]):
         return self.__fspath__()
 
     def __enter__(self) -> Staged:
-        if self._submit is None or self._catalog.in_place:
-            self._save = self._begin()
+        if self._submit is None or self._run.catalog.in_place:
+            self._save = self._run.begin(self._request)
             self._directory = self._save.attempt.directory
         if self._directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
@@ -92,11 +83,6 @@ class Staged(os.PathLike[str]):
                 self._give_up()
                 raise
 
-    def _begin(self) -> Save:
-        return Save(
-            self._catalog, self._request.step, self._request.if_exists, self._concurrency, self._check
-        )
-
     def _give_up(self) -> None:
         if self._save is not None:
             self._save.attempt.abandon()
@@ -104,7 +90,7 @@ class Staged(os.PathLike[str]):
 
     def _finish(self, directory: str) -> Checkpoint:
         try:
-            self._save = self._save or self._begin()
+            self._save = self._save or self._run.begin(self._request)
             with self._save:
                 self.checkpoint = checkpoint = self._commit(self._save, directory)
             return checkpoint
@@ -127,7 +113,7 @@ class Staged(os.PathLike[str]):
                 f"it holds {names.META}/ of another checkpoint",
                 "Use copy_to() to copy a checkpoint",
             )
-        with logs.log_time("staged", f"{self._catalog.backend.url} step {self._request.step}") as done:
+        with logs.log_time("staged", f"{self._run.catalog.backend.url} step {self._request.step}") as done:
             if self._temporary is None:
                 files = save.hash_in_place(paths)
             else:
@@ -135,7 +121,7 @@ class Staged(os.PathLike[str]):
             request = self._describe(_LocalFiles(directory, paths))
             name, manifest = save.commit(request, files)
             done(manifest.size)
-        return self._committed(name, manifest)
+        return self._run.note_commit(name, manifest)
 
     def _describe(self, files: _LocalFiles) -> Request:
         found = contents.describe(files)

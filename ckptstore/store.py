@@ -1,50 +1,52 @@
-"""A store of checkpoints: runs plans on a place, and is what most programs talk to."""
+"""The public store: save, find, tag and prune checkpoints below one URL."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Literal, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from ckptstore import logs, retention
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
-from ckptstore.checkpoint import Checkpoint, Migration
-from ckptstore.commit import open_catalog, refs
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit import open_catalog
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.commit.identity import Identity
 from ckptstore.errors import (
     CheckpointError,
-    CheckpointExists,
     CheckpointGone,
     CheckpointNotFound,
     CheckpointProtected,
     InvalidRequest,
 )
+from ckptstore.find.lineage import Lineage
+from ckptstore.find.prune import choose_unneeded
+from ckptstore.find.ranking import choose_best
+from ckptstore.find.removal import Removal
 from ckptstore.find.survey import Survey
-from ckptstore.format import layout as plan
-from ckptstore.format import metrics as metric_values
-from ckptstore.format import names
+from ckptstore.find.tags import Tags
+from ckptstore.format import layout, names
 from ckptstore.format.layout import Item
-from ckptstore.format.manifest import Manifest, Parent
+from ckptstore.format.manifest import Manifest
 from ckptstore.format.manifest import load as load_manifest
 from ckptstore.format.names import CheckpointName
-from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import Signer, Trust
-from ckptstore.read.reader import VerifyReport
+from ckptstore.read.report import VerifyReport
 from ckptstore.retention import Keep
-from ckptstore.rllib_formats.migrate import Step
+from ckptstore.run import Run
 from ckptstore.save import adopt as adopting
-from ckptstore.save import background, migrated
-from ckptstore.save.fingerprints import Seen
-from ckptstore.save.save import Request, Save, build_request, model_items
-from ckptstore.save.writing import Progress
+from ckptstore.save.save import Save
 from ckptstore.staging import Job, Staged
+from ckptstore.work import Progress
+
+if TYPE_CHECKING:
+    from ckptstore.rllib_formats.migrate import Step
+    from ckptstore.save.migrate import Migration
 
 Which: TypeAlias = "Checkpoint | SupportsIndex | str"
 """A checkpoint, or what `CheckpointStore.get` takes to find one."""
@@ -106,13 +108,20 @@ class CheckpointStore:
         self._trust = Trust(trusted_keys) if trusted_keys is not None else None
         if self._signer and self._trust and self._signer.public not in self._trust.keys:
             raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
-        self._survey = Survey(
-            self._catalog, self._identity, self._concurrency, self._remember_loaded, self._trust
+        self._lineage = Lineage()
+        self._survey = Survey(self._catalog, self._identity, self._concurrency, self._lineage, self._trust)
+        self._tags = Tags(self._catalog, self._identity, self._survey)
+        self._removal = Removal(self._catalog, self._survey, self._tags)
+        self._run = Run(
+            self._catalog,
+            self._identity,
+            self._survey,
+            self._tags,
+            self._lineage,
+            concurrency=self._concurrency,
+            signer=self._signer,
+            max_pending=max_pending,
         )
-        self._background: background.Background[Checkpoint] = background.Background(max_pending)
-        self._seen = Seen()
-        self._last: Checkpoint | None = None  # the one that the run goes on from
-        self._resumed_from: str | None = None  # id of the one this process has loaded last
 
     @property
     def url(self) -> str:
@@ -134,11 +143,11 @@ class CheckpointStore:
     def save(
         self,
         step: SupportsIndex,
-        state: Any = plan.UNSET,
+        state: Any = layout.UNSET,
         policies: Mapping[str, Any] | None = None,
         components: Mapping[str, Any] | None = None,
         *,
-        policy: Any = plan.UNSET,
+        policy: Any = layout.UNSET,
         models: Mapping[str, str | os.PathLike[str]] | None = None,
         metrics: Mapping[str, Any] | None = None,
         labels: Iterable[str] = (),
@@ -155,20 +164,19 @@ class CheckpointStore:
         Raises InvalidRequest before a byte is written; CheckpointExists; SaveAborted; StoreFull,
         StoreDenied, StoreUnavailable.
         """
-        contents = plan.Contents(state, policies, components, policy)
-        request = self._request(contents.kind, contents.policy_ids, step, metrics, labels, if_exists)
-        items = contents.items(request.step) + model_items(contents, models or {})
-        self._background.wait()
-        return self._save(request, items, progress)
+        given = layout.Contents(state, policies, components, policy)
+        request, items = self._run.prepare(given, models, step, metrics, labels, if_exists)
+        self.wait()
+        return self._run.save(request, items, progress)
 
     def save_async(
         self,
         step: SupportsIndex,
-        state: Any = plan.UNSET,
+        state: Any = layout.UNSET,
         policies: Mapping[str, Any] | None = None,
         components: Mapping[str, Any] | None = None,
         *,
-        policy: Any = plan.UNSET,
+        policy: Any = layout.UNSET,
         models: Mapping[str, str | os.PathLike[str]] | None = None,
         metrics: Mapping[str, Any] | None = None,
         labels: Iterable[str] = (),
@@ -181,18 +189,16 @@ class CheckpointStore:
         failure is the future's exception; if nobody looked at it, the next `save`, `save_async`, `wait` or
         `close` raises it. The interpreter doesn't exit under a save in flight.
         """
-        contents = plan.Contents(state, policies, components, policy)
-        request = self._request(contents.kind, contents.policy_ids, step, metrics, labels, if_exists)
-        items = contents.items(request.step) + model_items(contents, models or {})
-        return self._background.submit(items, lambda frozen: self._save(request, frozen, None))
+        given = layout.Contents(state, policies, components, policy)
+        return self._run.submit(*self._run.prepare(given, models, step, metrics, labels, if_exists))
 
     def wait(self) -> None:
         """Return when no save is in flight any more."""
-        self._background.wait()
+        self._run.background.wait()
 
     def close(self) -> None:
         """Same as `wait`, and gives back the memory that snapshots use; the store can go on being used."""
-        self._background.close()
+        self._run.background.close()
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -229,7 +235,7 @@ class CheckpointStore:
         rule = None if keep is None else retention.rule(keep)
 
         def submit(job: Job) -> Future[Checkpoint]:
-            return self._background.submit([], lambda _: self._prune_after(job(), rule))
+            return self._run.submit_job(lambda: self._prune_after(job(), rule))
 
         return self._stage(step, metrics, labels, if_exists, submit)
 
@@ -241,13 +247,9 @@ class CheckpointStore:
         if_exists: Literal["error", "replace"],
         submit: Callable[[Job], Future[Checkpoint]] | None,
     ) -> Staged:
-        request = self._request("Directory", (), step, metrics, labels, if_exists)
-        self._background.wait()
-        self._identity.prove()
-        request = self._with_parent(request)
-        return Staged(
-            self._catalog, request, self._concurrency, self._check_removable, self._remember_committed, submit
-        )
+        request = self._run.build_request("Directory", (), step, metrics, labels, if_exists)
+        self.wait()
+        return Staged(self._run, self._run.with_parent(request), submit)
 
     def _prune_after(self, checkpoint: Checkpoint, rule: retention.Rule | None) -> Checkpoint:
         if rule is not None:
@@ -257,37 +259,18 @@ class CheckpointStore:
                 logs.logger.warning("%s is committed, but nothing was pruned", checkpoint.url, exc_info=True)
         return checkpoint
 
-    def commit_files(
-        self,
-        step: SupportsIndex,
-        items: Sequence[Item],
-        *,
-        kind: str,
-        policies: Iterable[str],
-        checkpoint_version: str,
-        parent: Parent,
-        metrics: Mapping[str, Any],
-        labels: Iterable[str],
-    ) -> Checkpoint:
-        """Commit files that ckptstore laid out as RLlib would, from another checkpoint, `parent`.
+    def commit_files(self, step: SupportsIndex, items: Sequence[Item], **about: Any) -> Checkpoint:
+        """Commit files laid out as RLlib would, from another checkpoint: what `Checkpoint.migrate` calls.
 
-        `migrate` is what calls this. The run goes on from where it was. CheckpointExists if the step is
-        taken.
+        `about` is what the manifest says: see `ckptstore.save.migrate.Destination`. The run goes on from
+        where it was. CheckpointExists if the step is taken.
         """
-        request = migrated.migration_request(
-            step,
-            kind=kind,
-            policies=policies,
-            checkpoint_version=checkpoint_version,
-            parent=parent,
-            metrics=metrics,
-            labels=labels,
-        )
-        self._background.wait()
-        result = migrated.commit(
-            self._catalog, self._identity, self._concurrency, replace(request, sign=self._signer), items
-        )
-        return self._survey.checkpoint(result.name, result.manifest, table=result.table)
+        from ckptstore.save import migrate as migration
+
+        request = replace(migration.build_migration_request(step, **about), sign=self._signer)
+        self.wait()
+        made = migration.commit(self._catalog, self._identity, self._concurrency, request, items)
+        return self._survey.checkpoint(made.name, made.manifest, table=made.table)
 
     def migrate(
         self,
@@ -297,7 +280,7 @@ class CheckpointStore:
         step: int | None = None,
         steps: Sequence[Step] = (),
         dry_run: bool = False,
-    ) -> Migration:
+    ) -> Migration[Checkpoint]:
         """Commit to this store what `source`, an old checkpoint anywhere, holds; see `Checkpoint.migrate`."""
         checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
         return checkpoint.migrate(self, to=to, step=step, steps=steps, dry_run=dry_run)
@@ -320,94 +303,21 @@ class CheckpointStore:
         CheckpointNotFound; CheckpointCorrupt or UnreadableFormat if RLlib wrote it and parts are missing
         or newer than known; CheckpointExists if its step is taken; SaveAborted if it changes meanwhile.
         """
-        name = self._directory_named(os.fspath(which))
+        name = adopting.find_directory(os.fspath(which), self.url)
         if self._trust is not None and self._signer is None:
             raise InvalidRequest("trusted_keys", "nothing would sign its manifest", "Pass a signing_key too")
-        request = self._request("Directory", (), name.step, metrics, labels, "error")
+        request = self._run.build_request("Directory", (), name.step, metrics, labels, "error")
         self._identity.prove()
         adopting.adopt(
             self._catalog, name, replace(request, origin="adopt", format="", parent=None), self._concurrency
         )
-        return self._survey.named(name)
-
-    def _directory_named(self, text: str) -> CheckpointName:
-        """The name of the directory `text`, which lies in this store."""
-        parent, _, last = text.rstrip("/").rpartition("/")
-        name = names.check_checkpoint_name(
-            last, text, "Rename it, or copy it into a store with `ckptstore cp`"
-        )
-        if parent and parent != self.url and ("://" in parent or open_backend(parent).url != self.url):
-            raise InvalidRequest(text, f"it isn't in the store {self.url}", "Open the directory it lies in")
-        return name
-
-    def _request(
-        self,
-        kind: str,
-        policies: Iterable[str],
-        step: SupportsIndex,
-        values: Mapping[str, Any] | None,
-        labels: Iterable[str],
-        if_exists: IfExists,
-    ) -> Request:
-        return build_request(kind, policies, step, values, labels, if_exists, self._signer)
-
-    def _with_parent(self, request: Request) -> Request:
-        """`request` with the parent it has now, when no save is in flight that may become it."""
-        return replace(request, parent=Parent(self._last.id, "resume") if self._last else None)
-
-    def _save(self, request: Request, items: Sequence[Item], progress: Progress | None) -> Checkpoint:
-        self._identity.prove()
-        request = self._with_parent(request)
-        with logs.log_time("saved", f"{self.url}/{CheckpointName(request.step)}") as done:
-            try:
-                name, manifest, files = self._write(request, items, progress)
-            except CheckpointExists:
-                if request.if_exists != "return":
-                    raise
-                return self.get(request.step)
-            done(manifest.size)
-        return self._remember_committed(name, manifest, files)
-
-    def _write(
-        self, request: Request, items: Sequence[Item], progress: Progress | None
-    ) -> tuple[CheckpointName, Manifest, list[FileParts]]:
-        base = self._base()
-        try:
-            with self._begin(request) as save:
-                self._seen.next()
-                files = save.write(items, progress, base, self._seen)
-                return *save.commit(request, files), files
-        except CheckpointGone:
-            if base is None:
-                raise
-        # Deleted while its files were taken over: without it, then.
-        with self._begin(request) as save:
-            files = save.write(items, progress)
-            return *save.commit(request, files), files
-
-    def _begin(self, request: Request) -> Save:
-        return Save(self._catalog, request.step, request.if_exists, self._concurrency, self._check_removable)
-
-    def _base(self) -> plan.Base | None:
-        """The checkpoint that the run goes on from, where files that didn't change may be taken over."""
-        try:
-            return self._last.base() if self._last else None
-        except CheckpointError as error:
-            logs.logger.info("nothing is taken over from %s: %s", self._last, error)
-            return None
-
-    def _remember_committed(
-        self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None
-    ) -> Checkpoint:
-        table = None if files is None else {file.path: file for file in files}
-        self._last = checkpoint = self._survey.checkpoint(name, manifest, table=table)
-        return checkpoint
+        return self._survey.checkpoint(name, self._survey.manifest_of(name))
 
     # -- finding --------------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Checkpoint]:
         """Every committed checkpoint, oldest to newest by step. Damaged ones are logged and left out."""
-        return self._survey.committed().checkpoints
+        return self._survey.list_committed().checkpoints
 
     def latest(self, verified: bool = False) -> Checkpoint | None:
         """The newest committed checkpoint; None only if the store is there and holds none.
@@ -424,135 +334,69 @@ class CheckpointStore:
         `metric` is a name in `metrics`, or a path such as ``env_runners/episode_return_mean``. NaN and
         missing values are passed over and ties go to the newest.
         """
-        if mode not in ("max", "min"):
-            raise InvalidRequest("mode", f"{mode!r} is unknown", "Use 'max' or 'min'")
-        sign = 1 if mode == "max" else -1
-        ranked = [
-            (sign * value, index, checkpoint)
-            for index, checkpoint in enumerate(self.checkpoints())
-            if (value := metric_values.number(checkpoint.metrics, metric)) is not None
-        ]
-        return max(ranked)[2] if ranked else None
+        return choose_best(self.checkpoints(), metric, mode)
 
     def get(self, which: SupportsIndex | str | None = None, *, id: str | None = None) -> Checkpoint:
         """The checkpoint of a step, by its name, by ``tag:<name>``, or by id.
 
         Raises CheckpointNotFound if there is none.
         """
-        self._identity.prove()
         if (which is None) == (id is None):
             raise InvalidRequest("get", "it takes a step, name or tag, or an id", "Pass one of them")
-        if id is not None:
-            for checkpoint in self.checkpoints():
-                if checkpoint.id == id:
-                    return checkpoint
-            raise CheckpointNotFound(f"{self.url} id {id!r}", "no committed checkpoint has it")
+        if which is not None:
+            return self._survey.checkpoint(*self._find(which))
+        for checkpoint in self.checkpoints():
+            if checkpoint.id == id:
+                return checkpoint
+        raise CheckpointNotFound(f"{self.url} id {id!r}", "no committed checkpoint has it")
+
+    def _find(self, which: SupportsIndex | str) -> tuple[CheckpointName, Manifest]:
+        """The checkpoint of a step, by its name, or by ``tag:<name>``."""
+        self._identity.prove()
         if not isinstance(which, str):
-            return self._survey.at_step(names.step_number(cast("SupportsIndex", which)))
+            return self._survey.at_step(names.step_number(which))
         if which.startswith("tag:"):
-            return self._find_tagged(which[4:])
+            return self._tags.follow(which[4:])
         name = CheckpointName.parse(which)
         if name is None:
             raise InvalidRequest(
-                repr(which), "it is no checkpoint's name", "Use a step, 'checkpoint_000100' or 'tag:<name>'"
+                repr(which), "it is not a checkpoint name", "Use a step, 'checkpoint_000100' or 'tag:<name>'"
             )
-        return self._survey.named(name)
+        return name, self._survey.manifest_of(name)
 
     # -- tags -----------------------------------------------------------------------------------
 
     def tag(self, name: str, which: Which) -> None:
         """Point the tag `name` at a checkpoint, wherever it pointed before; a tagged one isn't deleted."""
-        self._point(names.check_ref(name), self._resolve(which))
+        self._tags.point(names.check_ref(name), *self._identify(which))
 
     def untag(self, name: str) -> None:
         """Take the tag away. CheckpointNotFound if there is none."""
         if names.check_ref(name) not in self.tags():
-            raise CheckpointNotFound(f"tag {name!r}", "there is no such tag")
-        refs.write(self._backend, name, None)
+            raise CheckpointNotFound(f"{self.url} tag {name!r}", "there is no such tag")
+        self._tags.clear(name)
 
     def tags(self) -> dict[str, str]:
         """Every tag, and the name of the checkpoint it points at."""
-        return {ref: target.name for ref, target in self._refs().items() if not ref.startswith(names.PIN)}
+        found = self._tags.read()
+        return {ref: target.name for ref, target in found.items() if not ref.startswith(names.PIN)}
 
     def pin(self, which: Which) -> None:
         """Keep a checkpoint from being deleted until `unpin`."""
-        checkpoint = self._resolve(which)
-        self._point(names.PIN + checkpoint.id, checkpoint)
+        name, checkpoint_id = self._identify(which)
+        self._tags.point(names.PIN + checkpoint_id, name, checkpoint_id)
 
     def unpin(self, which: Which) -> None:
         """Take the pin away; fine if there is none."""
-        ref = names.PIN + self._resolve(which).id
-        if ref in self._refs():
-            refs.write(self._backend, ref, None)
-
-    def _refs(self) -> dict[str, refs.Target]:
-        self._identity.prove()
-        return refs.read_all(self._backend)
-
-    def _point(self, ref: str, checkpoint: Checkpoint) -> None:
-        self._identity.prove()
-        number = None
-        try:
-            with translate_errors(self.url), self._catalog.guard(_name(checkpoint)):
-                self._check_same(checkpoint)
-                number = refs.write(self._backend, ref, refs.Target(checkpoint.name, checkpoint.id))
-        except CheckpointGone:
-            if number is not None:
-                self._point_back(ref, number)
-            raise
-
-    def _check_same(self, checkpoint: Checkpoint) -> None:
-        """CheckpointGone if its directory's name is another's by now: a disk gives names away again."""
-        if self._survey.named(_name(checkpoint)).id != checkpoint.id:
-            raise CheckpointGone(f"{self.url}/{checkpoint.name}", "it was deleted, and its step saved anew")
-
-    def _point_back(self, ref: str, number: int) -> None:
-        """Undo our move of `ref`, unless somebody has moved it on; to nothing if what it left is gone."""
-        before = refs.read_at(self._backend, ref, number - 1)
-        if before is not None:
-            try:
-                with translate_errors(self.url), self._catalog.guard(refs.parse_name(before)):
-                    if not refs.write_next(self._backend, ref, number, before):
-                        return
-                    number += 1
-            except CheckpointGone:
-                pass
-            else:
-                return
-        refs.write_next(self._backend, ref, number, None)
-
-    def _find_tagged(self, tag: str) -> Checkpoint:
-        target = self._refs().get(names.check_ref(tag))
-        if target is None:
-            raise CheckpointNotFound(f"{self.url} tag {tag!r}", "there is no such tag", "See `ckptstore tag`")
-        checkpoint = self._survey.named(refs.parse_name(target))
-        if checkpoint.id != target.id:
-            raise CheckpointGone(f"{self.url} tag {tag!r}", "the checkpoint it points at was deleted")
-        return checkpoint
+        ref = names.PIN + self._identify(which)[1]
+        if ref in self._tags.read():
+            self._tags.clear(ref)
 
     # -- removing -------------------------------------------------------------------------------
 
     def delete(self, which: Which) -> None:
         """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned."""
-        self._delete(self._resolve(which))
-
-    def _delete(self, checkpoint: Checkpoint, superseded: bool = False) -> None:
-        """Delete it; if it must be `superseded`, only while a later step is committed."""
-        name = _name(checkpoint)
-
-        def check() -> None:
-            self._check_same(checkpoint)
-            protecting = refs.read_all(self._backend)
-            for attempt in range(name.attempt + 1):  # what it superseded goes with it
-                _check_unprotected(str(CheckpointName(name.step, attempt)), protecting)
-            if superseded and not self._survey.any_after(name.step):
-                raise CheckpointProtected(str(name), "it is the newest by now")
-
-        with translate_errors(f"{self.url}/{name}"):
-            self._catalog.delete(name, check)
-
-    def _check_removable(self, name: CheckpointName) -> None:
-        _check_unprotected(str(name), refs.read_all(self._backend))
+        self._removal.delete(self._identify(which))
 
     def rollback(self, which: Which) -> list[str]:
         """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.
@@ -561,22 +405,9 @@ class CheckpointStore:
         if one of them is tagged or pinned.
         """
         checkpoint = self._resolve(which)
-        later = [other for other in self.checkpoints() if other.step > checkpoint.step]
-        protecting = self._refs()
-        for other in later:
-            _check_unprotected(other.name, protecting)
-        # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
-        holding = f"{names.PIN}rollback.{checkpoint.id}"
-        self._point(holding, checkpoint)
-        removed = []
-        try:
-            for other in reversed(later):
-                with contextlib.suppress(CheckpointGone):  # somebody else's prune or replacement was here
-                    self.delete(other)
-                    removed.append(other.name)
-        finally:
-            refs.write(self._backend, holding, None)
-        self._remember_loaded(checkpoint)
+        later = [self._identify(other) for other in self.checkpoints() if other.step > checkpoint.step]
+        removed = self._removal.roll_back(self._identify(checkpoint), later)
+        self._lineage.note_load(checkpoint)
         return removed
 
     def prune(self, keep: Keep, *, dry_run: bool = False) -> list[str]:
@@ -589,25 +420,11 @@ class CheckpointStore:
         `dry_run` it only tells what would go.
         """
         rule = retention.rule(keep)
-        checkpoints = {checkpoint.step: checkpoint for checkpoint in self.checkpoints()}
-        protecting = self._refs()
-        tagged = {
-            checkpoint.step: bool(refs.refs_to(protecting, checkpoint.name))
-            for checkpoint in checkpoints.values()
-        }
-        candidates = [
-            retention.Candidate(step, checkpoint.manifest.created, checkpoint.metrics, tagged[step])
-            for step, checkpoint in checkpoints.items()
-        ]
-        mine = {self._resumed_from, self._last.id if self._last else None}
         pruned = []
-        for step in retention.steps_to_prune(candidates, rule):
-            checkpoint = checkpoints[step]
-            if checkpoint.id in mine or tagged[step]:
-                continue
+        for checkpoint in choose_unneeded(self.checkpoints(), rule, self._tags.read(), self._lineage.in_use):
             if not dry_run:
                 try:
-                    self._delete(checkpoint, superseded=True)
+                    self._removal.delete(self._identify(checkpoint), superseded=True)
                 except (CheckpointGone, CheckpointProtected) as error:
                     logs.logger.info("not pruned: %s", error)
                     continue
@@ -628,7 +445,7 @@ class CheckpointStore:
 
     def verify(self, *, progress: Progress | None = None) -> list[VerifyReport]:
         """Read and check every byte of every checkpoint; a report for each, the damaged ones included."""
-        found = self._survey.committed()
+        found = self._survey.list_committed()
         reports = [VerifyReport(f"{self.url}/{skip.name}", 0, 0, (skip.reason,)) for skip in found.skipped]
         reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
         return sorted(reports, key=lambda report: report.name)
@@ -684,14 +501,22 @@ class CheckpointStore:
     def _resolve(self, which: Which) -> Checkpoint:
         if not isinstance(which, Checkpoint):
             return self.get(which)
-        if which.url != f"{self.url}/{which.name}":
-            raise InvalidRequest(repr(which), f"it isn't in the store {self.url}", "Get it from this store")
+        self._check_mine(which)
         return which
 
-    def _remember_loaded(self, checkpoint: Checkpoint) -> None:
-        """Remember that this process goes on from `checkpoint`: the next save names it as its parent."""
-        self._last = checkpoint
-        self._resumed_from = checkpoint.id
+    def _identify(self, which: Which) -> tuple[CheckpointName, str]:
+        """Name and id of a checkpoint of this store."""
+        if isinstance(which, Checkpoint):
+            self._check_mine(which)
+            return _name(which), which.id
+        name, manifest = self._find(which)
+        return name, manifest.id
+
+    def _check_mine(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.url != f"{self.url}/{checkpoint.name}":
+            raise InvalidRequest(
+                repr(checkpoint), f"it isn't in the store {self.url}", "Get it from this store"
+            )
 
     def __repr__(self) -> str:
         return f"<CheckpointStore {self.url}>"
@@ -708,11 +533,6 @@ def _name(checkpoint: Checkpoint) -> CheckpointName:
     name = CheckpointName.parse(checkpoint.name)
     if name is None:
         raise InvalidRequest(
-            checkpoint.name, "it is no checkpoint's name", "Get the checkpoint from the store"
+            checkpoint.name, "it is not a checkpoint name", "Get the checkpoint from the store"
         )
     return name
-
-
-def _check_unprotected(name: str, protecting: Mapping[str, refs.Target]) -> None:
-    if found := refs.refs_to(protecting, name):
-        raise CheckpointProtected(name, f"{', '.join(found)} points at it", "Use untag() or unpin() first")

@@ -67,10 +67,10 @@ def test_snapshots_of_two_threads_are_not_mixed(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert any(memory._slabs for _, memory in store._background._pending)
+    assert any(memory._slabs for _, memory in store._run.background._pending)
     store.close()
-    assert not store._background._pending
-    assert not store._background._free  # given back
+    assert not store._run.background._pending
+    assert not store._run.background._free  # given back
     assert [set(ckpt.state["x"]) for ckpt in store.checkpoints()] == [{step} for step in range(16)]
 
 
@@ -117,7 +117,7 @@ def test_as_many_are_in_flight_as_may_be(tmp_path: Path) -> None:
     assert [set(ckpt.state["x"]) for ckpt in found] == [{step} for step in range(4)]
     parents = [ckpt.manifest.parent and ckpt.manifest.parent.id for ckpt in found]
     assert parents == [None, *(ckpt.id for ckpt in found[:-1])]
-    assert len(store._background._free) == 3  # no more than that, ever
+    assert len(store._run.background._free) == 3  # no more than that, ever
 
 
 def test_one_that_fails_stops_none_behind_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

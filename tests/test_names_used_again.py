@@ -17,6 +17,7 @@ from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.memory import MemoryOpener
 from ckptstore.commit import refs
 from ckptstore.errors import CheckpointGone, CheckpointNotFound
+from ckptstore.find.tags import Tags
 from ckptstore.format.names import CheckpointName
 
 
@@ -59,14 +60,14 @@ def test_prune_takes_nothing_that_was_saved_since(tmp_path: Path, monkeypatch: p
     store = CheckpointStore(tmp_path)
     for step in (1, 2):
         store.save(step, "old")
-    real = CheckpointStore._refs
+    real = Tags.read
 
-    def meanwhile(self: CheckpointStore) -> dict[str, refs.Target]:
-        monkeypatch.setattr(CheckpointStore, "_refs", real)
+    def meanwhile(self: Tags) -> dict[str, refs.Target]:
+        monkeypatch.setattr(Tags, "read", real)
         anew(CheckpointStore(tmp_path))
         return real(self)
 
-    monkeypatch.setattr(CheckpointStore, "_refs", meanwhile)
+    monkeypatch.setattr(Tags, "read", meanwhile)
     assert store.prune(1) == []
     assert store.get(1).state == "new"
 
@@ -93,14 +94,14 @@ def test_rollback_tells_only_what_it_removed(tmp_path: Path, monkeypatch: pytest
     store, other = CheckpointStore(tmp_path), CheckpointStore(tmp_path)
     for step in (1, 2, 3, 4):
         store.save(step, "old")
-    real = CheckpointStore._point
+    real = Tags.point
 
-    def meanwhile(self: CheckpointStore, *arguments: Any) -> None:
-        monkeypatch.setattr(CheckpointStore, "_point", real)
+    def meanwhile(self: Tags, *arguments: Any) -> None:
+        monkeypatch.setattr(Tags, "point", real)
         other.save(3, "new", if_exists="replace")
         real(self, *arguments)
 
-    monkeypatch.setattr(CheckpointStore, "_point", meanwhile)
+    monkeypatch.setattr(Tags, "point", meanwhile)
     assert store.rollback(1) == ["checkpoint_000004", "checkpoint_000002"]
     assert [(ckpt.step, ckpt.state) for ckpt in other.checkpoints()] == [(1, "old"), (3, "new")]
 

@@ -30,13 +30,13 @@ def stage(store: CheckpointStore, step: int, content: str = "x", **more: object)
 def held(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Commits of this store wait for the event."""
     go = threading.Event()
-    inner = store._remember_committed
+    inner = store._run.note_commit
 
     def committed(*args: object) -> object:
         assert go.wait(120)
         return inner(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_remember_committed", committed)
+    monkeypatch.setattr(store._run, "note_commit", committed)
     return go
 
 

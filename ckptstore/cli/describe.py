@@ -11,7 +11,7 @@ from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
 from ckptstore.read.contents import UnknownContents
-from ckptstore.read.reader import VerifyReport
+from ckptstore.read.report import VerifyReport
 from ckptstore.rllib_formats.detect import V0_FILE
 
 

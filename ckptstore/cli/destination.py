@@ -19,7 +19,7 @@ from ckptstore.cli.targets import Target, find, find_checkpoint
 from ckptstore.cli.text import plural, size, storage_options
 from ckptstore.errors import InvalidRequest, StoreNotFound
 from ckptstore.export.formats import FORMATS
-from ckptstore.save.writing import Progress
+from ckptstore.work import Progress
 
 
 def destination_option(function: Callable[..., Any]) -> Callable[..., Any]:

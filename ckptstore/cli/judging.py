@@ -15,7 +15,7 @@ from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import plural
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat, UnsafeContent
-from ckptstore.read.reader import UnverifiedFiles
+from ckptstore.read.files import UnverifiedFiles
 from ckptstore.rllib_formats import diff as differences
 from ckptstore.rllib_formats import scan as scans
 

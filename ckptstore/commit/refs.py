@@ -82,11 +82,11 @@ def read_at(backend: Backend, ref: str, number: int) -> Target | None:
     return retry_if_corrupt(partial(_read, backend, ref, number)) if number else None
 
 
-def parse_name(target: Target) -> names.CheckpointName:
-    """The directory that `target` points at, parsed."""
+def parse_name(target: Target, where: str) -> names.CheckpointName:
+    """The directory that `target` points at, parsed. CheckpointCorrupt about the ref at `where`."""
     name = names.CheckpointName.parse(target.name)
     if name is None:
-        raise CheckpointCorrupt(f"{names.REFS}/...", f"{target.name[:80]!r} is no checkpoint's name")
+        raise CheckpointCorrupt(where, f"it points at {target.name[:80]!r}, which is not a checkpoint name")
     return name
 
 

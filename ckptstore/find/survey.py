@@ -11,14 +11,16 @@ from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, StoreUnavailable
+from ckptstore.find.lineage import Lineage
 from ckptstore.format import layout as plan
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.parts import FileParts
 from ckptstore.logs import logger
-from ckptstore.read.reader import fetch_manifest
-from ckptstore.save.writing import run_all
+from ckptstore.read.locate import list_files
+from ckptstore.read.manifests import fetch_manifest
+from ckptstore.work import run_all
 
 _MAX_TRIES = 20
 _DEAD = (None, len(SEAL), len(TOMBSTONE))
@@ -41,14 +43,14 @@ class Survey:
         catalog: Catalog,
         identity: Identity,
         concurrency: int,
-        on_load: Callable[[Checkpoint], None],
+        lineage: Lineage,
         trust: Check | None = None,
     ) -> None:
         self._catalog = catalog
         self._backend = catalog.backend
         self._identity = identity
         self._concurrency = concurrency
-        self._on_load = on_load
+        self._lineage = lineage
         self._trust = trust
 
     def names(self) -> list[CheckpointName]:
@@ -68,25 +70,25 @@ class Survey:
             raise StoreUnavailable(self._backend.url, "the listing is empty, although the store is there")
         return sorted(filter(None, map(CheckpointName.parse, children)))
 
-    def named(self, name: CheckpointName) -> Checkpoint:
-        """The committed checkpoint `name`; CheckpointNotFound if there is none."""
-        label = f"{self._backend.url}/{name}"
-        manifest = self._fetch(name, label)
+    def manifest_of(self, name: CheckpointName) -> Manifest:
+        """The manifest of the committed checkpoint `name`; CheckpointNotFound if there is none."""
+        where = f"{self._backend.url}/{name}"
+        manifest = fetch_manifest(self._backend, str(name), where, self._trust)
         if manifest is None:
             raise CheckpointNotFound(
-                label, "there is no committed checkpoint of that name", "See `ckptstore ls`"
+                where, "there is no committed checkpoint of that name", "See `ckptstore ls`"
             )
-        return self.checkpoint(name, manifest)
+        return manifest
 
-    def at_step(self, step: int) -> Checkpoint:
+    def at_step(self, step: int) -> tuple[CheckpointName, Manifest]:
         """The visible checkpoint of `step`; CheckpointNotFound if there is none."""
 
-        def look(listed: list[CheckpointName]) -> tuple[Checkpoint | None, bool]:
+        def look(listed: list[CheckpointName]) -> tuple[tuple[CheckpointName, Manifest] | None, bool]:
             mine = [name for name in listed if name.step == step]
             for name in reversed(mine):
                 manifest = self._fetch(name, f"{self._backend.url}/{name}")
                 if manifest is not None:
-                    return self.checkpoint(name, manifest), name != mine[-1]
+                    return (name, manifest), name != mine[-1]
             return None, bool(mine)
 
         found = self._look_until_stable(look)
@@ -129,7 +131,7 @@ class Survey:
             )
         return found
 
-    def committed(self) -> Found:
+    def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
         self._identity.prove()
         for _ in range(_MAX_TRIES):
@@ -150,8 +152,8 @@ class Survey:
         table: Mapping[str, FileParts] | None = None,
     ) -> Checkpoint:
         """The checkpoint object for a manifest just read or written, the latter with its parts."""
-        return Checkpoint(
-            self._backend, str(name), manifest, skipped=skipped, on_load=self._on_load, table=table
+        return Checkpoint.from_manifest(
+            self._backend, str(name), manifest, skipped=skipped, on_load=self._lineage.note_load, table=table
         )
 
     def _look_until_stable(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
@@ -220,7 +222,7 @@ class Survey:
 
     def _recheck_listing(self, name: CheckpointName, manifest: Manifest) -> str | None:
         """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
-        return _mismatch(manifest, name, self.checkpoint(name, manifest).listing())
+        return _mismatch(manifest, name, list_files(self._backend, str(name), f"{self._backend.url}/{name}"))
 
     def _whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
         """The manifest of a committed checkpoint that is all there; else None, with damage noted."""

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ckptstore import rllib_formats as eras
 from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.format.manifest import Manifest
 from ckptstore.logs import logger
-from ckptstore.read.reader import Files, Fill, VerifiedFiles
+from ckptstore.read.files import Files
+from ckptstore.read.reader import Fill, VerifiedFiles
+from ckptstore.rllib_formats.notes import Note
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -63,7 +64,10 @@ class Contents(Protocol):
     def paths_of(self, policy_id: str) -> list[str]:
         """The files that `policy` would read."""
 
-    def notes(self) -> tuple[eras.Note, ...]:
+    def files_of(self, policy_id: str) -> list[str]:
+        """Every file that belongs to this policy alone, exported models included."""
+
+    def notes(self) -> tuple[Note, ...]:
         """What was inferred, migrated, missing or skipped so far."""
 
 
@@ -110,7 +114,12 @@ class SavedContents:
         """See `Contents`."""
         return [names.POLICY_STATE if self._alone else names.policy_path(policy_id)]
 
-    def notes(self) -> tuple[eras.Note, ...]:
+    def files_of(self, policy_id: str) -> list[str]:
+        """See `Contents`."""
+        below = "" if self._alone else names.policy_path(policy_id, "")
+        return [path for path in self._reader.paths() if path.startswith(below)]
+
+    def notes(self) -> tuple[Note, ...]:
         """Nothing: what was saved is what is read."""
         return ()
 
@@ -127,10 +136,13 @@ class RllibContents:
     """What RLlib wrote, of whatever release, in the one model of ``docs/model.md``."""
 
     def __init__(self, files: Files) -> None:
+        from ckptstore.rllib_formats import foreign  # here, as our own checkpoints don't need it
+
+        self._files = files
         self._label = files.label
         self._lock = threading.RLock()
         with self._translate_errors():
-            self._foreign = eras.open(files.paths(), files.read)
+            self._foreign = foreign.open(files.paths(), files.read)
 
     @property
     def kind(self) -> str:
@@ -196,7 +208,12 @@ class RllibContents:
         with self._translate_errors():
             return [self._foreign.path_of(policy_id)]
 
-    def notes(self) -> tuple[eras.Note, ...]:
+    def files_of(self, policy_id: str) -> list[str]:
+        """See `Contents`."""
+        below = names.policy_path(policy_id, "")
+        return [path for path in self._files.paths() if path.startswith(below)]
+
+    def notes(self) -> tuple[Note, ...]:
         """See `Contents`."""
         return self._foreign.notes
 
@@ -261,16 +278,26 @@ class UnknownContents:
         """None."""
         return []
 
-    def notes(self) -> tuple[eras.Note, ...]:
+    def files_of(self, policy_id: str) -> list[str]:
+        """None."""
+        return []
+
+    def notes(self) -> tuple[Note, ...]:
         """None."""
         return ()
 
 
-def contents_of(manifest: Manifest, reader: VerifiedFiles) -> Contents:
-    """What the files of a committed checkpoint mean."""
+def contents_of(manifest: Manifest | None, files: Files) -> Contents:
+    """What the files of a checkpoint mean; `manifest` is None for a directory that ckptstore didn't commit.
+
+    Raises UnreadableFormat, or what reading RLlib's own files raises.
+    """
+    if manifest is None:
+        return RllibContents(files)
     if manifest.origin == "save":
-        return SavedContents(manifest, reader)
-    return UnknownContents() if manifest.kind == UnknownContents.kind else RllibContents(reader)
+        assert isinstance(files, VerifiedFiles)
+        return SavedContents(manifest, files)
+    return UnknownContents() if manifest.kind == UnknownContents.kind else RllibContents(files)
 
 
 def describe(files: Files) -> Contents:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,84 +18,21 @@ from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
     CheckpointGone,
-    CheckpointUntrusted,
     UnsafeContent,
 )
-from ckptstore.format import manifest as manifests
 from ckptstore.format import names, parts, strictjson
 from ckptstore.format.digest import digest
 from ckptstore.format.manifest import Manifest
-from ckptstore.format.parts import PART_BYTES, FileParts, Part
+from ckptstore.format.parts import FileParts, Part
+from ckptstore.read.manifests import fetch_manifest, key_of
 from ckptstore.read.memory import fresh
-from ckptstore.save.writing import Progress, run_all
+from ckptstore.read.report import VerifyReport
+from ckptstore.work import Progress, run_all
 
 _BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
 _WORTH_LEAVING_OUT = 2**20  # bytes of an array: fewer are fetched along with what lies around them
-_TOLD = 20  # problems that fit in one line
 _T = TypeVar("_T")
 Fill = Callable[[Iterable[np.ndarray[Any, Any]]], bool]
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `verify` looked at and found."""
-
-    name: str
-    files: int
-    """Files read."""
-    bytes: int
-    """Bytes read and hashed."""
-    problems: tuple[str, ...] = field(default=())
-    """One line for every file that is missing, changed or extra."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything is as it was committed."""
-        return not self.problems
-
-    def summary(self) -> str:
-        """The problems in one line, of many the first ones."""
-        more = len(self.problems) - _TOLD
-        return "; ".join(self.problems[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
-
-
-def fetch_manifest(
-    backend: Backend, prefix: str, label: str, check: manifests.Check | None = None
-) -> Manifest | None:
-    """The manifest of the directory `prefix`; None if it has none or was deleted or never finished.
-
-    Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
-    """
-    return retry_if_corrupt(lambda: _fetch_manifest(backend, prefix, label, check))
-
-
-def require_manifest(
-    backend: Backend, prefix: str, label: str, trust: manifests.Check | None
-) -> Manifest | None:
-    """The same; CheckpointUntrusted if there is none, where `trust` says that there has to be one."""
-    manifest = fetch_manifest(backend, prefix, label, trust)
-    if manifest is None and trust is not None:
-        raise CheckpointUntrusted(label, "it has no manifest that could be signed")
-    return manifest
-
-
-def _fetch_manifest(
-    backend: Backend, prefix: str, label: str, check: manifests.Check | None
-) -> Manifest | None:
-    key = _key(prefix, names.MANIFEST)
-    source = f"{label}/{names.MANIFEST}"
-    with translate_errors(source):
-        try:
-            data = backend.read(key, most=strictjson.MAX_BYTES)
-        except FileNotFoundError:
-            return None
-    if len(data) <= names.SMALL_STATE_BYTES:
-        try:
-            if json.loads(data).get("state") in ("aborted", "deleted"):  # no set: it may be a list
-                return None
-        except (ValueError, AttributeError, RecursionError):
-            pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
-    return manifests.load(data, source, check)
 
 
 def _batches(file_parts: Sequence[Part]) -> Iterator[list[Part]]:
@@ -122,53 +57,6 @@ def _about(source: str) -> Iterator[None]:
         yield
     except UnsafeContent as error:
         raise UnsafeContent(source, ": ".join(filter(None, (error.what, error.why))), error.remedy) from error
-
-
-def _key(prefix: str, path: str) -> str:
-    return f"{prefix}/{path}" if prefix else path
-
-
-class Files(Protocol):
-    """The payload of one checkpoint."""
-
-    label: str
-    """Where it lies, for messages."""
-
-    def paths(self) -> Mapping[str, int]:
-        """Every payload file and its size in bytes."""
-
-    def read(self, path: str) -> bytes:
-        """The bytes of the file `path`."""
-
-    def stream(self, path: str) -> Iterator[bytes]:
-        """The same, piece by piece."""
-
-
-class UnverifiedFiles:
-    """The files of a directory that no manifest vouches for, as they are now."""
-
-    def __init__(self, backend: Backend, listing: Mapping[str, int], prefix: str = "") -> None:
-        """`listing` is what the directory `prefix` holds: path in it to size in bytes."""
-        self.label = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
-        self._backend = backend
-        self._prefix = prefix
-        self._listing = listing
-
-    def paths(self) -> Mapping[str, int]:
-        """Every file when the directory was opened, but for any of ours."""
-        return {path: size for path, size in self._listing.items() if not path.startswith(f"{names.META}/")}
-
-    def read(self, path: str) -> bytes:
-        """The bytes of the file `path`."""
-        with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
-            return self._backend.read(_key(self._prefix, path))
-
-    def stream(self, path: str) -> Iterator[bytes]:
-        """The same, piece by piece."""
-        for start in range(0, self._listing[path], PART_BYTES):
-            stop = min(start + PART_BYTES, self._listing[path])
-            with translate_errors(f"{self.label}/{path}"):
-                yield self._backend.read(_key(self._prefix, path), start, stop)
 
 
 class VerifiedFiles:
@@ -211,7 +99,7 @@ class VerifiedFiles:
 
     def _parts_bytes(self) -> bytes:
         said = self.manifest.parts
-        key, most = _key(self.prefix, names.PARTS), min(said.size, strictjson.MAX_BYTES)
+        key, most = key_of(self.prefix, names.PARTS), min(said.size, strictjson.MAX_BYTES)
         data = self._explain_missing(names.PARTS, lambda: self.backend.read(key, most=most))
         if len(data) != said.size or digest(data) != said.digest:
             raise self._corrupt(names.PARTS, "its digest does not match the manifest")
@@ -240,7 +128,7 @@ class VerifiedFiles:
         def one(batch: Sequence[Part]) -> None:
             start, stop = batch[0].offset, batch[-1].offset + batch[-1].length
             self._explain_missing(
-                path, lambda: self.backend.read_into(_key(self.prefix, path), start, view[start:stop])
+                path, lambda: self.backend.read_into(key_of(self.prefix, path), start, view[start:stop])
             )
             for part in batch:
                 self._check(path, part, view[part.offset : part.offset + part.length])
@@ -340,7 +228,7 @@ class VerifiedFiles:
         mapper: Callable[[str], memoryview] | None = getattr(self.backend, "map", None)
         if mapper is None:
             return self.fetch(path)
-        view = self._explain_missing(path, lambda: mapper(_key(self.prefix, path)))
+        view = self._explain_missing(path, lambda: mapper(key_of(self.prefix, path)))
         if len(view) != self._file(path).size:
             raise self._corrupt(path, f"it has {len(view)} bytes, not {self._file(path).size}")
         return view
@@ -395,7 +283,7 @@ class VerifiedFiles:
             raise CheckpointCorrupt(f"{self.label}/{path}", "the manifest does not list it") from None
 
     def _read_part(self, path: str, part: Part) -> bytes:
-        key = _key(self.prefix, path)
+        key = key_of(self.prefix, path)
         data = self._explain_missing(
             path, lambda: self.backend.read(key, part.offset, part.offset + part.length)
         )

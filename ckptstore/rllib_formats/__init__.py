@@ -1,16 +1,9 @@
-"""Reads what RLlib wrote, from Ray 2.0 and older to the newest, with numpy alone and without running code.
+"""What RLlib wrote and reads, 0.1 to 2.1, with numpy alone and without running code.
 
-    foreign = eras.open(files, read)      # files: path to size; read: path to bytes
-    foreign.kind, foreign.version, foreign.ray_version, foreign.policy_ids
-    foreign.weights("pol1")               # dict of arrays, the names of the live algorithm
-    foreign.state(), foreign.policy("pol1"), foreign.notes
+    checkpoint = foreign.open(files, read)   # files: path to size in bytes; read: path to bytes
+    checkpoint.kind, checkpoint.version, checkpoint.ray_version, checkpoint.policy_ids
+    checkpoint.weights("pol1")               # dict of arrays, the names of the live algorithm
+    checkpoint.state(), checkpoint.policy("pol1"), checkpoint.notes
 
-Opening reads a small JSON at most; every policy is fetched when it is asked for.
+Opening reads a small JSON file at most; each policy is fetched when it is asked for. Pure.
 """
-
-from __future__ import annotations
-
-from ckptstore.rllib_formats.foreign import ForeignCheckpoint, open
-from ckptstore.rllib_formats.notes import Note
-
-__all__ = ["ForeignCheckpoint", "Note", "open"]

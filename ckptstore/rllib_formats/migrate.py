@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from ckptstore.errors import InvalidRequest
 from ckptstore.format.digest import digest
-from ckptstore.rllib_formats import Note
+from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.write import v1_1, v2_1
 from ckptstore.rllib_formats.write.report import Laid
 

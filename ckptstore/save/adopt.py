@@ -8,15 +8,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ckptstore import logs
+from ckptstore.backends import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.base import Catalog
-from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
-from ckptstore.format.names import CheckpointName, relative_path
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
+from ckptstore.format.names import CheckpointName, check_checkpoint_name, relative_path
 from ckptstore.format.parts import FileParts
 from ckptstore.read.contents import Contents, RllibContents, UnknownContents
-from ckptstore.read.reader import UnverifiedFiles
-from ckptstore.save.save import Request, build_manifest
-from ckptstore.save.writing import Hasher, run_all
+from ckptstore.read.files import UnverifiedFiles
+from ckptstore.save.requests import Request
+from ckptstore.save.save import build_manifest
+from ckptstore.save.writing import Hasher
+from ckptstore.work import run_all
+
+
+def find_directory(path: str, store_url: str) -> CheckpointName:
+    """The name of the directory `path`, which must be one of the store's."""
+    parent, _, last = path.rstrip("/").rpartition("/")
+    name = check_checkpoint_name(last, path, "Rename it, or copy it into a store with `ckptstore cp`")
+    if parent and parent != store_url and ("://" in parent or open_backend(parent).url != store_url):
+        raise InvalidRequest(path, f"it isn't in the store {store_url}", "Open the directory it lies in")
+    return name
 
 
 def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency: int) -> None:

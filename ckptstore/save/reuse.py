@@ -11,9 +11,10 @@ from ckptstore.commit.base import Attempt
 from ckptstore.errors import CheckpointGone
 from ckptstore.format.layout import Base, Item
 from ckptstore.format.parts import FileParts
-from ckptstore.read.reader import fetch_manifest
+from ckptstore.read.manifests import fetch_manifest
 from ckptstore.save.fingerprints import Seen
-from ckptstore.save.writing import Cutter, Progress
+from ckptstore.save.writing import Cutter
+from ckptstore.work import Progress
 
 
 class Reuse:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 
 from ckptstore.backends.base import Sink
 from ckptstore.format.digest import digest
 from ckptstore.format.layout import Item
 from ckptstore.format.parts import PART_BYTES, FileParts, Part, Span
+from ckptstore.work import Progress, hash_pool, run_all
 
 GAP_BYTES = 2**20
 """Bytes between arrays are gathered up to this much before they are written and hashed as one part."""
-
-Progress = Callable[[int], object]
-T = TypeVar("T")
-S = TypeVar("S")
 
 
 class Cutter:
@@ -122,26 +116,3 @@ def write_items(
                 return recorder.finish(item.path, item.emit(recorder.write))
 
         return run_all(one, items, concurrency)
-
-
-@contextmanager
-def hash_pool() -> Iterator[Executor]:
-    """Threads that hash: as many as there are cores."""
-    with ThreadPoolExecutor(os.cpu_count() or 1, "ckptstore-hash") as pool:
-        yield pool
-
-
-def run_all(call: Callable[[T], S], arguments: Sequence[T], concurrency: int) -> list[S]:
-    """``[call(a) for a in arguments]``, `concurrency` at a time; the first failure cancels the rest."""
-    if concurrency == 1 or len(arguments) < 2:
-        return [call(argument) for argument in arguments]
-    pool = ThreadPoolExecutor(min(concurrency, len(arguments)), "ckptstore")
-    try:
-        futures: list[Future[S]] = [pool.submit(call, argument) for argument in arguments]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            if future.done() and not future.cancelled() and (error := future.exception()):
-                raise error
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -157,7 +157,7 @@ def small_json(data: bytes) -> bool:
     backend.publish(key, data or b" ")
     with contextlib.suppress(CheckpointCorrupt):
         for target in refs.read_all(backend).values():
-            name = refs.parse_name(target)
+            name = refs.parse_name(target, key)
             assert str(name) == target.name
     with contextlib.suppress(CheckpointCorrupt):
         value = strictjson.loads(data, "j")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptstore import Checkpoint
-from ckptstore.checkpoint import Migration
 from ckptstore.codec.opaque import Opaque
 from ckptstore.rllib_formats.write.inert import describe
+from ckptstore.save.migrate import Migration
 from tests.rllib_formats.corpus import cases, flat, roots
 
 POLICY_FIELDS = (
@@ -63,7 +63,7 @@ def _different(place: str, old: Any, new: Any) -> Iterator[str]:
             yield f"{path}: {b!r:.60} where {a!r:.60} was"
 
 
-def check(root: Path, directory: str) -> tuple[str, list[str], Migration]:
+def check(root: Path, directory: str) -> tuple[str, list[str], Migration[Checkpoint]]:
     """Era of the checkpoint in `root`, what is wrong with its migrated twin, and the report."""
     before = Checkpoint.open(root)
     done = before.migrate(directory)

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ckptstore import Checkpoint
-from ckptstore import rllib_formats as eras
+from ckptstore.rllib_formats import foreign as eras
+from ckptstore.rllib_formats.notes import Note
 
 TOLERANCE = 1e-7
 NOT_NEEDED = ("ray", "torch", "tensorflow", "gym", "gymnasium", "tree", "cloudpickle", "blake3", "ml_dtypes")
@@ -88,7 +89,7 @@ class Readable(Protocol):
     @property
     def policy_ids(self) -> tuple[str, ...]: ...
     @property
-    def notes(self) -> tuple[eras.Note, ...]: ...
+    def notes(self) -> tuple[Note, ...]: ...
     def state(self) -> dict[str, Any]: ...
     def policy(self, policy_id: str) -> dict[str, Any]: ...
     def weights(self, policy_id: str) -> dict[str, Any]: ...
@@ -102,7 +103,7 @@ class Front:
         self.kind, self.version, self.policy_ids = ckpt.kind, ckpt.version, ckpt.policy_ids
 
     @property
-    def notes(self) -> tuple[eras.Note, ...]:
+    def notes(self) -> tuple[Note, ...]:
         """Of the checkpoint."""
         return self.ckpt.notes
 

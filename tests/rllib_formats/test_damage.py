@@ -202,7 +202,7 @@ def test_a_size_that_the_bytes_do_not_have() -> None:
     files = load("rllib_1_0_ppo_multi5")
     sizes = {path: len(data) for path, data in files.items()}
     sizes["policies/pol0/policy_state.pkl"] += 1
-    from ckptstore import rllib_formats as eras
+    from ckptstore.rllib_formats import foreign as eras
 
     foreign = eras.open(sizes, files.__getitem__)
     with pytest.raises(CheckpointCorrupt, match="bytes arrived"):

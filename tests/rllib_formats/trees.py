@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from ckptstore import rllib_formats as eras
+from ckptstore.rllib_formats import foreign as eras
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -21,11 +21,10 @@ from ckptstore.backends.base import Listed, PlaceMissing, too_large
 from ckptstore.backends.local.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, Entry
-from ckptstore.format import names
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
-_DEEPEST = names.MAX_DEPTH + 10  # directories within directories: a store may lie below the root
+_DEEPEST = 110  # directories within directories: the 100 of a checkpoint, and a store below the root
 _AHEAD = 1 << 23  # bytes after which the disk is told to begin
 
 

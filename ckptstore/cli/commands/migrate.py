@@ -10,13 +10,13 @@ from rich.console import RenderableType
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.bulk import Done, Found
-from ckptstore.checkpoint import Migration
 from ckptstore.cli import many as bulk
 from ckptstore.cli.destination import destination_option, destination_options, destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.errors import InvalidRequest
 from ckptstore.rllib_formats.migrate import VERSIONS, Version
+from ckptstore.save.migrate import Migration
 
 _FATES = ("carried", "renamed", "dropped", "opaque")
 
@@ -73,19 +73,19 @@ def _line(done: Done) -> bulk.Line:
 
 def migrate_one(
     checkpoint: Checkpoint, store: CheckpointStore | None, *, to: Version, step: int | None = None
-) -> Migration:
+) -> Migration[Checkpoint]:
     """Migrate `checkpoint` into `store`; without one only report what would be done."""
     if store is None:
         return checkpoint.migrate(None, to=to, step=step, dry_run=True)
     return checkpoint.migrate(store, to=to, step=step)
 
 
-def document(done: Migration) -> dict[str, Any]:
+def document(done: Migration[Checkpoint]) -> dict[str, Any]:
     """What became of one checkpoint, as JSON has it."""
     return {**done.as_dict(), "dry_run": done.checkpoint is None}
 
 
-def _lines(session: Session, done: Migration) -> Iterator[RenderableType]:
+def _lines(session: Session, done: Migration[Checkpoint]) -> Iterator[RenderableType]:
     reports = {"(algorithm)": done.algorithm, **done.policies}
     rows = [
         [name, *(str(len(getattr(report, fate))) for fate in _FATES)]

@@ -1,0 +1,32 @@
+"""Choose what `prune` deletes: what no rule keeps and nothing protects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ckptstore import retention
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit import refs
+
+
+def choose_unneeded(
+    checkpoints: Iterable[Checkpoint],
+    rule: retention.Rule,
+    protecting: Mapping[str, refs.Target],
+    in_use: Collection[str],
+) -> list[Checkpoint]:
+    """Of all committed `checkpoints`, oldest first, those that may go.
+
+    What a ref of `protecting` points at, and those whose ids are `in_use`, stay whatever `rule` says.
+    """
+    by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints}
+    tagged = {step: bool(refs.refs_to(protecting, checkpoint.name)) for step, checkpoint in by_step.items()}
+    candidates = [
+        retention.Candidate(step, checkpoint.manifest.created, checkpoint.metrics, tagged[step])
+        for step, checkpoint in by_step.items()
+    ]
+    return [
+        by_step[step]
+        for step in retention.steps_to_prune(candidates, rule)
+        if by_step[step].id not in in_use and not tagged[step]
+    ]

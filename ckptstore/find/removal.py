@@ -1,0 +1,61 @@
+"""Unpublish and remove checkpoints that nothing protects."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from ckptstore.backends.translate import translate_errors
+from ckptstore.commit import refs
+from ckptstore.commit.base import Catalog
+from ckptstore.errors import CheckpointGone, CheckpointProtected
+from ckptstore.find.survey import Survey
+from ckptstore.find.tags import Tags
+from ckptstore.format import names
+from ckptstore.format.names import CheckpointName
+
+Target = tuple[CheckpointName, str]
+"""A checkpoint's name and id."""
+
+
+class Removal:
+    """Deletes checkpoints of one store. What a tag or pin points at raises CheckpointProtected."""
+
+    def __init__(self, catalog: Catalog, survey: Survey, tags: Tags) -> None:
+        self._catalog = catalog
+        self._url = catalog.backend.url
+        self._survey = survey
+        self._tags = tags
+
+    def delete(self, target: Target, superseded: bool = False) -> None:
+        """Delete it; if it must be `superseded`, only while a later step is committed."""
+        name, checkpoint_id = target
+
+        def check() -> None:
+            self._tags.check_same(name, checkpoint_id)
+            protecting = refs.read_all(self._catalog.backend)
+            for attempt in range(name.attempt + 1):  # what it superseded goes with it
+                self._tags.check_unprotected(CheckpointName(name.step, attempt), protecting)
+            if superseded and not self._survey.any_after(name.step):
+                raise CheckpointProtected(f"{self._url}/{name}", "it is the newest by now")
+
+        with translate_errors(f"{self._url}/{name}"):
+            self._catalog.delete(name, check)
+
+    def roll_back(self, target: Target, later: Sequence[Target]) -> list[str]:
+        """Delete the checkpoints `later`, newest first, so that `target` is the latest; names removed."""
+        protecting = self._tags.read()
+        for name, _ in later:
+            self._tags.check_unprotected(name, protecting)
+        # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
+        holding = f"{names.PIN}rollback.{target[1]}"
+        self._tags.point(holding, *target)
+        removed = []
+        try:
+            for other in reversed(later):
+                with contextlib.suppress(CheckpointGone):  # somebody else's prune or replacement was here
+                    self.delete(other)
+                    removed.append(str(other[0]))
+        finally:
+            self._tags.clear(holding)
+        return removed

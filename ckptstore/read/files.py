@@ -1,0 +1,55 @@
+"""The files of a checkpoint, whoever wrote them; those that no manifest covers are read as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from ckptstore.backends.base import Backend
+from ckptstore.backends.translate import explain_memory_error, translate_errors
+from ckptstore.format import names
+from ckptstore.format.parts import PART_BYTES
+from ckptstore.read.manifests import key_of
+
+
+class Files(Protocol):
+    """The payload of one checkpoint."""
+
+    label: str
+    """Where it lies, for messages."""
+
+    def paths(self) -> Mapping[str, int]:
+        """Every payload file and its size in bytes."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file `path`."""
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The same, piece by piece."""
+
+
+class UnverifiedFiles:
+    """The files of a directory that no manifest vouches for, as they are now."""
+
+    def __init__(self, backend: Backend, listing: Mapping[str, int], prefix: str = "") -> None:
+        """`listing` is what the directory `prefix` holds: path in it to size in bytes."""
+        self.label = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
+        self._backend = backend
+        self._prefix = prefix
+        self._listing = listing
+
+    def paths(self) -> Mapping[str, int]:
+        """Every file when the directory was opened, but for any of ours."""
+        return {path: size for path, size in self._listing.items() if not path.startswith(f"{names.META}/")}
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the file `path`."""
+        with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
+            return self._backend.read(key_of(self._prefix, path))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The same, piece by piece."""
+        for start in range(0, self._listing[path], PART_BYTES):
+            stop = min(start + PART_BYTES, self._listing[path])
+            with translate_errors(f"{self.label}/{path}"):
+                yield self._backend.read(key_of(self._prefix, path), start, stop)

@@ -1,0 +1,93 @@
+"""Find out what lies at a URL: a checkpoint, one file of an old one, or a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ckptstore.backends import open_backend
+from ckptstore.backends.base import Backend
+from ckptstore.backends.translate import translate_errors
+from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreUnavailable
+from ckptstore.format import names
+from ckptstore.format.manifest import Check, Manifest
+from ckptstore.read.manifests import require_manifest
+from ckptstore.rllib_formats.detect import V0_FILE
+
+
+class Located(NamedTuple):
+    """A directory, with what tells what it is."""
+
+    backend: Backend
+    manifest: Manifest | None
+    listing: Mapping[str, int]
+    """Path to size in bytes of every file in it; empty where a manifest says so already."""
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it is a store and not a checkpoint."""
+        return self.manifest is None and names.STORE in self.listing
+
+
+def locate(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None, trust: Check | None = None
+) -> Located:
+    """Look at `url` once. A file that Ray up to 1.13 called ``checkpoint-<n>`` stands for its directory.
+
+    Raises CheckpointNotFound if nothing is there, InvalidRequest for any other file, CheckpointUntrusted
+    for a directory without a manifest if `trust` is given, and what fetching a manifest raises.
+    """
+    path = os.fspath(url)
+    backend = open_backend(path, storage_options)
+    try:
+        return _look(backend, trust)
+    except (CheckpointNotFound, StoreUnavailable) as error:
+        through_a_file = isinstance(error.__cause__, NotADirectoryError)
+        if isinstance(error, StoreUnavailable) and not through_a_file:
+            raise
+        parent, name = _split(path)
+        directory = open_backend(parent, storage_options) if parent else None
+        if directory is None or not _is_file(directory, name):
+            if through_a_file:
+                raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
+            raise
+        if V0_FILE.match(name):
+            return _look(directory, trust)
+        raise InvalidRequest(
+            backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
+        ) from error
+
+
+def list_files(backend: Backend, prefix: str, where: str) -> dict[str, int]:
+    """Every file in the directory `prefix` now, and its size in bytes. Errors name `where`."""
+    with translate_errors(where):
+        return {item.key[len(prefix) :].lstrip("/"): item.size for item in backend.list(prefix)}
+
+
+def _look(backend: Backend, trust: Check | None) -> Located:
+    manifest = require_manifest(backend, "", backend.url, trust)
+    if manifest is not None:
+        return Located(backend, manifest, {})
+    listing = list_files(backend, "", backend.url)
+    if not any(not path.startswith(f"{names.META}/") for path in listing) and names.STORE not in listing:
+        raise CheckpointNotFound(backend.url, "there is no checkpoint in this directory")
+    return Located(backend, None, listing)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The directory that `url` lies in, and its name there; an empty one where there is none above."""
+    if "://" not in url:
+        return os.path.split(os.path.abspath(url))
+    parent, _, name = url.rstrip("/").rpartition("/")
+    return ("", name) if parent.endswith("/") else (parent, name)
+
+
+def _is_file(directory: Backend, name: str) -> bool:
+    try:
+        directory.read(name, 0, 1)
+    except EOFError:
+        return True  # an empty one
+    except OSError:
+        return False
+    return True

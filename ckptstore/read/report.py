@@ -1,0 +1,30 @@
+"""What `verify` looked at and found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_SHOWN = 20  # problems that fit in one line
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` looked at and found."""
+
+    name: str
+    files: int
+    """Files read."""
+    bytes: int
+    """Bytes read and hashed."""
+    problems: tuple[str, ...] = field(default=())
+    """One line for every file that is missing, changed or extra."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as it was committed."""
+        return not self.problems
+
+    def summary(self) -> str:
+        """The problems in one line, of many the first ones."""
+        more = len(self.problems) - _SHOWN
+        return "; ".join(self.problems[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

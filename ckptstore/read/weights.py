@@ -1,0 +1,53 @@
+"""Flatten nested weights to names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
+
+Array = npt.NDArray[Any]
+
+
+def flatten(weights: object, what: str) -> dict[str, Array]:
+    """The arrays in `weights` by name: nested keys and list positions are joined with ``/``.
+
+    UnreadableFormat about `what` if something else than an array is among them.
+    """
+    flat: dict[str, Array] = {}
+    _collect(weights, "", flat, what)
+    return flat
+
+
+def choose(flat: Mapping[str, Array], names: Iterable[str], what: str) -> dict[str, Array]:
+    """Those `names` of `flat`, in that order. CheckpointNotFound about `what` for one it doesn't have."""
+    if isinstance(names, str):
+        raise InvalidRequest("names", f"{names!r} is a str", "Pass a list of names")
+    try:
+        return {name: flat[name] for name in names}
+    except KeyError as error:
+        known = ", ".join(map(repr, list(flat)[:20])) + (", ..." if len(flat) > 20 else "")
+        raise CheckpointNotFound(what, f"it holds no weight {error.args[0]!r}", f"It holds {known}") from None
+
+
+def _collect(value: object, path: str, flat: dict[str, Array], what: str) -> None:
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        flat[path] = value
+    elif isinstance(value, np.generic):
+        flat[path] = np.asarray(value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _collect(item, f"{path}/{key}" if path else str(key), flat, what)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _collect(item, f"{path}/{index}" if path else str(index), flat, what)
+    else:
+        raise UnreadableFormat(
+            what,
+            f"its weight {path or '(all)'!r} is of type {type(value).__name__}, not an array",
+            "Read ckpt.policies[id] for everything the policy holds",
+        )

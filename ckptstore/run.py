@@ -1,0 +1,124 @@
+"""Run: the saves of one process to one store, one after another, each the child of the one before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, SupportsIndex
+
+from ckptstore import logs
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit.base import Catalog, IfExists
+from ckptstore.commit.identity import Identity
+from ckptstore.errors import CheckpointExists
+from ckptstore.find.lineage import Lineage
+from ckptstore.find.survey import Survey
+from ckptstore.find.tags import Tags
+from ckptstore.format.layout import Contents, Item
+from ckptstore.format.manifest import Manifest
+from ckptstore.format.names import CheckpointName
+from ckptstore.format.parts import FileParts
+from ckptstore.format.signing import Signer
+from ckptstore.save.background import Background
+from ckptstore.save.fingerprints import Seen
+from ckptstore.save.local_files import model_items
+from ckptstore.save.requests import Request, build_request
+from ckptstore.save.save import Save, write_checkpoint
+from ckptstore.work import Progress
+
+
+class Run:
+    """Saves checkpoints and remembers what the next save needs: its parent, its memory, what is in flight."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        identity: Identity,
+        survey: Survey,
+        tags: Tags,
+        lineage: Lineage,
+        *,
+        concurrency: int,
+        signer: Signer | None,
+        max_pending: int,
+    ) -> None:
+        self.catalog = catalog
+        self.concurrency = concurrency
+        self.signer = signer
+        self.background: Background[Checkpoint] = Background(max_pending)
+        self._identity = identity
+        self._survey = survey
+        self._tags = tags
+        self._lineage = lineage
+        self._fingerprints = Seen()
+
+    def build_request(
+        self,
+        kind: str,
+        policies: Iterable[str],
+        step: SupportsIndex,
+        metrics: Mapping[str, Any] | None,
+        labels: Iterable[str],
+        if_exists: IfExists,
+    ) -> Request:
+        """What a manifest of this run will say, checked; its parent is known when the save begins."""
+        return build_request(kind, policies, step, metrics, labels, if_exists, self.signer)
+
+    def prepare(
+        self,
+        given: Contents,
+        models: Mapping[str, str | os.PathLike[str]] | None,
+        step: SupportsIndex,
+        metrics: Mapping[str, Any] | None,
+        labels: Iterable[str],
+        if_exists: IfExists,
+    ) -> tuple[Request, list[Item]]:
+        """The manifest's request and the files of a save. InvalidRequest before a byte is written."""
+        request = self.build_request(given.kind, given.policy_ids, step, metrics, labels, if_exists)
+        return request, given.items(request.step) + model_items(given, models or {})
+
+    def save(self, request: Request, items: Sequence[Item], progress: Progress | None = None) -> Checkpoint:
+        """Write and commit `items` now."""
+        request = self.with_parent(request)
+        where = f"{self.catalog.backend.url}/{CheckpointName(request.step)}"
+        with logs.log_time("saved", where) as done:
+            try:
+                name, manifest, files = write_checkpoint(
+                    self.begin, request, items, self._lineage.base(), self._fingerprints, progress
+                )
+            except CheckpointExists:
+                if request.if_exists != "return":
+                    raise
+                return self._survey.checkpoint(*self._survey.at_step(request.step))
+            done(manifest.size)
+        return self.note_commit(name, manifest, files)
+
+    def submit(self, request: Request, items: Sequence[Item]) -> Future[Checkpoint]:
+        """Save a snapshot of `items`, once the saves in flight are done."""
+        return self.background.submit(items, lambda frozen: self.save(request, frozen))
+
+    def submit_job(self, job: Callable[[], Checkpoint]) -> Future[Checkpoint]:
+        """Run a commit of one's own, once the saves in flight are done."""
+        return self.background.submit([], lambda _: job())
+
+    def begin(self, request: Request) -> Save:
+        """An attempt at what `request` asks for."""
+        return Save(
+            self.catalog, request.step, request.if_exists, self.concurrency, self._tags.check_removable
+        )
+
+    def with_parent(self, request: Request) -> Request:
+        """`request` with the parent it has now, when no save is in flight that may become it."""
+        self._identity.prove()
+        return replace(request, parent=self._lineage.parent)
+
+    def note_commit(
+        self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None
+    ) -> Checkpoint:
+        """The checkpoint just committed, from which the run goes on."""
+        table = None if files is None else {file.path: file for file in files}
+        checkpoint = self._survey.checkpoint(name, manifest, table=table)
+        self._lineage.note_save(checkpoint)
+        return checkpoint

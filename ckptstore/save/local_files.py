@@ -1,0 +1,76 @@
+"""Local files as the source of a save: staged directories and exported models."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+
+from ckptstore.backends.translate import translate_errors
+from ckptstore.errors import InvalidRequest
+from ckptstore.format import names
+from ckptstore.format.layout import Contents, Item, Write
+from ckptstore.format.parts import PART_BYTES
+
+
+def copy_item(path: str, source: str) -> Item:
+    """A file with the bytes of the local file `source`, cut into parts of a fixed size."""
+
+    def emit(write: Write) -> Sequence[tuple[int, int]]:
+        buffer = memoryview(bytearray(PART_BYTES))
+        with translate_errors(source), open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            while count := file.readinto(buffer):
+                write(buffer[:count])
+        return ()
+
+    return Item(path, emit)
+
+
+def model_items(contents: Contents, models: Mapping[str, str | os.PathLike[str]]) -> list[Item]:
+    """The files of native model exports, each under its policy's ``model/``, as they are.
+
+    A value of `models` is a local directory, or one file. InvalidRequest if it isn't there.
+    """
+    items = []
+    for policy_id, source in models.items():
+        what = f"models[{policy_id!r}]"
+        if policy_id not in contents.policy_ids:
+            raise InvalidRequest(what, "no policy of that id is being saved", "Use the id of one that is")
+        path = os.fspath(source)
+        if os.path.isdir(path):
+            files = {name: os.path.join(path, name) for name in local_files(path)}
+        elif os.path.isfile(path):
+            files = {os.path.basename(path): path}
+        else:
+            raise InvalidRequest(what, f"{path!r} is no file or directory", "Export the model first")
+        items += [
+            copy_item(contents.policy_path(policy_id, f"model/{name}"), file) for name, file in files.items()
+        ]
+    return items
+
+
+def local_files(directory: str) -> list[str]:
+    """Paths of the files below `directory`, relative and sorted; InvalidRequest for anything but plain files.
+
+    A link would be followed by whoever reads the checkpoint later, on another machine.
+    """
+    with translate_errors(directory):
+        return sorted(_plain_files(directory))
+
+
+def _plain_files(directory: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(directory, onerror=_raise):
+        if folder.count(os.sep) - directory.rstrip(os.sep).count(os.sep) > names.MAX_DEPTH:
+            raise InvalidRequest(
+                folder, f"it lies more than {names.MAX_DEPTH} directories deep", "Move it up"
+            )
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in files + links:
+            full = os.path.join(folder, name)
+            if not stat.S_ISREG(os.lstat(full).st_mode):
+                raise InvalidRequest(full, "it is a link, pipe or device", "Put plain files there")
+            yield os.path.relpath(full, directory).replace(os.sep, "/")
+
+
+def _raise(error: OSError) -> None:
+    raise error
