@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ckptstore import BestN, Checkpoint, CheckpointStore, EveryNSteps, LatestDuration, LatestN, Tagged
 from ckptstore.errors import CheckpointProtected, InvalidRequest
+from ckptstore.find.removal import Removal, Target
 from ckptstore.retention import AnyOf, Candidate, Rule, rule, steps_to_prune
 from tests.servers import Server
 
@@ -216,15 +217,16 @@ def test_rollback_holds_its_target(opener: Opener, monkeypatch: pytest.MonkeyPat
     for step in range(3):
         store.save(step)
     with_old_view(slow, monkeypatch)
-    delete = store.delete
+    delete = Removal.delete
     pruned: list[list[str]] = []
 
-    def delete_late(which: Checkpoint) -> None:
+    def delete_late(self: Removal, target: Target, superseded: bool = False) -> None:
         if not pruned:
-            pruned.append(slow.prune(1))
-        delete(which)
+            pruned.append([])
+            pruned[0] += slow.prune(1)
+        delete(self, target, superseded)
 
-    monkeypatch.setattr(store, "delete", delete_late)
+    monkeypatch.setattr(Removal, "delete", delete_late)
     assert store.rollback(0) == ["checkpoint_000002"]  # the other was removed by the prune
     assert pruned == [["checkpoint_000001"]]
     assert steps(store) == [0]
@@ -236,11 +238,11 @@ def test_a_rollback_that_fails_holds_nothing(opener: Opener, monkeypatch: pytest
     for step in range(3):
         store.save(step)
 
-    def refuse(which: Checkpoint) -> None:
-        raise CheckpointProtected(which.name)
+    def refuse(self: Removal, target: Target) -> None:
+        raise CheckpointProtected(str(target[0]))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "delete", refuse)
+        patch.setattr(Removal, "delete", refuse)
         with pytest.raises(CheckpointProtected):
             store.rollback(1)
     store.delete(1)
