@@ -327,16 +327,17 @@ def test_a_save_in_flight_of_the_same_step_is_stopped() -> None:
 
 
 def test_a_save_that_commits_meanwhile_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptstore.commit import adopt as adoption
+    from ckptstore.commit import adopt as checks
+    from ckptstore.commit.objects import adopt as adoption
 
     place = crash_place()
-    build_manifest = adoption._build_manifest
+    build_manifest = checks.build_manifest
 
     def late(*args: Any) -> tuple[bytes, bytes]:
         place.store.save(10, {"who": "save"})
         return build_manifest(*args)
 
-    monkeypatch.setattr(adoption, "_build_manifest", late)
+    monkeypatch.setattr(adoption, "build_manifest", late)
     with pytest.raises(CheckpointExists):
         place.store.adopt(NAME)
     assert place.store.get(10).state == {"who": "save"}

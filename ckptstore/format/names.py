@@ -29,6 +29,8 @@ POLICY_STATE = "policy_state.pkl"
 RLLIB_JSON = "rllib_checkpoint.json"
 POLICIES = "policies"
 COMPONENTS = "components"
+CHECKPOINTS = "checkpoint_"
+"""What the name of every checkpoint begins with: to list by, never to recognise one by."""
 DEFAULT_POLICY = "default_policy"  # RLlib's id for the policy of a single-agent run
 
 PIN = "pin."
@@ -40,7 +42,7 @@ SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing t
 MAX_STEP = 10**18 - 1
 MAX_DEPTH = 100  # directories within directories in a checkpoint; ten would be many
 _MAX_NAME_BYTES = 255  # of one path component, on every local file system in use
-_CHECKPOINT = re.compile(r"checkpoint_(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,8}))?\Z", re.ASCII)
+_CHECKPOINT = re.compile(CHECKPOINTS + r"(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,8}))?\Z", re.ASCII)
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _RLLIB_FORBIDDEN = re.compile(r'[<>:"/\\|?]')  # RLlib refuses these itself, in every release
 
@@ -53,7 +55,7 @@ class CheckpointName(NamedTuple):
     attempt: int = 0
 
     def __str__(self) -> str:
-        base = f"checkpoint_{self.step:06d}"
+        base = f"{CHECKPOINTS}{self.step:06d}"
         return f"{base}-r{self.attempt}" if self.attempt else base
 
     @classmethod

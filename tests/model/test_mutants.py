@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from ckptstore.backends.base import Listed
-from ckptstore.commit.objects import catalog as register
-from ckptstore.commit.objects.catalog import RegisterAttempt, RegisterCatalog
+from ckptstore.commit.objects import attempt as attempts
+from ckptstore.commit.objects import register
+from ckptstore.commit.objects.attempt import RegisterAttempt
+from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.commit.objects.states import TOMBSTONE, State
 from ckptstore.commit.objects.sweep import Sweep
 from ckptstore.errors import CheckpointExists, StoreUnavailable
@@ -188,7 +190,8 @@ def test_tombstones_and_claims_must_stay(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_sealed_writer_must_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "small_state", lambda data: None)
+    for module in (attempts, register):
+        monkeypatch.setattr(module, "small_state", lambda data: None)
     monkeypatch.setattr(RegisterAttempt, "_refuse", lambda self, held: None)
     with pytest.raises(Violation):
         explore({"W1": W1, "W2": W2})

@@ -16,6 +16,7 @@ from ckptstore.commit.objects.register import Register, logger
 from ckptstore.commit.objects.states import REGISTERS, State, group_by_directory, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
 from ckptstore.format.names import (
+    CHECKPOINTS,
     CLAIM,
     DELETING,
     MANIFEST,
@@ -43,7 +44,7 @@ class Sweep:
         """Sweep, and tell what went."""
         self._started = self._register.clock()
         self._now = self._place_time()
-        found = group_by_directory(self._backend.starting("checkpoint_"))
+        found = group_by_directory(self._backend.starting(CHECKPOINTS))
         for name, files in found.items():
             self._directory(name, files)
         self._leftovers(found)

@@ -1,0 +1,140 @@
+"""Remove what dead local saves left."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+
+from ckptstore.backends.local.backend import is_temporary
+from ckptstore.backends.local.locks import Lock, try_lock
+from ckptstore.backends.local.paths import open_below
+from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.commit.base import Swept
+from ckptstore.commit.local.root import LOCK, STAGING, TRASH, LocalRoot, all_names, drop_lock, leads_to
+from ckptstore.format.names import MAX_DEPTH, META
+
+_STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has no living writer
+
+
+def sweep(store: LocalRoot, grace: float) -> Swept:
+    """Remove what dead attempts, deletes and publishes left behind.
+
+    An attempt is dead when its lock can be taken; with `grace` its directory must also not have
+    changed for that many seconds.
+    """
+    with store.backend.open_root() as root:
+        dead = _take_dead(store, root, grace)
+        freed = _sweep_strays(store, root)
+    with store.hold_lock() as root:
+        trashed = _sync_trash(store, root)
+    freed += store.remove(trashed)
+    return Swept(sorted({*dead, *(name.rpartition(".")[0] for name in trashed)}), freed)
+
+
+def _sync_trash(store: LocalRoot, root: Directory) -> list[str]:
+    """Under the lock: what the trash holds, once that is certain to survive a power cut.
+
+    Whoever moved it here may have died before syncing. If its bytes went first, the power cut
+    would bring back a committed checkpoint without them.
+    """
+    disk = store.backend.disk
+    try:
+        trash = disk.open_dir(root, TRASH)
+    except FileNotFoundError:
+        return []
+    with trash:
+        names = [entry.name for entry in disk.entries(trash)]
+        if names:
+            disk.fsync_dir(trash)
+            disk.fsync_dir(root)
+    return sorted(names)
+
+
+def _take_dead(store: LocalRoot, root: Directory, grace: float) -> list[str]:
+    """Move the leavings of dead writers to the trash; their attempt ids."""
+    disk, taken = store.backend.disk, []
+    try:
+        staging = disk.open_dir(root, STAGING)
+    except FileNotFoundError:
+        return []
+    with staging:
+        found = [entry.name for entry in disk.entries(staging)]
+        for attempt in sorted({name.removesuffix(LOCK) for name in found}):
+            lock = _take_lock(disk, staging, attempt)
+            if lock is None:
+                continue
+            try:
+                if _age(disk, staging, attempt) >= grace:
+                    if _trash_attempt(store, root, staging, attempt):
+                        taken.append(attempt)
+                    drop_lock(disk, staging, attempt, lock)
+            finally:
+                lock.release()
+    return taken
+
+
+def _trash_attempt(store: LocalRoot, root: Directory, staging: Directory, attempt: str) -> bool:
+    """Rename the dead attempt away under the root's lock, where no commit can be looking at it."""
+    disk = store.backend.disk
+    with store.hold_lock(), open_below(disk, root, TRASH, make=True) as trash:
+        try:
+            disk.rename(staging, attempt, trash, f"{attempt}.{secrets.token_hex(8)}")
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def _sweep_strays(store: LocalRoot, root: Directory) -> int:
+    """Remove temporary files that crashed publishes left; the bytes that freed."""
+    pending = [META, *(f"{name}/{META}" for name in all_names(store.backend.disk, root))]
+    freed = 0
+    while pending:
+        freed += _sweep_strays_in(store.backend.disk, root, pending.pop(), pending)
+    return freed
+
+
+def _sweep_strays_in(disk: Disk, root: Directory, path: str, pending: list[str]) -> int:
+    freed = 0
+    with contextlib.ExitStack() as stack:
+        directory = root
+        try:
+            for part in path.split("/"):
+                directory = stack.enter_context(disk.open_dir(directory, part))
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        for entry in list(disk.entries(directory)):
+            if entry.is_dir and path.count("/") < MAX_DEPTH:
+                pending.append(f"{path}/{entry.name}")
+            elif (
+                not entry.is_dir
+                and is_temporary(entry.name)
+                and _age(disk, directory, entry.name) > _STRAY_AGE
+            ):
+                freed += disk.remove_tree(directory, entry.name)
+    return freed
+
+
+def _age(disk: Disk, parent: Directory, name: str) -> float:
+    """Seconds since `name` changed; infinite if it is not there."""
+    try:
+        return time.time() - disk.status(parent, name).st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def _take_lock(disk: Disk, staging: Directory, attempt: str) -> Lock | None:
+    """The lock of a dead attempt, or None if its writer lives."""
+    name = attempt + LOCK
+    try:
+        fd = disk.open_lock(staging, name)
+    except FileNotFoundError:
+        try:
+            fd = disk.create(staging, name)  # a directory without lock file: somebody removed that
+        except FileExistsError:
+            return None
+    lock = Lock(disk, fd)
+    if try_lock(fd) and leads_to(disk, staging, name, fd):
+        return lock
+    lock.release()
+    return None

@@ -1,0 +1,58 @@
+"""Adopt on an object store."""
+
+from __future__ import annotations
+
+from ckptstore.backends.base import Listed
+from ckptstore.commit.adopt import build_manifest, check_unchanged, is_taken
+from ckptstore.commit.base import Vouch
+from ckptstore.commit.objects.register import Register
+from ckptstore.commit.objects.states import State, sizes, small_state, state_of
+from ckptstore.errors import (
+    CheckpointExists,
+    CheckpointGone,
+    InvalidRequest,
+    SaveAborted,
+)
+from ckptstore.format.names import MANIFEST, PARTS, CheckpointName
+
+
+def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
+    """On an object store: ``parts.json`` and the manifest, each by one create-only PUT.
+
+    Two adopters of the same bytes write the same ``parts.json``, and the register has one winner.
+    """
+    started = register.clock()
+
+    def fence() -> None:
+        if register.clock() - started > register.horizon / 4:
+            raise SaveAborted(str(name), "it took so long that others may have forgotten it", "Adopt again")
+
+    there = register.directories(name.step)
+    if is_taken(name, _in_state(there, State.COMMITTED)):
+        return
+    found = list(there.get(name, {}).values())
+    table, manifest = build_manifest(name, found, vouch)
+    check_unchanged(name, found, register.backend.list(str(name)))
+    if register.create(f"{name}/{PARTS}", table, fence) != table:
+        raise InvalidRequest(
+            f"{name}/{PARTS}",
+            "an adoption that was interrupted left it there, and the files have changed since",
+            "See that nothing adopts this directory now, remove that file, and adopt again",
+        )
+    if small_state(register.create(f"{name}/{MANIFEST}", manifest, fence)):
+        raise CheckpointGone(str(name), "it was deleted before the reply came")
+    # A save that began before the manifest was there has passed the directory over, dead or alive.
+    now = register.directories(name.step)
+    for other in [*_in_state(now, State.CLAIMED), *_in_state(now, State.COMMITTED)]:
+        if other != name:
+            _stop(register, other)
+
+
+def _stop(register: Register, other: CheckpointName) -> None:
+    """Seal a save of the same step: of two, the later one wins. CheckpointExists if it is done."""
+    if register.seal(other) is State.COMMITTED:
+        raise CheckpointExists(str(other), "a save of the same step was faster")
+
+
+def _in_state(found: dict[CheckpointName, dict[str, Listed]], state: State) -> list[CheckpointName]:
+    return [name for name, files in found.items() if state_of(sizes(files)) is state]

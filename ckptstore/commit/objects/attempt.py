@@ -1,0 +1,178 @@
+"""A save on an object store: claim, payload, one create-only PUT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+from ckptstore.backends.base import Sink
+from ckptstore.commit.base import Check
+from ckptstore.commit.objects.register import Register, logger, translate_bucket_errors
+from ckptstore.commit.objects.states import (
+    REGISTERS,
+    TOMBSTONE,
+    State,
+    small_state,
+)
+from ckptstore.errors import (
+    CheckpointError,
+    CheckpointExists,
+    CheckpointGone,
+    CheckpointProtected,
+    InvalidRequest,
+    SaveAborted,
+    StoreUnavailable,
+)
+from ckptstore.format.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName
+
+
+class RegisterAttempt:
+    """One attempt at one step, in a directory of its own."""
+
+    directory: str | None = None
+    reuse_from = 2**16  # one request either way, and a PUT is checked at once
+
+    def __init__(
+        self,
+        register: Register,
+        name: CheckpointName,
+        attempt_id: str,
+        claimed: float,
+        below: Sequence[CheckpointName],
+        check: Check,
+    ) -> None:
+        self.id = attempt_id
+        self.name = name
+        self._register = register
+        self._claimed = claimed
+        self._below = below
+        self._check = check
+        self._files: dict[str, bool] = {}
+        self._copied: dict[str, int] = {}  # path to size
+        self._sent = False
+
+    def __repr__(self) -> str:
+        return f"RegisterAttempt({self.name}, {self.id!r})"
+
+    def create(self, path: str) -> Sink:
+        if path in REGISTERS or path in self._files:
+            raise InvalidRequest(path, "it is written once, by nobody else")
+        self._files[path] = False
+        return _FencedSink(self, path, self._register.backend.write(f"{self.name}/{path}"))
+
+    def reuse(self, path: str, key: str, size: int) -> bool:
+        self.check_fence()
+        if path in REGISTERS or path in self._files:
+            raise InvalidRequest(path, "it is written once, by nobody else")
+        try:
+            self._register.backend.copy(key, f"{self.name}/{path}", size)
+        except (FileNotFoundError, NotImplementedError, PermissionError) as error:
+            logger.debug("%s is sent, not copied: %s", key, error)
+            return False
+        self._files[path] = True
+        self._copied[path] = size
+        return True
+
+    def _check_copies(self) -> None:
+        """The server made them, and a copy of another size is one that went wrong."""
+        if not self._copied:
+            return
+        listed = {entry.key: entry.size for entry in self._register.backend.list(str(self.name))}
+        for path, size in self._copied.items():
+            found = listed.get(f"{self.name}/{path}")
+            if found != size:
+                raise OSError(f"{self.name}/{path} was copied by the server to {found} bytes, not {size}")
+
+    def check_fence(self) -> None:
+        """SaveAborted once this attempt is so old that others may soon forget that it was ever here."""
+        limit = self._register.horizon / 4
+        if self._register.clock() - self._claimed > limit:
+            raise SaveAborted(str(self.name), f"the save took longer than {limit:g} s", "Save again")
+
+    def commit(self, manifest: bytes) -> CheckpointName:
+        if len(manifest) < MIN_MANIFEST_BYTES:
+            raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
+        if unfinished := [path for path, whole in self._files.items() if not whole]:
+            raise InvalidRequest(unfinished[0], "it was not written to its end, so this can't be committed")
+        with translate_bucket_errors(str(self.name)):
+            self._check_copies()
+            held = self._register.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
+            if held != manifest:
+                self._refuse(held, manifest)
+        self._supersede()
+        return self.name
+
+    def _supersede(self) -> None:
+        """Unpublish what this one replaces; it is committed and visible whether or not that works."""
+        for name in self._below:
+            try:
+                with translate_bucket_errors(str(name)):
+                    self._register.unpublish([name], partial(self._check, name))
+                    self._register.remove_payload(self._register.backend.list(str(name)))
+            except CheckpointProtected:
+                pass  # it was tagged meanwhile: it stays, for whoever opens it by that tag
+            except CheckpointError as error:
+                # Deletes take lower attempts first, so it can never come back as the step's checkpoint.
+                logger.warning("%s replaces %s, which could not be removed: %s", self.name, name, error)
+
+    def _about_to_send(self) -> None:
+        self.check_fence()
+        self._sent = True
+
+    def _refuse(self, held: bytes, manifest: bytes) -> None:
+        state = small_state(held)
+        if state == "deleted":
+            raise CheckpointGone(str(self.name), "it was committed and deleted before the reply came")
+        if state == "aborted":
+            # Never go on to the next directory from here: two writers would take turns for ever.
+            raise SaveAborted(str(self.name), "another writer took this step over")
+        if manifest.startswith(held):
+            # Cut on its way, to a place that takes what comes. It is ours, as the directory is; left
+            # there it would hide what this attempt was to replace.
+            self._register.backend.replace(f"{self.name}/{MANIFEST}", TOMBSTONE)
+            why = f"the place stored {len(held)} of the manifest's {len(manifest)} bytes"
+            raise StoreUnavailable(str(self.name), why, "Save again")
+        raise CheckpointExists(str(self.name), "another writer committed it first")
+
+    def abandon(self) -> None:
+        if self._sent:
+            return  # an ambiguous commit may still land: what it names must stay
+        with suppress(Exception):
+            if self._register.seal(self.name) is State.DEAD:
+                self._register.backend.delete([f"{self.name}/{path}" for path in self._files])
+
+    def mark_finished(self, path: str) -> None:
+        """Note that `path` is there as a whole."""
+        self._files[path] = True
+
+
+class _FencedSink:
+    """A file of an attempt, which stops growing once the attempt is too old.
+
+    A writer that was stopped for a week must not send payload either: its directory may be another's.
+    """
+
+    def __init__(self, attempt: RegisterAttempt, path: str, sink: Sink) -> None:
+        self._attempt = attempt
+        self._path = path
+        self._sink = sink
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._attempt.check_fence()
+        self._sink.write(data)
+
+    def __enter__(self) -> Sink:
+        self._sink.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:  # type: ignore[no-untyped-def]
+        if kind is None:
+            try:
+                self._attempt.check_fence()
+            except SaveAborted as late:
+                self._sink.__exit__(type(late), late, late.__traceback__)
+                raise
+        self._sink.__exit__(kind, error, trace)
+        if kind is None:
+            self._attempt.mark_finished(self._path)
