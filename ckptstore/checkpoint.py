@@ -267,12 +267,12 @@ class Checkpoint:
         if policy_id is None:
             if len(self.policy_ids) != 1:
                 raise InvalidRequest(
-                    self.name, f"it holds {len(self.policy_ids)} policies", self._list_policies()
+                    self.url, f"it holds {len(self.policy_ids)} policies", self._list_policies()
                 )
             policy_id = self.policy_ids[0]
         self._check_known([policy_id])
         self._note_load()
-        what = f"{self.name} policy {policy_id!r}"
+        what = f"{self.url} policy {policy_id!r}"
         if names is None:
             return flatten(self._contents.weights(policy_id), what)
         outline, fill = self._contents.outline(policy_id)
@@ -510,7 +510,7 @@ class Checkpoint:
         paths = self._files.paths()
         if self.kind != "Algorithm" or not any(path.startswith(f"{names.POLICIES}/") for path in paths):
             raise InvalidRequest(
-                self.name, f"this {self.kind} can't be split by policy", "Leave out `policy_ids`"
+                self.url, f"this {self.kind} can't be split by policy", "Leave out `policy_ids`"
             )
         keep = tuple(names.policy_path(policy_id, "") for policy_id in wanted)
         return [
@@ -542,7 +542,7 @@ class Checkpoint:
         wanted = list(dict.fromkeys(policy_ids))
         unknown = [policy_id for policy_id in wanted if policy_id not in self.policies]
         if unknown:
-            raise CheckpointNotFound(self.name, f"it holds no policy {unknown[0]!r}", self._list_policies())
+            raise CheckpointNotFound(self.url, f"it holds no policy {unknown[0]!r}", self._list_policies())
         return wanted
 
     def _list_policies(self) -> str:

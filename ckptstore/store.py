@@ -348,7 +348,9 @@ class CheckpointStore:
         for checkpoint in self.checkpoints():
             if checkpoint.id == id:
                 return checkpoint
-        raise CheckpointNotFound(f"{self.url} id {id!r}", "no committed checkpoint has it")
+        raise CheckpointNotFound(
+            f"{self.url} id {id!r}", "no committed checkpoint has it", "See `ckptstore ls`"
+        )
 
     def _find(self, which: SupportsIndex | str) -> tuple[CheckpointName, Manifest]:
         """The checkpoint of a step, by its name, or by ``tag:<name>``."""

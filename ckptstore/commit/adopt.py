@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ckptstore.backends.base import Listed
+from ckptstore.backends.base import Backend, Listed
 from ckptstore.commit.base import Vouch
+from ckptstore.commit.failures import check_manifest_length, url_of
 from ckptstore.commit.objects.states import State, state_of
 from ckptstore.errors import (
     CheckpointExists,
@@ -19,37 +20,44 @@ from ckptstore.errors import (
     InvalidRequest,
     SaveAborted,
 )
-from ckptstore.format.names import META, MIN_MANIFEST_BYTES, PARTS, CheckpointName
+from ckptstore.format.names import META, PARTS, CheckpointName
 
 
-def is_taken(name: CheckpointName, holders: list[CheckpointName]) -> bool:
+def is_taken(backend: Backend, name: CheckpointName, holders: list[CheckpointName]) -> bool:
     """Whether `name` is committed already. CheckpointExists if another attempt at its step is."""
     if holders and name not in holders:
-        raise CheckpointExists(str(holders[-1]), "it holds the step already")
+        raise CheckpointExists(
+            url_of(backend, holders[-1]), f"another checkpoint already holds step {name.step}"
+        )
     return name in holders
 
 
-def build_manifest(name: CheckpointName, found: Iterable[Listed], vouch: Vouch) -> tuple[bytes, bytes]:
+def build_manifest(
+    backend: Backend, name: CheckpointName, found: Iterable[Listed], vouch: Vouch
+) -> tuple[bytes, bytes]:
+    """What `vouch` makes of the files found in the directory `name`, if they may be adopted."""
+    where = url_of(backend, name)
     files = {entry.key.partition("/")[2]: entry.size for entry in found}
     state = state_of(files)
     if state is State.DEAD:
-        raise CheckpointGone(str(name), "it was deleted, or given up before it was whole")
+        raise CheckpointGone(where, "it was deleted, or given up before it was whole")
     if state is State.CLAIMED:
-        raise InvalidRequest(str(name), "it is an unfinished save of ckptstore", "Leave it to `gc`")
+        raise InvalidRequest(where, "it is an unfinished save of ckptstore", "Leave it to `gc`")
     payload = {path: size for path, size in files.items() if not path.startswith(f"{META}/")}
     if mixed := sorted(files.keys() - payload.keys() - {PARTS}):
-        raise InvalidRequest(f"{name}/{mixed[0]}", "it belongs to something else", "Remove it if it may go")
+        raise InvalidRequest(f"{where}/{mixed[0]}", "it belongs to something else", "Remove it if it may go")
     if not payload:
-        raise CheckpointNotFound(str(name), "there are no files in a directory of that name")
+        raise CheckpointNotFound(where, "there are no files in a directory of that name", "Check the name")
     if odd := [path for path, size in payload.items() if size < 0]:
-        raise InvalidRequest(f"{name}/{odd[0]}", "it is a link, pipe or device", "Put a plain file there")
+        raise InvalidRequest(f"{where}/{odd[0]}", "it is a link, pipe or device", "Put a plain file there")
     table, manifest = vouch(payload)
-    if len(manifest) < MIN_MANIFEST_BYTES:
-        raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
+    check_manifest_length(manifest)
     return table, manifest
 
 
-def check_unchanged(name: CheckpointName, before: Iterable[Listed], now: Iterable[Listed]) -> None:
+def check_unchanged(
+    backend: Backend, name: CheckpointName, before: Iterable[Listed], now: Iterable[Listed]
+) -> None:
     """SaveAborted unless the payload's names, sizes and times are what they were before it was read."""
     ours = f"{name}/{META}/"
 
@@ -57,4 +65,5 @@ def check_unchanged(name: CheckpointName, before: Iterable[Listed], now: Iterabl
         return {entry for entry in listed if not entry.key.startswith(ours)}
 
     if changed := payload(before) ^ payload(now):
-        raise SaveAborted(min(changed).key, "it changed while it was read", "Adopt it once it is finished")
+        where = f"{backend.url.rstrip('/')}/{min(changed).key}"
+        raise SaveAborted(where, "it changed while it was read", "Adopt it once it is finished")

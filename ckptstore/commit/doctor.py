@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ckptstore.backends.base import Backend, PlaceMissing
 from ckptstore.backends.translate import translate_errors
+from ckptstore.commit.failures import ignores_create_only
 from ckptstore.errors import CheckpointError, StoreUnsuitable
 from ckptstore.format import names
 
@@ -66,11 +67,7 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
                 return
         create_only = False
         if not single_writer:
-            raise StoreUnsuitable(
-                backend.url,
-                "it ignores create-only writes, so two writers could both win one step",
-                "Use a store with conditional writes, or pass single_writer=True if one process ever saves",
-            )
+            raise ignores_create_only(backend)
 
     def list_at_once() -> None:
         if key not in {entry.key for entry in backend.list(names.PROBE)}:

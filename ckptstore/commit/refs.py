@@ -86,7 +86,8 @@ def parse_name(target: Target, where: str) -> names.CheckpointName:
     """The directory that `target` points at, parsed. CheckpointCorrupt about the ref at `where`."""
     name = names.CheckpointName.parse(target.name)
     if name is None:
-        raise CheckpointCorrupt(where, f"it points at {target.name[:80]!r}, which is not a checkpoint name")
+        why = f"it points at {target.name[:80]!r}, which is not a checkpoint name"
+        raise CheckpointCorrupt(where, why, "Move it with tag(), or remove it with untag()")
     return name
 
 

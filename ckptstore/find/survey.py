@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit.base import Catalog
+from ckptstore.commit.failures import not_committed, url_of
 from ckptstore.commit.identity import Identity
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, StoreUnavailable
@@ -72,12 +73,9 @@ class Survey:
 
     def manifest_of(self, name: CheckpointName) -> Manifest:
         """The manifest of the committed checkpoint `name`; CheckpointNotFound if there is none."""
-        where = f"{self._backend.url}/{name}"
-        manifest = fetch_manifest(self._backend, str(name), where, self._trust)
+        manifest = self._fetch(name, url_of(self._backend, name))
         if manifest is None:
-            raise CheckpointNotFound(
-                where, "there is no committed checkpoint of that name", "See `ckptstore ls`"
-            )
+            raise not_committed(self._backend, name)
         return manifest
 
     def at_step(self, step: int) -> tuple[CheckpointName, Manifest]:
@@ -86,7 +84,7 @@ class Survey:
         def look(listed: list[CheckpointName]) -> tuple[tuple[CheckpointName, Manifest] | None, bool]:
             mine = [name for name in listed if name.step == step]
             for name in reversed(mine):
-                manifest = self._fetch(name, f"{self._backend.url}/{name}")
+                manifest = self._fetch(name, url_of(self._backend, name))
                 if manifest is not None:
                     return (name, manifest), name != mine[-1]
             return None, bool(mine)
@@ -222,7 +220,7 @@ class Survey:
 
     def _recheck_listing(self, name: CheckpointName, manifest: Manifest) -> str | None:
         """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
-        return _mismatch(manifest, name, list_files(self._backend, str(name), f"{self._backend.url}/{name}"))
+        return _mismatch(manifest, name, list_files(self._backend, str(name), url_of(self._backend, name)))
 
     def _whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
         """The manifest of a committed checkpoint that is all there; else None, with damage noted."""

@@ -16,6 +16,9 @@ from ckptstore.read.manifests import require_manifest
 from ckptstore.rllib_formats.detect import V0_FILE
 
 
+_NOTHING = "there is no checkpoint in this directory"
+
+
 class Located(NamedTuple):
     """A directory, with what tells what it is."""
 
@@ -69,9 +72,12 @@ def _look(backend: Backend, trust: Check | None) -> Located:
     manifest = require_manifest(backend, "", backend.url, trust)
     if manifest is not None:
         return Located(backend, manifest, {})
-    listing = list_files(backend, "", backend.url)
+    try:
+        listing = list_files(backend, "", backend.url)
+    except CheckpointNotFound as error:  # a bucket has no directories, and lists nothing
+        raise CheckpointNotFound(backend.url, _NOTHING, "Check the URL") from error.__cause__
     if not any(not path.startswith(f"{names.META}/") for path in listing) and names.STORE not in listing:
-        raise CheckpointNotFound(backend.url, "there is no checkpoint in this directory")
+        raise CheckpointNotFound(backend.url, _NOTHING, "Check the URL")
     return Located(backend, None, listing)
 
 

@@ -226,7 +226,7 @@ def test_a_step_is_refused_at_the_beginning_and_at_the_end(root: str) -> None:
     for if_exists in choices:
         with pytest.raises(CheckpointExists) as caught:
             store.begin(1, if_exists, "other")
-        assert caught.value.what == str(ONE)
+        assert caught.value.what == f"{store.backend.url}/{ONE}"
     with pytest.raises(CheckpointExists):
         late.commit(manifest({}))
     assert state(root) == {str(ONE): {**payload(1), "_ckptstore/manifest.json": manifest(payload(1))}}

@@ -13,16 +13,16 @@ def adopt(ground: LocalRoot, name: CheckpointName, vouch: Vouch) -> None:
     """On a local disk: sync what lies there, then publish the manifest under the root's lock."""
     disk, backend = ground.backend.disk, ground.backend
     with ground.hold_lock() as root:
-        if is_taken(name, list_committed(disk, root, name.step)):
+        if is_taken(backend, name, list_committed(disk, root, name.step)):
             return
     found = backend.list(str(name))
-    table, manifest = build_manifest(name, found, vouch)
+    table, manifest = build_manifest(backend, name, found, vouch)
     with backend.open_root() as root, disk.open_dir(root, str(name)) as top:
         _sync(disk, top)
     with ground.hold_lock() as root:
-        if is_taken(name, list_committed(disk, root, name.step)):
+        if is_taken(backend, name, list_committed(disk, root, name.step)):
             return
-        check_unchanged(name, found, backend.list(str(name)))
+        check_unchanged(backend, name, found, backend.list(str(name)))
         backend.replace(f"{name}/{PARTS}", table)  # whatever an adoption that died has left there
         backend.publish(f"{name}/{MANIFEST}", manifest)
 

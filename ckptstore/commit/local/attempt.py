@@ -20,9 +20,10 @@ from ckptstore.backends.local.locks import Lock, try_lock
 from ckptstore.backends.local.paths import OpenPaths
 from ckptstore.backends.local.posix import Directory, Disk, identity
 from ckptstore.commit.base import Check, IfExists
+from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
 from ckptstore.commit.local.root import LOCK, LocalRoot, drop_lock, leads_to, list_committed, logger
-from ckptstore.errors import CheckpointExists, CheckpointProtected, InvalidRequest, SaveAborted
-from ckptstore.format.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName, relative_path
+from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
+from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
 _PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
@@ -52,6 +53,7 @@ class DirectoryAttempt:
         self._catalog = catalog
         self._disk = catalog.backend.disk
         self._step = step
+        self._label = url_of(catalog.backend, CheckpointName(step))
         self._if_exists = if_exists
         self._staging = staging
         self._check = check
@@ -131,7 +133,7 @@ class DirectoryAttempt:
         try:
             yield self._places.to(parts), name
         except (FileExistsError, NotADirectoryError):
-            raise InvalidRequest(path, "the checkpoint has a file there already") from None
+            raise already_written(self._catalog.backend, CheckpointName(self._step), path) from None
         except FileNotFoundError:
             self._check_ours()
             raise
@@ -140,7 +142,7 @@ class DirectoryAttempt:
         if self._failure:
             raise self._failure
         if not self._lock.held:
-            raise SaveAborted(f"save of step {self._step}", "it ended already, or began in another process")
+            raise SaveAborted(self._label, "it has ended, or began in another process", "Begin a new save")
 
     def _submit(self, settle: Callable[[], None]) -> None:
         """Have a background thread make something durable."""
@@ -199,7 +201,7 @@ class DirectoryAttempt:
         """Make the checkpoint exist, durably. See :class:`~ckptstore.commit.base.Attempt`."""
         try:
             self._check_alive()
-            _check_length(manifest)
+            check_manifest_length(manifest)
             self._drain()
             with self.create(MANIFEST) as sink:
                 sink.write(manifest)
@@ -229,7 +231,11 @@ class DirectoryAttempt:
                 if entry.is_dir:
                     self._sync_tree(self._disk.open_dir(directory, entry.name), f"{where}/")
                 elif entry.size < 0:
-                    raise InvalidRequest(where, "it is no regular file", "Save a copy of what it points to")
+                    raise InvalidRequest(
+                        f"{self._label}/{where}",
+                        "it is not a regular file",
+                        "Save a copy of what it points to",
+                    )
                 else:
                     self._sync_file(directory, entry.name)
             if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
@@ -259,7 +265,7 @@ class DirectoryAttempt:
             self._check_ours()
             lower = list_committed(disk, root, self._step)
             if lower and self._if_exists != "replace":
-                raise CheckpointExists(str(lower[-1]))
+                raise already_committed(self._catalog.backend, lower[-1])
             name = self._rename(root, lower[-1].attempt + 1 if lower else 0)
             self._published = True
             disk.fsync_dir(self._staging)
@@ -284,7 +290,7 @@ class DirectoryAttempt:
         with contextlib.suppress(FileNotFoundError):
             if identity(self._disk.status(self._staging, self.id)) == self._identity:
                 return
-        raise SaveAborted(f"save of step {self._step}", "its staging directory was swept away")
+        raise SaveAborted(self._label, "a sweep removed its staging directory", "Save again")
 
     def _rename(self, root: Directory, attempt: int) -> CheckpointName:
         """Publish under the first free name from `attempt` on: others' directories are passed over."""
@@ -301,7 +307,7 @@ class DirectoryAttempt:
         if not self._lock.held or self._published:
             return
         with contextlib.suppress(Exception):
-            self._failure = self._failure or SaveAborted(f"save of step {self._step}", "it was abandoned")
+            self._failure = self._failure or SaveAborted(self._label, "it was abandoned")
             self._drain()
         with contextlib.suppress(Exception):
             self._check_ours()
@@ -319,12 +325,6 @@ class DirectoryAttempt:
         if self._lock.held:
             with contextlib.suppress(OSError):
                 drop_lock(self._disk, self._staging, self.id, self._lock)
-
-
-def _check_length(manifest: bytes) -> None:
-    """A shorter one would be taken for a tombstone once the checkpoint is copied to an object store."""
-    if len(manifest) < MIN_MANIFEST_BYTES:
-        raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
 
 
 def _new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lock:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
+from ckptstore.commit.failures import already_committed, already_deleted, was_deleted
 from ckptstore.commit.local.adopt import adopt as adopt_in_place
 from ckptstore.commit.local.attempt import DirectoryAttempt
 from ckptstore.commit.local.root import (
@@ -22,7 +23,7 @@ from ckptstore.commit.local.root import (
     list_committed,
 )
 from ckptstore.commit.local.sweep import sweep
-from ckptstore.errors import CheckpointExists, CheckpointGone, InvalidRequest, StoreUnavailable
+from ckptstore.errors import InvalidRequest, StoreUnavailable
 from ckptstore.format.names import CheckpointName
 
 __all__ = ["DirectoryAttempt", "DirectoryCatalog"]
@@ -83,7 +84,7 @@ class DirectoryCatalog(LocalRoot):
         disk = self.backend.disk
         with self.backend.open_root(make=True) as root:
             if if_exists != "replace" and (taken := list_committed(disk, root, step)):
-                raise CheckpointExists(str(taken[-1]))
+                raise already_committed(self.backend, taken[-1])
             staging = open_below(disk, root, STAGING, make=True)
             # Now, and not when the first delete wants to make room on a disk that has none for it.
             open_below(disk, root, TRASH, make=True).close()
@@ -107,7 +108,7 @@ class DirectoryCatalog(LocalRoot):
         with self.hold_lock() as root:
             attempts = list_committed(self.backend.disk, root, name.step)
             if name not in attempts:
-                raise CheckpointGone(str(name))
+                raise already_deleted(self.backend, name)
             check()
             trashed = self.unpublish(root, [lower for lower in attempts if lower <= name])
         self.remove_quietly(trashed)
@@ -117,7 +118,7 @@ class DirectoryCatalog(LocalRoot):
         """Keep deletes out while the caller writes a tag; CheckpointGone at entry if `name` is gone."""
         with self.hold_lock() as root:
             if not is_committed(self.backend.disk, root, name):
-                raise CheckpointGone(str(name))
+                raise was_deleted(self.backend, name)
             yield
 
     def sweep(self, grace: float | None) -> Swept:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from ckptstore.backends.base import Listed
 from ckptstore.commit.adopt import build_manifest, check_unchanged, is_taken
 from ckptstore.commit.base import Vouch
+from ckptstore.commit.failures import save_too_old, url_of
 from ckptstore.commit.objects.register import Register
 from ckptstore.commit.objects.states import State, sizes, small_state, state_of
 from ckptstore.errors import (
     CheckpointExists,
     CheckpointGone,
     InvalidRequest,
-    SaveAborted,
 )
 from ckptstore.format.names import MANIFEST, PARTS, CheckpointName
 
@@ -25,22 +25,22 @@ def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
 
     def fence() -> None:
         if register.clock() - started > register.horizon / 4:
-            raise SaveAborted(str(name), "it took so long that others may have forgotten it", "Adopt again")
+            raise save_too_old(register.backend, name, register.horizon / 4)
 
     there = register.directories(name.step)
-    if is_taken(name, _in_state(there, State.COMMITTED)):
+    if is_taken(register.backend, name, _in_state(there, State.COMMITTED)):
         return
     found = list(there.get(name, {}).values())
-    table, manifest = build_manifest(name, found, vouch)
-    check_unchanged(name, found, register.backend.list(str(name)))
+    table, manifest = build_manifest(register.backend, name, found, vouch)
+    check_unchanged(register.backend, name, found, register.backend.list(str(name)))
     if register.create(f"{name}/{PARTS}", table, fence) != table:
         raise InvalidRequest(
-            f"{name}/{PARTS}",
+            url_of(register.backend, name, PARTS),
             "an adoption that was interrupted left it there, and the files have changed since",
             "See that nothing adopts this directory now, remove that file, and adopt again",
         )
     if small_state(register.create(f"{name}/{MANIFEST}", manifest, fence)):
-        raise CheckpointGone(str(name), "it was deleted before the reply came")
+        raise CheckpointGone(url_of(register.backend, name), "it was deleted before the reply came")
     # A save that began before the manifest was there has passed the directory over, dead or alive.
     now = register.directories(name.step)
     for other in [*_in_state(now, State.CLAIMED), *_in_state(now, State.COMMITTED)]:
@@ -51,7 +51,7 @@ def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
 def _stop(register: Register, other: CheckpointName) -> None:
     """Seal a save of the same step: of two, the later one wins. CheckpointExists if it is done."""
     if register.seal(other) is State.COMMITTED:
-        raise CheckpointExists(str(other), "a save of the same step was faster")
+        raise CheckpointExists(url_of(register.backend, other), "a save of the same step was faster")
 
 
 def _in_state(found: dict[CheckpointName, dict[str, Listed]], state: State) -> list[CheckpointName]:

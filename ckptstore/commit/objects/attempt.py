@@ -8,6 +8,7 @@ from functools import partial
 
 from ckptstore.backends.base import Sink
 from ckptstore.commit.base import Check
+from ckptstore.commit.failures import already_written, check_manifest_length, save_too_old, url_of
 from ckptstore.commit.objects.register import Register, logger, translate_bucket_errors
 from ckptstore.commit.objects.states import (
     REGISTERS,
@@ -24,7 +25,7 @@ from ckptstore.errors import (
     SaveAborted,
     StoreUnavailable,
 )
-from ckptstore.format.names import MANIFEST, MIN_MANIFEST_BYTES, CheckpointName
+from ckptstore.format.names import MANIFEST, CheckpointName
 
 
 class RegisterAttempt:
@@ -52,19 +53,24 @@ class RegisterAttempt:
         self._copied: dict[str, int] = {}  # path to size
         self._sent = False
 
+    @property
+    def url(self) -> str:
+        """Of its directory."""
+        return url_of(self._register.backend, self.name)
+
     def __repr__(self) -> str:
         return f"RegisterAttempt({self.name}, {self.id!r})"
 
     def create(self, path: str) -> Sink:
         if path in REGISTERS or path in self._files:
-            raise InvalidRequest(path, "it is written once, by nobody else")
+            raise already_written(self._register.backend, self.name, path)
         self._files[path] = False
         return _FencedSink(self, path, self._register.backend.write(f"{self.name}/{path}"))
 
     def reuse(self, path: str, key: str, size: int) -> bool:
         self.check_fence()
         if path in REGISTERS or path in self._files:
-            raise InvalidRequest(path, "it is written once, by nobody else")
+            raise already_written(self._register.backend, self.name, path)
         try:
             self._register.backend.copy(key, f"{self.name}/{path}", size)
         except (FileNotFoundError, NotImplementedError, PermissionError) as error:
@@ -82,20 +88,23 @@ class RegisterAttempt:
         for path, size in self._copied.items():
             found = listed.get(f"{self.name}/{path}")
             if found != size:
-                raise OSError(f"{self.name}/{path} was copied by the server to {found} bytes, not {size}")
+                raise OSError(f"the server copied {path} to {found} bytes, not {size}")
 
     def check_fence(self) -> None:
         """SaveAborted once this attempt is so old that others may soon forget that it was ever here."""
         limit = self._register.horizon / 4
         if self._register.clock() - self._claimed > limit:
-            raise SaveAborted(str(self.name), f"the save took longer than {limit:g} s", "Save again")
+            raise save_too_old(self._register.backend, self.name, limit)
 
     def commit(self, manifest: bytes) -> CheckpointName:
-        if len(manifest) < MIN_MANIFEST_BYTES:
-            raise InvalidRequest("manifest", f"{len(manifest)} bytes are fewer than {MIN_MANIFEST_BYTES}")
+        check_manifest_length(manifest)
         if unfinished := [path for path, whole in self._files.items() if not whole]:
-            raise InvalidRequest(unfinished[0], "it was not written to its end, so this can't be committed")
-        with translate_bucket_errors(str(self.name)):
+            raise InvalidRequest(
+                f"{self.url}/{unfinished[0]}",
+                "it was not written to its end",
+                "Close each file before the commit",
+            )
+        with translate_bucket_errors(self.url):
             self._check_copies()
             held = self._register.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
             if held != manifest:
@@ -107,7 +116,7 @@ class RegisterAttempt:
         """Unpublish what this one replaces; it is committed and visible whether or not that works."""
         for name in self._below:
             try:
-                with translate_bucket_errors(str(name)):
+                with translate_bucket_errors(url_of(self._register.backend, name)):
                     self._register.unpublish([name], partial(self._check, name))
                     self._register.remove_payload(self._register.backend.list(str(name)))
             except CheckpointProtected:
@@ -123,17 +132,17 @@ class RegisterAttempt:
     def _refuse(self, held: bytes, manifest: bytes) -> None:
         state = small_state(held)
         if state == "deleted":
-            raise CheckpointGone(str(self.name), "it was committed and deleted before the reply came")
+            raise CheckpointGone(self.url, "it was committed and deleted before the reply came")
         if state == "aborted":
             # Never go on to the next directory from here: two writers would take turns for ever.
-            raise SaveAborted(str(self.name), "another writer took this step over")
+            raise SaveAborted(self.url, "another writer took this step over")
         if manifest.startswith(held):
             # Cut on its way, to a place that takes what comes. It is ours, as the directory is; left
             # there it would hide what this attempt was to replace.
             self._register.backend.replace(f"{self.name}/{MANIFEST}", TOMBSTONE)
-            why = f"the place stored {len(held)} of the manifest's {len(manifest)} bytes"
-            raise StoreUnavailable(str(self.name), why, "Save again")
-        raise CheckpointExists(str(self.name), "another writer committed it first")
+            why = f"the server stored {len(held)} of the manifest's {len(manifest)} bytes"
+            raise StoreUnavailable(self.url, why, "Save again")
+        raise CheckpointExists(self.url, f"another writer committed step {self.name.step} first")
 
     def abandon(self) -> None:
         if self._sent:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
+from ckptstore.commit.failures import already_committed, already_deleted, not_committed, url_of, was_deleted
 from ckptstore.commit.objects.adopt import adopt as adopt_in_place
 from ckptstore.commit.objects.attempt import RegisterAttempt
 from ckptstore.commit.objects.probe import check_just_created
@@ -19,9 +20,7 @@ from ckptstore.commit.objects.states import (
 )
 from ckptstore.commit.objects.sweep import GRACE, Sweep
 from ckptstore.errors import (
-    CheckpointExists,
     CheckpointGone,
-    CheckpointNotFound,
 )
 from ckptstore.format.names import CHECKPOINTS, CLAIM, DELETING, MANIFEST, CheckpointName
 
@@ -57,7 +56,7 @@ class RegisterCatalog(Register):
             found = self._attempts(step)
             committed = [attempt for attempt, state in found.items() if state is State.COMMITTED]
             if committed and if_exists != "replace":
-                raise CheckpointExists(str(CheckpointName(step, max(committed))), "it is already committed")
+                raise already_committed(self.backend, CheckpointName(step, max(committed)))
             return self._claim(step, if_exists, attempt_id, found, check)
 
     def created(self, key: str, data: bytes, other: bytes) -> None:
@@ -91,7 +90,7 @@ class RegisterCatalog(Register):
                 state = self.seal(name)
             if state is State.COMMITTED:
                 if if_exists != "replace":
-                    raise CheckpointExists(str(name), "it is already committed")
+                    raise already_committed(self.backend, name)
                 below.append(name)
             attempt += 1
 
@@ -110,9 +109,9 @@ class RegisterCatalog(Register):
                 found = self._attempts(name.step)
             state = found.get(name.attempt, State.ABSENT)
             if state is State.DEAD:
-                raise CheckpointGone(str(name), "it was deleted before")
+                raise already_deleted(self.backend, name)
             if state is not State.COMMITTED:
-                raise CheckpointNotFound(str(name), "there is no committed checkpoint of that name")
+                raise not_committed(self.backend, name)
             # A replace that crashed may have left lower attempts committed. They go first: otherwise
             # one of them would come back as the step's checkpoint.
             doomed = [
@@ -133,14 +132,18 @@ class RegisterCatalog(Register):
             # In this order: a delete removes its intent only once its tombstone is there.
             # Twice, as one listing may lack what is there.
             if any(self.backend.list(f"{DELETING}/{name}") for _ in range(2)):
-                raise CheckpointGone(str(name), "it is being deleted, or a delete of it was interrupted")
+                raise CheckpointGone(
+                    url_of(self.backend, name), "it is being deleted, or a delete of it was interrupted"
+                )
             self._check_alive(name)
 
     def _check_alive(self, name: CheckpointName) -> None:
         listed = self.backend.starting(f"{name}/{MANIFEST}")
         state = state_of(sizes(group_by_directory(listed).get(name, {})))
+        if state is State.DEAD:
+            raise was_deleted(self.backend, name)
         if state is not State.COMMITTED:
-            raise CheckpointGone(str(name), "it was deleted" if state is State.DEAD else "it is not there")
+            raise CheckpointGone(url_of(self.backend, name), "it is not there")
 
     # Sweeping
 

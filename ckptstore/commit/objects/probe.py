@@ -12,17 +12,12 @@ import threading
 import uuid
 
 from ckptstore.backends.base import ObjectPlace, TooLarge
-from ckptstore.errors import StoreUnsuitable
+from ckptstore.commit.failures import ignores_create_only
 from ckptstore.format.names import PROBE
 from ckptstore.format.strictjson import MAX_SMALL_BYTES
 
 KEY = f"{PROBE}/create-only.json"
 """Stays in the store: later probes need one request less, and there is nothing to clean up."""
-
-REMEDY = (
-    "Use a store with conditional writes, or pass single_writer=True if nobody else ever "
-    "writes here while a save, delete or gc runs"
-)
 
 _lock = threading.Lock()
 _passed: set[str] = set()
@@ -35,7 +30,7 @@ def check_just_created(backend: ObjectPlace, key: str, data: bytes, other: bytes
     new store a request.
     """
     if _create(backend, other, key) or not _holds(backend, key, data):
-        raise _unsuitable(backend)
+        raise ignores_create_only(backend)
     _note(backend)
 
 
@@ -54,14 +49,8 @@ def check_create_only(backend: ObjectPlace) -> None:
     # empty a moment ago (its reply may have been lost): there, the second try is the real question.
     is_new = _create(backend, first) or _holds(backend, KEY, first)
     if is_new and (_create(backend, second) or not _holds(backend, KEY, first)):
-        raise _unsuitable(backend)
+        raise ignores_create_only(backend)
     _note(backend)
-
-
-def _unsuitable(backend: ObjectPlace) -> StoreUnsuitable:
-    return StoreUnsuitable(
-        backend.url, "it ignores create-only writes, so two writers could both win one step", REMEDY
-    )
 
 
 def _note(backend: ObjectPlace) -> None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 
 from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing
 from ckptstore.backends.translate import translate_errors
+from ckptstore.commit.failures import url_of
 from ckptstore.commit.objects.probe import check_create_only
 from ckptstore.commit.objects.settle import settle
 from ckptstore.commit.objects.single_writer import SingleWriter
@@ -121,7 +122,9 @@ class Register:
             raise
         for name in doomed:
             if self.clock() - started > self.horizon / 4:
-                raise StoreUnavailable(str(name), "the delete took so long that its intent may be gone")
+                raise StoreUnavailable(
+                    url_of(self.backend, name), "the delete took so long that its intent may be gone"
+                )
             self.backend.replace(f"{name}/{MANIFEST}", TOMBSTONE)
         # Not in a finally: a tombstone without a reply may still land, and tags must not come before it.
         self.backend.delete(intents)
