@@ -1,4 +1,4 @@
-"""Every way a call can fail, group_by_directory by what the caller does next.
+"""Every way a call can fail, grouped by what the caller does next.
 
     CheckpointError                              exit
     ├── InvalidRequest     (ValueError)            2   fix the argument; nothing was written
@@ -18,7 +18,7 @@
     └── StoreUnsuitable                           10   the place can't keep the promises asked for
 
 Each class also is the builtin that people already catch. Exceptions travel between processes: all
-fields live in ``args`` and the text is made in ``__str__``.
+fields live in ``args`` and the text is made in ``__str__``. Pure.
 """
 
 from __future__ import annotations

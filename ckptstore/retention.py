@@ -1,8 +1,8 @@
-"""Which checkpoints to keep: rules that can be united. Pure: no clock, no I/O.
+"""Rules for which checkpoints `prune` keeps.
 
 A rule says what it keeps, several together keep what any of them keeps, and nothing else decides. What
 is tagged, pinned, the newest or resumed from stays whatever the rules say; `CheckpointStore.prune` sees
-to that.
+to that. Pure.
 """
 
 from __future__ import annotations

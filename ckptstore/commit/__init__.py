@@ -1,4 +1,4 @@
-"""How checkpoints are committed, and which protocol suits a place."""
+"""How a checkpoint comes to exist, and how it goes (``docs/protocol.md``)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import uuid
 
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
 from ckptstore.commit.base import Catalog
-from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
+from ckptstore.errors import StoreNotFound, StoreUnavailable
 from ckptstore.format import names, strictjson
 from ckptstore.format.manifest import writer_versions
 
@@ -87,11 +87,5 @@ class Identity:
 
     def _parse(self, data: bytes) -> str:
         source = f"{self._backend.url}/{names.STORE}"
-        raw = strictjson.loads(data, source)
-        version = raw.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise UnreadableFormat(
-                source, f"schema {version} is newer than {SCHEMA_VERSION}", "Upgrade ckptstore"
-            )
-        fields = strictjson.Fields(raw, source)
+        fields = strictjson.load_fields(data, source, SCHEMA_VERSION)
         return fields.take("id", str, lambda value: 0 < len(value) <= 128)

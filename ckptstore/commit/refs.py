@@ -120,7 +120,7 @@ def _read(backend: Backend, ref: str, number: int) -> Target | None:
     source = f"{backend.url}/{key}"
     with translate_errors(source):
         data = backend.read(key, most=strictjson.MAX_SMALL_BYTES)
-    fields = strictjson.Fields(strictjson.loads(data, source), source)
+    fields = strictjson.load_fields(data, source, SCHEMA_VERSION)
     fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
     raw = fields.take_optional("target", dict)
     fields.finish()

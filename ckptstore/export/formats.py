@@ -32,7 +32,7 @@ class Exportable(Protocol):
 
     @property
     def id(self) -> str:
-        """Identity of the save that make it."""
+        """Identity of the save that made it."""
 
     @property
     def version(self) -> str:
@@ -107,7 +107,7 @@ def export(
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The directory and the name of a file to be make."""
+    """The directory and the name of a file to be made."""
     folder, _, name = path.rpartition("/") if "://" in path else os.path.abspath(path).rpartition(os.sep)
     if not name or name in (".", "..") or path.endswith(("/", os.sep)) or folder.endswith(":/"):
         raise InvalidRequest(path, "it names no file", "Name the file to write, such as pol1.npz")

@@ -1,0 +1,1 @@
+"""Which checkpoints there are, which one is meant, and which may go."""

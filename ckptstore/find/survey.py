@@ -1,4 +1,4 @@
-"""Finding checkpoints: what is committed and whole, however much changes while one looks."""
+"""List checkpoints that are committed and whole, however much changes meanwhile."""
 
 from __future__ import annotations
 

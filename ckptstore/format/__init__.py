@@ -1,0 +1,1 @@
+"""The bytes on disk: ``docs/format.md`` as code. Pure."""

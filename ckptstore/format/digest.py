@@ -1,4 +1,4 @@
-"""The digest of everything ckptstore writes: BLAKE3, 256 bits, lowercase hex. Pure.
+"""The digest of everything ckptstore writes: BLAKE3, 256 bits, lowercase hex.
 
 Measured on two cores it hashes 2.3 times as fast as SHA-256, which keeps it off the critical path of
 a save (``docs/decisions/002-digest.md``). Manifests name the algorithm, so that another can follow.

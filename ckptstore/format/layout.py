@@ -1,4 +1,4 @@
-"""What to do, decided without doing it: the files of a save, what is visible, what to keep. Pure."""
+"""What to do, decided without doing it: the files of a save, what is visible, what to keep."""
 
 from __future__ import annotations
 

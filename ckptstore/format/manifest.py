@@ -1,4 +1,4 @@
-"""The manifest: the one small file whose presence makes a checkpoint exist. Pure.
+"""The manifest: the one small file whose presence makes a checkpoint exist.
 
 A JSON object whose last field, ``digest``, covers every byte before it, so a reader needs no rules of
 canonical JSON. Committed manifests are at least ``MIN_MANIFEST_BYTES`` long and the tombstones and
@@ -155,13 +155,7 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
     Raises CheckpointCorrupt naming `source` for anything but a whole, committed manifest, and
     UnreadableFormat for one of a newer schema.
     """
-    raw = strictjson.loads(data, source)
-    version = raw.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UnreadableFormat(
-            source, f"schema {version} is newer than {SCHEMA_VERSION}", "Upgrade ckptstore"
-        )
-    fields = strictjson.Fields(raw, source)
+    fields = strictjson.load_fields(data, source, SCHEMA_VERSION)
     algorithm = fields.take("digest_algorithm", str)
     if algorithm != ALGORITHM:
         raise UnreadableFormat(
@@ -171,7 +165,7 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
     told, tail = data[:-_TAIL], data[-_TAIL:]
     if tail != _DIGEST_FIELD + said.encode("utf-8") + b'"}\n' or digest(told) != said:
         raise CheckpointCorrupt(source, "the manifest's own digest does not match")
-    signature = _signature(fields.take("signature", dict) if "signature" in raw else None, source)
+    signature = _signature(fields.take("signature", dict) if fields.has("signature") else None, source)
     if not told.endswith(field := _signature_field(signature)):
         raise CheckpointCorrupt(source, "the signature isn't where it belongs")
     if check is not None:

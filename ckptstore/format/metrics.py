@@ -1,4 +1,4 @@
-"""Metrics and other small values as a manifest keeps them: JSON, with NaN and infinities spelled out. Pure.
+"""Metrics and other small values as a manifest keeps them: JSON, with NaN and infinities spelled out.
 
 JSON has no NaN. A float that isn't finite is kept as ``{"$float": "nan" | "inf" | "-inf"}``, and a key of
 a caller's own that begins with ``$`` gets another ``$`` in front, so the two can't be confused.

@@ -1,4 +1,4 @@
-"""Names and keys: the only place that knows how a step, a policy or a tag is spelled on disk. Pure.
+"""Names and keys: the only place that knows how a step, a policy or a tag is spelled on disk.
 
 Names are parsed exactly and never used as prefixes: ``checkpoint_100000`` is a prefix of
 ``checkpoint_1000000``. Whatever came from outside passes through here before it becomes a key.

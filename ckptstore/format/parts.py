@@ -1,4 +1,4 @@
-"""``parts.json``: where every part of every file lies, and its digest. Pure.
+"""``parts.json``: where every part of every file lies, and its digest.
 
 A file is its parts one after another, without gap or overlap, and its digest is the digest of their
 digests. So a range can be verified alone, and one file is hashed on several cores. In an indexed
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
+from ckptstore.errors import CheckpointCorrupt
 from ckptstore.format import names, strictjson
 from ckptstore.format.digest import digest_of_digests, is_digest
 
@@ -67,13 +67,7 @@ def dump(files: Iterable[FileParts]) -> bytes:
 
 def load(data: bytes, source: str) -> dict[str, FileParts]:
     """Parse ``parts.json``; CheckpointCorrupt unless parts tile each file and arrays tile with parts."""
-    raw = strictjson.loads(data, source)
-    version = raw.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UnreadableFormat(
-            source, f"schema {version} is newer than {SCHEMA_VERSION}", "Upgrade ckptstore"
-        )
-    fields = strictjson.Fields(raw, source)
+    fields = strictjson.load_fields(data, source, SCHEMA_VERSION)
     fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
     files: Mapping[str, Any] = fields.take("files", dict)
     fields.finish()

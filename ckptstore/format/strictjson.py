@@ -1,4 +1,4 @@
-"""JSON as manifests use it: duplicate keys and NaN refused, types checked, sizes bounded. Pure."""
+"""JSON as manifests use it: duplicate keys and NaN refused, types checked, sizes bounded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from ckptstore.errors import CheckpointCorrupt, InvalidRequest
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
 
 T = TypeVar("T")
 MAX_BYTES = 256 * 2**20
@@ -37,6 +37,15 @@ def loads(data: bytes, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointCorrupt(source, "the JSON is not an object")
     return value
+
+
+def load_fields(data: bytes, source: str, newest: int) -> Fields:
+    """The fields of the JSON object in `data`, of schema `newest` or older; UnreadableFormat if newer."""
+    raw = loads(data, source)
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > newest:
+        raise UnreadableFormat(source, f"schema {version} is newer than {newest}", "Upgrade ckptstore")
+    return Fields(raw, source)
 
 
 def readable(data: bytes, what: str) -> bytes:
@@ -73,13 +82,13 @@ class Fields:
         self._source = source
 
     def take(self, key: str, kind: type[T], check: Callable[[T], bool] | None = None) -> T:
-        """The value of `key`, which must be a `kind` (a bool is no int) and pass `check`."""
+        """The value of `key`, which must be a `kind` (a bool is not an int) and pass `check`."""
         if key not in self._left:
             raise CheckpointCorrupt(self._source, f"the field {key!r} is missing")
         value = self._left.pop(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise CheckpointCorrupt(
-                self._source, f"the field {key!r} is a {type(value).__name__}, not a {kind.__name__}"
+                self._source, f"the field {key!r} is of type {type(value).__name__}, not {kind.__name__}"
             )
         if check is not None and not check(value):
             raise CheckpointCorrupt(self._source, f"the field {key!r} holds {str(value)[:80]!r}")
@@ -95,6 +104,10 @@ class Fields:
             del self._left[key]
             return None
         return self.take(key, kind)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a field, not yet taken."""
+        return key in self._left
 
     def finish(self) -> None:
         """Refuse fields nobody took: whoever adds one must raise the schema version."""

@@ -15,7 +15,6 @@ from ckptstore.format.manifest import Check, Manifest
 from ckptstore.read.manifests import require_manifest
 from ckptstore.rllib_formats.detect import V0_FILE
 
-
 _NOTHING = "there is no checkpoint in this directory"
 
 

@@ -14,7 +14,7 @@ class StoredPolicy(Stored):
 
     def __init__(self, files: VerifiedFiles, paths: Mapping[str, str]) -> None:
         base = base_of(files)
-        self._items = {name: _stored_item(files, base, path) for name, path in paths.items()}
+        self._items = {name: _reuse_item(files, base, path) for name, path in paths.items()}
 
     def items(self, path: Callable[[str], str]) -> list[Item]:
         """See `Stored`."""
@@ -31,7 +31,7 @@ def copy_items(files: VerifiedFiles) -> list[Item]:
     return [_copy_item(files, path) for path in files.paths()]
 
 
-def _stored_item(files: VerifiedFiles, base: Base, path: str) -> Item:
+def _reuse_item(files: VerifiedFiles, base: Base, path: str) -> Item:
     def emit(write: Write) -> Sequence[tuple[int, int]]:
         for data in files.stream(path):
             write(memoryview(data))  # each part stays a part

@@ -1,0 +1,1 @@
+"""Commits on a local disk: staged, synced, renamed into place."""

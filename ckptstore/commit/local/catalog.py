@@ -86,7 +86,7 @@ class DirectoryCatalog(LocalRoot):
             if if_exists != "replace" and (taken := list_committed(disk, root, step)):
                 raise already_committed(self.backend, taken[-1])
             staging = open_below(disk, root, STAGING, make=True)
-            # Now, and not when the first delete wants to make room on a disk that has none for it.
+            # Made now: at the first delete the disk may be full.
             open_below(disk, root, TRASH, make=True).close()
         try:
             return DirectoryAttempt(self, step, if_exists, attempt_id, staging, check)

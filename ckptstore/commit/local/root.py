@@ -1,4 +1,4 @@
-"""What the catalog of a local directory and its attempts both stand on.
+"""A local store's root: its lock, its trash, what is committed.
 
 ::
 
@@ -109,7 +109,7 @@ class LocalRoot:
         return freed
 
     def remove_quietly(self, trashed: list[str]) -> None:
-        """The same after the deed: the checkpoint is gone whether or not its bytes can go now."""
+        """Like `remove`, but only log failures: the checkpoint is already unpublished."""
         try:
             self.remove(trashed)
         except OSError as error:

@@ -44,7 +44,7 @@ def settle(
             pass
         except FileNotFoundError:
             raise  # the bucket is not there: nothing was written, and nothing will be
-        except OSError as error:  # refused, cut, log_time out: any of them may follow a try that landed
+        except OSError as error:  # refused, cut, timed out: any of them may follow a try that landed
             failure = error
         try:
             return backend.read(key, most=strictjson.MAX_BYTES)

@@ -1,4 +1,4 @@
-"""What the small files of a directory say of it. Pure."""
+"""What the small files of a directory say of it."""
 
 from __future__ import annotations
 
