@@ -30,6 +30,7 @@ from ckptstore.find.ranking import choose_best
 from ckptstore.find.removal import Removal
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
+from ckptstore.find.targets import Target, target_of
 from ckptstore.format import layout, names
 from ckptstore.format.layout import Item
 from ckptstore.format.manifest import Manifest
@@ -370,7 +371,7 @@ class CheckpointStore:
 
     def tag(self, name: str, which: Which) -> None:
         """Point the tag `name` at a checkpoint, wherever it pointed before; a tagged one isn't deleted."""
-        self._tags.point(names.check_ref(name), *self._identify(which))
+        self._tags.point(names.check_ref(name), self._identify(which))
 
     def untag(self, name: str) -> None:
         """Take the tag away. CheckpointNotFound if there is none."""
@@ -385,12 +386,12 @@ class CheckpointStore:
 
     def pin(self, which: Which) -> None:
         """Keep a checkpoint from being deleted until `unpin`."""
-        name, checkpoint_id = self._identify(which)
-        self._tags.point(names.PIN + checkpoint_id, name, checkpoint_id)
+        target = self._identify(which)
+        self._tags.point(names.PIN + target.id, target)
 
     def unpin(self, which: Which) -> None:
         """Take the pin away; fine if there is none."""
-        ref = names.PIN + self._identify(which)[1]
+        ref = names.PIN + self._identify(which).id
         if ref in self._tags.read():
             self._tags.clear(ref)
 
@@ -407,8 +408,8 @@ class CheckpointStore:
         if one of them is tagged or pinned.
         """
         checkpoint = self._resolve(which)
-        later = [self._identify(other) for other in self.checkpoints() if other.step > checkpoint.step]
-        removed = self._removal.roll_back(self._identify(checkpoint), later)
+        later = [target_of(other) for other in self.checkpoints() if other.step > checkpoint.step]
+        removed = self._removal.roll_back(target_of(checkpoint), later)
         self._lineage.note_load(checkpoint)
         return removed
 
@@ -423,14 +424,14 @@ class CheckpointStore:
         """
         rule = retention.rule(keep)
         pruned = []
-        for checkpoint in choose_unneeded(self.checkpoints(), rule, self._tags.read(), self._lineage.in_use):
+        for target in choose_unneeded(self.checkpoints(), rule, self._tags.read(), self._lineage.in_use):
             if not dry_run:
                 try:
-                    self._removal.delete(self._identify(checkpoint), superseded=True)
+                    self._removal.delete(target, superseded=True)
                 except (CheckpointGone, CheckpointProtected) as error:
                     logs.logger.info("not pruned: %s", error)
                     continue
-            pruned.append(checkpoint.name)
+            pruned.append(str(target.name))
         return pruned
 
     def gc(self, grace: float | None = None) -> Swept:
@@ -506,13 +507,13 @@ class CheckpointStore:
         self._check_mine(which)
         return which
 
-    def _identify(self, which: Which) -> tuple[CheckpointName, str]:
+    def _identify(self, which: Which) -> Target:
         """Name and id of a checkpoint of this store."""
         if isinstance(which, Checkpoint):
             self._check_mine(which)
-            return _name(which), which.id
+            return target_of(which)
         name, manifest = self._find(which)
-        return name, manifest.id
+        return Target(name, manifest.id)
 
     def _check_mine(self, checkpoint: Checkpoint) -> None:
         if checkpoint.url != f"{self.url}/{checkpoint.name}":
@@ -529,12 +530,3 @@ class CheckpointStore:
         # Like a pickle of the backend it has no credentials: another process takes those around it.
         opened = functools.partial(CheckpointStore, **self._settings)
         return opened, (self._backend,)
-
-
-def _name(checkpoint: Checkpoint) -> CheckpointName:
-    name = CheckpointName.parse(checkpoint.name)
-    if name is None:
-        raise InvalidRequest(
-            checkpoint.name, "it is not a checkpoint name", "Get the checkpoint from the store"
-        )
-    return name

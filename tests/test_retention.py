@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ckptstore import BestN, Checkpoint, CheckpointStore, EveryNSteps, LatestDuration, LatestN, Tagged
 from ckptstore.errors import CheckpointProtected, InvalidRequest
-from ckptstore.find.removal import Removal, Target
+from ckptstore.find.removal import Removal
+from ckptstore.find.targets import Target
 from ckptstore.retention import AnyOf, Candidate, Rule, rule, steps_to_prune
 from tests.servers import Server
 
@@ -239,7 +240,7 @@ def test_a_rollback_that_fails_holds_nothing(opener: Opener, monkeypatch: pytest
         store.save(step)
 
     def refuse(self: Removal, target: Target) -> None:
-        raise CheckpointProtected(str(target[0]))
+        raise CheckpointProtected(str(target.name))
 
     with monkeypatch.context() as patch:
         patch.setattr(Removal, "delete", refuse)

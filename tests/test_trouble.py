@@ -142,7 +142,7 @@ class Life:
             self.wrong.append(f"untyped: {what}: {error!r}")
             return error
 
-    def retry_if_corrupt(self) -> list[int]:
+    def surely(self) -> list[int]:
         return [step for step, may in self.may.items() if None not in may]
 
     def save(self, step: int) -> None:
@@ -161,7 +161,7 @@ class Life:
 
     def look(self) -> None:
         found = self.attempt("latest", self.store.latest)
-        newest = max(self.retry_if_corrupt(), default=-1)
+        newest = max(self.surely(), default=-1)
         if found is None and newest >= 0:
             self.wrong.append("false-empty")
         elif isinstance(found, (CheckpointNotFound, CheckpointGone)):
@@ -204,7 +204,7 @@ class Life:
         pruned = self.attempt("prune", lambda: self.store.prune(keep))
         if isinstance(pruned, Exception):
             # What is later than `keep` sure ones may be gone, in part.
-            kept = sorted(self.retry_if_corrupt())[-keep:]
+            kept = sorted(self.surely())[-keep:]
             for step in self.may:
                 if step < min(kept, default=0) or None in self.may[step]:
                     self.may[step] |= {None}
@@ -217,7 +217,7 @@ class Life:
     def round(self, step: int) -> None:
         self.save(step)
         self.look()
-        if step % 3 == 0 and (sure := self.retry_if_corrupt()):
+        if step % 3 == 0 and (sure := self.surely()):
             self.delete(random.Random(step).choice(sure))
         if step % 4 == 0:
             self.prune(3)

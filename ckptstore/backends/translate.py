@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing, TooLarge
 from ckptstore.errors import (
@@ -20,6 +21,7 @@ from ckptstore.errors import (
     UnsafeContent,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -82,12 +84,17 @@ def explain_memory_error(what: str) -> Iterator[None]:
         ) from error
 
 
-def retry_if_corrupt(read: Callable[[], T]) -> T:
-    """`read()`, and once more if it found damage: bytes change on their way, too, and then only once.
+def retry_if_corrupt(read: Callable[P, T]) -> Callable[P, T]:
+    """Decorate `read` to run once more on CheckpointCorrupt: damage in transit rarely repeats.
 
     What nobody has damaged must not be passed over for something older.
     """
-    try:
-        return read()
-    except CheckpointCorrupt:
-        return read()
+
+    @functools.wraps(read)
+    def read_again(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except CheckpointCorrupt:
+            return read(*args, **kwargs)
+
+    return read_again

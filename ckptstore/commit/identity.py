@@ -26,9 +26,10 @@ class Identity:
     def prove(self) -> str:
         """The store's id. Makes the store where it isn't there and `create` was asked for."""
         if self._id is None:
-            self._id = retry_if_corrupt(self._read_or_make)
+            self._id = self._read_or_make()
         return self._id
 
+    @retry_if_corrupt
     def _read_or_make(self) -> str:
         with translate_errors(self._backend.url):
             try:

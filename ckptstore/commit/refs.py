@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from ckptstore.backends.base import Backend
@@ -45,9 +44,7 @@ def read_all(backend: Backend) -> dict[str, Target]:
         ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")
         if ref and item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
             highest[ref] = max(highest.get(ref, 0), int(match[1]))
-    found = {
-        ref: retry_if_corrupt(partial(_read, backend, ref, number)) for ref, number in sorted(highest.items())
-    }
+    found = {ref: _read(backend, ref, number) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}
 
 
@@ -79,7 +76,7 @@ def write_next(backend: Backend, ref: str, number: int, target: Target | None) -
 
 def read_at(backend: Backend, ref: str, number: int) -> Target | None:
     """What `ref` pointed at by the move `number`; nothing before the first."""
-    return retry_if_corrupt(partial(_read, backend, ref, number)) if number else None
+    return _read(backend, ref, number) if number else None
 
 
 def parse_name(target: Target, where: str) -> names.CheckpointName:
@@ -115,6 +112,7 @@ def _key(ref: str, number: int) -> str:
     return f"{names.REFS}/{ref}/{number:012}.json"
 
 
+@retry_if_corrupt
 def _read(backend: Backend, ref: str, number: int) -> Target | None:
     key = _key(ref, number)
     source = f"{backend.url}/{key}"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ckptstore import retention
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import refs
+from ckptstore.find.targets import Target, target_of
 
 
 def choose_unneeded(
@@ -14,7 +15,7 @@ def choose_unneeded(
     rule: retention.Rule,
     protecting: Mapping[str, refs.Target],
     in_use: Collection[str],
-) -> list[Checkpoint]:
+) -> list[Target]:
     """Of all committed `checkpoints`, oldest first, those that may go.
 
     What a ref of `protecting` points at, and those whose ids are `in_use`, stay whatever `rule` says.
@@ -26,7 +27,7 @@ def choose_unneeded(
         for step, checkpoint in by_step.items()
     ]
     return [
-        by_step[step]
+        target_of(by_step[step])
         for step in retention.steps_to_prune(candidates, rule)
         if by_step[step].id not in in_use and not tagged[step]
     ]

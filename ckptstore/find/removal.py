@@ -11,11 +11,9 @@ from ckptstore.commit.base import Catalog
 from ckptstore.errors import CheckpointGone, CheckpointProtected
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
+from ckptstore.find.targets import Target
 from ckptstore.format import names
 from ckptstore.format.names import CheckpointName
-
-Target = tuple[CheckpointName, str]
-"""A checkpoint's name and id."""
 
 
 class Removal:
@@ -29,10 +27,10 @@ class Removal:
 
     def delete(self, target: Target, superseded: bool = False) -> None:
         """Delete it; if it must be `superseded`, only while a later step is committed."""
-        name, checkpoint_id = target
+        name = target.name
 
         def check() -> None:
-            self._tags.check_same(name, checkpoint_id)
+            self._tags.check_same(target)
             protecting = refs.read_all(self._catalog.backend)
             for attempt in range(name.attempt + 1):  # what it superseded goes with it
                 self._tags.check_unprotected(CheckpointName(name.step, attempt), protecting)
@@ -45,17 +43,17 @@ class Removal:
     def roll_back(self, target: Target, later: Sequence[Target]) -> list[str]:
         """Delete the checkpoints `later`, newest first, so that `target` is the latest; names removed."""
         protecting = self._tags.read()
-        for name, _ in later:
-            self._tags.check_unprotected(name, protecting)
+        for other in later:
+            self._tags.check_unprotected(other.name, protecting)
         # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
-        holding = f"{names.PIN}rollback.{target[1]}"
-        self._tags.point(holding, *target)
+        holding = f"{names.PIN}rollback.{target.id}"
+        self._tags.point(holding, target)
         removed = []
         try:
             for other in reversed(later):
                 with contextlib.suppress(CheckpointGone):  # somebody else's prune or replacement was here
                     self.delete(other)
-                    removed.append(str(other[0]))
+                    removed.append(str(other.name))
         finally:
             self._tags.clear(holding)
         return removed

@@ -10,6 +10,7 @@ from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity
 from ckptstore.errors import CheckpointGone, CheckpointNotFound, CheckpointProtected
 from ckptstore.find.survey import Survey
+from ckptstore.find.targets import Target
 from ckptstore.format import names
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
@@ -41,14 +42,14 @@ class Tags:
             raise CheckpointGone(where, "the checkpoint it points at was deleted")
         return name, manifest
 
-    def point(self, ref: str, name: CheckpointName, checkpoint_id: str) -> None:
+    def point(self, ref: str, target: Target) -> None:
         """Point `ref` at a checkpoint. CheckpointGone, with `ref` where it was, if that was deleted."""
         self._identity.prove()
         number = None
         try:
-            with translate_errors(self._backend.url), self._catalog.guard(name):
-                self.check_same(name, checkpoint_id)
-                number = refs.write(self._backend, ref, refs.Target(str(name), checkpoint_id))
+            with translate_errors(self._backend.url), self._catalog.guard(target.name):
+                self.check_same(target)
+                number = refs.write(self._backend, ref, refs.Target(str(target.name), target.id))
         except CheckpointGone:
             if number is not None:
                 self._point_back(ref, number)
@@ -58,10 +59,11 @@ class Tags:
         """Point `ref` at nothing."""
         refs.write(self._backend, ref, None)
 
-    def check_same(self, name: CheckpointName, checkpoint_id: str) -> None:
+    def check_same(self, target: Target) -> None:
         """CheckpointGone if the directory's name is another's by now: a disk gives names away again."""
-        if self._survey.manifest_of(name).id != checkpoint_id:
-            raise CheckpointGone(f"{self._backend.url}/{name}", "it was deleted, and its step saved anew")
+        if self._survey.manifest_of(target.name).id != target.id:
+            where = f"{self._backend.url}/{target.name}"
+            raise CheckpointGone(where, "it was deleted, and its step saved anew")
 
     def check_removable(self, name: CheckpointName) -> None:
         """CheckpointProtected if a ref points at `name` now."""

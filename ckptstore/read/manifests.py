@@ -11,23 +11,12 @@ from ckptstore.format import names, strictjson
 from ckptstore.format.manifest import Check, Manifest, load
 
 
+@retry_if_corrupt
 def fetch_manifest(backend: Backend, prefix: str, label: str, check: Check | None = None) -> Manifest | None:
     """The manifest of the directory `prefix`; None if it has none or was deleted or never finished.
 
     Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
     """
-    return retry_if_corrupt(lambda: _fetch_manifest(backend, prefix, label, check))
-
-
-def require_manifest(backend: Backend, prefix: str, label: str, trust: Check | None) -> Manifest | None:
-    """Like `fetch_manifest`, but raise CheckpointUntrusted where there is none and `trust` is given."""
-    manifest = fetch_manifest(backend, prefix, label, trust)
-    if manifest is None and trust is not None:
-        raise CheckpointUntrusted(label, "it has no manifest that could be signed")
-    return manifest
-
-
-def _fetch_manifest(backend: Backend, prefix: str, label: str, check: Check | None) -> Manifest | None:
     key = key_of(prefix, names.MANIFEST)
     source = f"{label}/{names.MANIFEST}"
     with translate_errors(source):
@@ -42,6 +31,14 @@ def _fetch_manifest(backend: Backend, prefix: str, label: str, check: Check | No
         except (ValueError, AttributeError, RecursionError):
             pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
     return load(data, source, check)
+
+
+def require_manifest(backend: Backend, prefix: str, label: str, trust: Check | None) -> Manifest | None:
+    """Like `fetch_manifest`, but raise CheckpointUntrusted where there is none and `trust` is given."""
+    manifest = fetch_manifest(backend, prefix, label, trust)
+    if manifest is None and trust is not None:
+        raise CheckpointUntrusted(label, "it has no manifest that could be signed")
+    return manifest
 
 
 def key_of(prefix: str, path: str) -> str:

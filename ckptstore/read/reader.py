@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,11 +92,9 @@ class VerifiedFiles:
                 self._parts = self._fetch_parts()
             return self._parts
 
+    @retry_if_corrupt
     def parts_bytes(self) -> bytes:
         """The verified bytes of ``parts.json``."""
-        return retry_if_corrupt(self._parts_bytes)
-
-    def _parts_bytes(self) -> bytes:
         said = self.manifest.parts
         key, most = key_of(self.prefix, names.PARTS), min(said.size, strictjson.MAX_BYTES)
         data = self._explain_missing(names.PARTS, lambda: self.backend.read(key, most=most))
@@ -125,7 +122,8 @@ class VerifiedFiles:
     def _fetch_into(self, view: memoryview, path: str, wanted: Sequence[Part]) -> None:
         """Read those parts of the file to their places in `view`, verified; neighbours with one request."""
 
-        def one(batch: Sequence[Part]) -> None:
+        @retry_if_corrupt
+        def fetch(batch: Sequence[Part]) -> None:
             start, stop = batch[0].offset, batch[-1].offset + batch[-1].length
             self._explain_missing(
                 path, lambda: self.backend.read_into(key_of(self.prefix, path), start, view[start:stop])
@@ -133,7 +131,7 @@ class VerifiedFiles:
             for part in batch:
                 self._check(path, part, view[part.offset : part.offset + part.length])
 
-        run_all(lambda batch: retry_if_corrupt(lambda: one(batch)), list(_batches(wanted)), self.concurrency)
+        run_all(fetch, list(_batches(wanted)), self.concurrency)
 
     def outline(self, path: str) -> tuple[object, Fill]:
         """The object in the pickle `path` with the data of large arrays missing, and what fetches them.
@@ -180,7 +178,7 @@ class VerifiedFiles:
     def stream(self, path: str) -> Iterator[bytes]:
         """The verified bytes of the file `path`, part by part."""
         for part in self._file(path).parts:
-            yield retry_if_corrupt(partial(self._read_part, path, part))
+            yield self._read_part(path, part)
 
     def decode(self, path: str, trusted: bool = False, mmap: bool = False) -> object:
         """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
@@ -282,6 +280,7 @@ class VerifiedFiles:
         except KeyError:
             raise CheckpointCorrupt(f"{self.label}/{path}", "the manifest does not list it") from None
 
+    @retry_if_corrupt
     def _read_part(self, path: str, part: Part) -> bytes:
         key = key_of(self.prefix, path)
         data = self._explain_missing(
