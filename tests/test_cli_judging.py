@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.cli import judging
+from ckptstore.cli.commands import scan
 from ckptstore.errors import UnsafeContent
 from tests.rllib_formats import corpus
 from tests.servers import Server
@@ -111,7 +111,7 @@ class TestScan:
         assert not marker.exists()
 
     def test_strict(self, tmp_path: Path) -> None:
-        assert judging.REFUSED == UnsafeContent.exit_code == 6
+        assert scan.REFUSED == UnsafeContent.exit_code == 6
         store = CheckpointStore(tmp_path / "plain")
         store.save(1, {"iteration": 1, "text": "a"}, policies())
         assert document("scan", f"{tmp_path}/plain@1", "--strict")["worst"] == "data"
@@ -168,7 +168,7 @@ class TestDiff:
         store.save(1, {}, {"a": {"weights": one}, "gone": {"weights": one}})
         store.save(2, {}, {"a": {"weights": two}, "new": {"weights": one}})
         left, right = f"{tmp_path}/store@1", f"{tmp_path}/store@2"
-        found = document("diff", left, right, exits=judging.DIFFERENT)
+        found = document("diff", left, right, exits=scan.DIFFERENT)
         assert (found["only_before"], found["only_after"], found["compared"]) == (["gone"], ["new"], ["a"])
         odd, w = found["arrays"]
         assert w == {

@@ -11,11 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import destination as moving
-from ckptstore.cli import judging, keeping, looking
-from ckptstore.cli import many as bulk
-from ckptstore.cli.commands import doctor as examining
-from ckptstore.cli.commands import migrate as migrating
+from ckptstore.cli import many
+from ckptstore.cli.commands import cp, doctor, info, migrate, prune, scan
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (
@@ -125,7 +122,7 @@ def root() -> None:
     """
 
 
-for _module in (looking, judging, moving, migrating, bulk, keeping, examining):
+for _module in (cp, doctor, info, many, migrate, prune, scan):
     for _command in _module.COMMANDS:
         root.add_command(_command)
 

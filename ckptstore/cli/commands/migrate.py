@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.bulk import Done, Found
 from ckptstore.cli import many as bulk
-from ckptstore.cli.destination import destination_option, destination_options, destination_store
+from ckptstore.cli.commands.cp import destination_option, destination_options, destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.errors import InvalidRequest
