@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from ckptstore import Checkpoint, CheckpointStore, errors
 from ckptstore.cli import text
 from ckptstore.cli.app import root
-from ckptstore.cli.commands import info
+from ckptstore.cli.commands import verify
 from ckptstore.version import __version__
 from tests.servers import Server
 from tests.stores import unlinked
@@ -617,7 +617,7 @@ class TestWords:
 
 
 def test_verify_exits_like_the_error_class() -> None:
-    assert info.VERIFIED_BADLY == errors.CheckpointCorrupt.exit_code == 5
+    assert verify.VERIFIED_BADLY == errors.CheckpointCorrupt.exit_code == 5
 
 
 def test_version() -> None:

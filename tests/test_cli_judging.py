@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.cli.commands import scan
+from ckptstore.cli.commands import diff, scan
 from ckptstore.errors import UnsafeContent
 from tests.rllib_formats import corpus
 from tests.servers import Server
@@ -168,7 +168,7 @@ class TestDiff:
         store.save(1, {}, {"a": {"weights": one}, "gone": {"weights": one}})
         store.save(2, {}, {"a": {"weights": two}, "new": {"weights": one}})
         left, right = f"{tmp_path}/store@1", f"{tmp_path}/store@2"
-        found = document("diff", left, right, exits=scan.DIFFERENT)
+        found = document("diff", left, right, exits=diff.DIFFERENT)
         assert (found["only_before"], found["only_after"], found["compared"]) == (["gone"], ["new"], ["a"])
         odd, w = found["arrays"]
         assert w == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -11,8 +12,6 @@ from typing import Any, NoReturn
 
 import click
 
-from ckptstore.cli import many
-from ckptstore.cli.commands import cp, doctor, info, migrate, prune, scan
 from ckptstore.cli.session import DEBUG
 from ckptstore.cli.text import clean
 from ckptstore.errors import (
@@ -27,6 +26,27 @@ from ckptstore.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+# Each is a module of `commands` and the command in it.
+_VERBS = (
+    "adopt",
+    "cp",
+    "diff",
+    "doctor",
+    "export",
+    "gc",
+    "get",
+    "info",
+    "latest",
+    "ls",
+    "migrate",
+    "prune",
+    "scan",
+    "tag",
+    "tree",
+    "verify",
+)
 
 
 class Commands(click.Group):
@@ -122,9 +142,8 @@ def root() -> None:
     """
 
 
-for _module in (cp, doctor, info, many, migrate, prune, scan):
-    for _command in _module.COMMANDS:
-        root.add_command(_command)
+for _verb in _VERBS:
+    root.add_command(getattr(importlib.import_module(f"ckptstore.cli.commands.{_verb}"), _verb))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
 from ckptstore.read.contents import UnknownContents
-from ckptstore.read.report import VerifyReport
 from ckptstore.rllib_formats.detect import V0_FILE
 
 
@@ -90,39 +89,6 @@ def _number(value: object) -> int | float | None:
     if isinstance(value, (np.generic, np.ndarray)) and value.size == 1:
         value = value.item()
     return value if isinstance(value, (int, float)) else None
-
-
-def arrays(value: object) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Every array in decoded data, with the path to it, in the order it lies there."""
-    pending: list[tuple[str, object]] = [("", value)]
-    seen: set[int] = set()
-    while pending:
-        path, item = pending.pop()
-        inner: list[tuple[object, object]]
-        if isinstance(item, np.ndarray):
-            yield path or ".", item
-            continue
-        if isinstance(item, Mapping):
-            inner = list(item.items())
-        elif isinstance(item, (list, tuple)):
-            inner = list(enumerate(item))
-        else:
-            continue
-        if id(item) in seen:  # data from a pickle may hold itself
-            continue
-        seen.add(id(item))
-        pending += [(f"{path}/{key}" if path else str(key), child) for key, child in reversed(inner)]
-
-
-def report(found: VerifyReport) -> dict[str, Any]:
-    """One checkpoint's part of what ``verify`` tells."""
-    return {
-        "name": found.name.rstrip("/").rpartition("/")[2],
-        "ok": found.ok,
-        "files": found.files,
-        "bytes": found.bytes,
-        "problems": list(found.problems),
-    }
 
 
 _HOMES = ("policies", "rl_module", "module_state")  # whose directories are called after policies

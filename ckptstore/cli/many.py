@@ -1,4 +1,4 @@
-"""``URL/**``: the same command for every checkpoint below a URL. And adopt, which is mostly used so."""
+"""What commands share that take ``URL/**`` and do the same to every checkpoint below a URL."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from ckptstore import bulk
-from ckptstore.cli import describe
-from ckptstore.cli.session import Session, command
+from ckptstore.cli.session import Session
 from ckptstore.cli.text import clean, plain, plural
-from ckptstore.cli.text import size as shown_size
-from ckptstore.errors import CheckpointCorrupt, CheckpointError, InvalidRequest, UnsafeContent
-from ckptstore.format import names
+from ckptstore.errors import CheckpointError, InvalidRequest
 
 _PATTERN = "/**"
 WORKERS = 8
@@ -107,42 +104,6 @@ def _line(outcome: bulk.Outcome[Line]) -> Line:
     return Line("failed", document, (), error.exit_code if isinstance(error, CheckpointError) else 1)
 
 
-def info(found: bulk.Found) -> Line:
-    """What ``info`` says of one among many."""
-    summary = describe.summary(found.open(), {})
-    cells = [
-        "" if summary["step"] is None else str(summary["step"]),
-        summary["kind"],
-        summary["version"],
-        str(len(summary["policies"])),
-        shown_size(summary["bytes"]),
-    ]
-    return Line("committed" if found.committed else "no manifest", summary, cells)
-
-
-INFO_COLUMNS = ("step", "kind", "version", "policies", "size")
-
-
-def verify(found: bulk.Found) -> Line:
-    """What ``verify`` says of one among many."""
-    checkpoint = found.open()
-    report = checkpoint.check()
-    result = ("whole" if found.committed else "readable, no digests") if report.ok else "damaged"
-    document = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "problems": report.problems}
-    problem = report.problems[0] if report.problems else ""
-    return Line(result, document, [problem], 0 if report.ok else CheckpointCorrupt.exit_code)
-
-
-def scan(found: bulk.Found, strict: bool) -> Line:
-    """What ``scan`` says of one among many."""
-    uses = found.open().scan()
-    worst = uses[0].rank if uses else None
-    bad = strict and worst not in (None, "data")
-    document = {"worst": worst, "uses": [use._asdict() for use in uses]}
-    cells = [f"{uses[0].name} in {uses[0].path}" if uses else ""]
-    return Line(worst or "nothing", document, cells, UnsafeContent.exit_code if bad else 0)
-
-
 def mirror(session: Session, url: str, destination: str, options: Mapping[str, Any]) -> bulk.Mirror:
     """Where copies go. InvalidRequest inside `url`, where the next run would take them for sources."""
     source, target = (text.rstrip("/") + "/" for text in (url, destination))
@@ -159,30 +120,3 @@ def done(outcome: bulk.Done) -> Line:
         "id": checkpoint.id if checkpoint else None,
     }
     return Line(outcome.verb, document, [checkpoint.url if checkpoint else ""])
-
-
-@command("adopt")
-@click.argument("target", metavar="CHECKPOINT|URL/**")
-@option
-def adopt(session: Session, target: str, workers: int) -> None:
-    """Give directories that Ray wrote a manifest where they lie: nothing is moved or changed.
-
-    The directory that they lie in becomes a store. Every byte is read; a manifest is all that is written.
-    """
-    if (url := below(target)) is not None:
-        adopter = bulk.Adopter(url, session.options, session.trusted_keys)
-        each(session, url, workers, lambda found: done(adopter.adopt(found)), ["adopted"])
-    parent, _, name = target.rstrip("/").rpartition("/")
-    names.check_checkpoint_name(
-        name, target, "Copy it with `ckptstore cp`; for all below it name it with /** behind"
-    )
-    parent = parent or ("/" if target.startswith("/") else ".")
-    store = session.store(parent, create=True)
-    checkpoint = store.adopt(name)
-    session.show(
-        {"store": store.url, "adopted": describe.summary(checkpoint, store.tags())},
-        f"{checkpoint.url} is a checkpoint now, {shown_size(checkpoint.manifest.size)}",
-    )
-
-
-COMMANDS = (adopt,)

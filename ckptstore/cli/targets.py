@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.session import Session
-from ckptstore.errors import (
-    CheckpointNotFound,
-    InvalidRequest,
-    StoreDenied,
-    StoreNotFound,
-)
+from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreDenied, StoreNotFound
 from ckptstore.format.names import CheckpointName
 
 _SELECTED = re.compile(r"(?P<store>.+)@(?P<which>latest|\d+|tag:[^/@]+|checkpoint_[^/@]+)\Z", re.DOTALL)

@@ -44,6 +44,11 @@ def value(item: object) -> str:
     return f"{item:.6g}" if isinstance(item, float) else clean(item)
 
 
+def when(created: str | None) -> str:
+    """A time in ISO 8601, for people: to the minute, and without its zone. Empty for None."""
+    return (created or "")[:16].replace("T", " ")
+
+
 def plain(item: Any) -> Any:
     """`item` as JSON has it. Floats that aren't finite become "nan", "inf" and "-inf": JSON has none."""
     if isinstance(item, float) and not math.isfinite(item):

@@ -1,4 +1,4 @@
-"""The command that asks a place what it promises."""
+"""``ckptstore doctor``: try what a store relies on."""
 
 from __future__ import annotations
 
@@ -33,6 +33,3 @@ def doctor(session: Session, url: str, single_writer: bool) -> None:
     )
     if diagnosis.problem is not None:
         raise diagnosis.problem
-
-
-COMMANDS = (doctor,)

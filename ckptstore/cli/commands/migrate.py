@@ -1,4 +1,4 @@
-"""The command that writes old checkpoints forward."""
+"""``ckptstore migrate``: write an old checkpoint forward into a store."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import RenderableType
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.bulk import Done, Found
-from ckptstore.cli import many as bulk
-from ckptstore.cli.commands.cp import destination_option, destination_options, destination_store
+from ckptstore.cli import many
+from ckptstore.cli.destination import destination_option, destination_options, destination_store
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.errors import InvalidRequest
@@ -28,7 +28,7 @@ _FATES = ("carried", "renamed", "dropped", "opaque")
 @click.option("--step", type=int, metavar="N", help="Commit it as this step, not its own.")
 @click.option("--dry-run", is_flag=True, help="Only report what would become of every field.")
 @destination_option
-@bulk.option
+@many.option
 def migrate(
     session: Session,
     source: str,
@@ -45,15 +45,15 @@ def migrate(
     pickle.load opens them without Ray, and RLlib since 2.1 knows them. 2.1 makes the tree of RLlib's new API
     stack, if the networks are RLlib's own.
     """
-    if (url := bulk.below(source)) is not None:
+    if (url := many.below(source)) is not None:
         if step is not None:
             raise InvalidRequest("--step", "it is for one checkpoint", "Leave it out")
-        mirror = bulk.mirror(session, url, to_store, destination_options(session, to_storage_option))
+        mirror = many.mirror(session, url, to_store, destination_options(session, to_storage_option))
 
-        def one(found: Found) -> bulk.Line:
+        def one(found: Found) -> many.Line:
             return _line(mirror.migrate(found, to=version, dry_run=dry_run))
 
-        bulk.each(session, url, workers, one, [*_FATES, "copy"])
+        many.each(session, url, workers, one, [*_FATES, "copy"])
     checkpoint = find_checkpoint(session, source).checkpoint
     assert checkpoint is not None
     store = None if dry_run else destination_store(session, to_store, to_storage_option)
@@ -61,9 +61,9 @@ def migrate(
     session.show(document(done), *_lines(session, done))
 
 
-def _line(done: Done) -> bulk.Line:
+def _line(done: Done) -> many.Line:
     """The report of one among many: every policy's fields counted together."""
-    line = bulk.done(done)
+    line = many.done(done)
     if done.migration is None:
         return line._replace(cells=[*("" for _ in _FATES), *line.cells])
     reports = [done.migration.algorithm, *done.migration.policies.values()]
@@ -99,6 +99,3 @@ def _lines(session: Session, done: Migration[Checkpoint]) -> Iterator[Renderable
     yield from done.notes
     written = "nothing written" if done.checkpoint is None else done.checkpoint.url
     yield f"{done.source} -> {written}, version {done.to}"
-
-
-COMMANDS = (migrate,)

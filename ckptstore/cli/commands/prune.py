@@ -1,4 +1,4 @@
-"""Commands that decide what stays: tag, prune, gc."""
+"""``ckptstore prune``: delete checkpoints that no rule keeps."""
 
 from __future__ import annotations
 
@@ -8,49 +8,7 @@ import click
 
 from ckptstore import retention
 from ckptstore.cli.session import Session, command
-from ckptstore.cli.targets import pick
-from ckptstore.cli.text import plural, size
 from ckptstore.errors import InvalidRequest
-
-
-@command("tag")
-@click.argument("store_url", metavar="STORE")
-@click.argument("name", required=False)
-@click.argument("which", required=False)
-@click.option("--delete", metavar="NAME", help="Take this tag away.")
-def tag(session: Session, store_url: str, name: str | None, which: str | None, delete: str | None) -> None:
-    """List the tags, or move or delete one.
-
-    NAME will point at WHICH: a step, `latest`, `tag:NAME` or a checkpoint's name. A tagged
-    checkpoint is never pruned.
-    """
-    store = session.store(store_url)
-    if delete is not None:
-        if name is not None:
-            raise InvalidRequest("tag", "--delete takes the tag's name and nothing else", "Run it twice")
-        store.untag(delete)
-        session.show({"store": store.url, "deleted": delete}, f"tag {delete} deleted")
-        return
-    if name is None:
-        tags = store.tags()
-        session.show(
-            {"store": store.url, "tags": tags},
-            session.table(["tag", "checkpoint"], [[ref, target] for ref, target in tags.items()])
-            if tags
-            else f"{store.url} has no tags",
-        )
-        return
-    if which is None:
-        raise InvalidRequest(
-            f"tag {name!r}",
-            "the checkpoint it should point at is missing",
-            f"Write for example: ckptstore tag {store_url} {name} latest",
-        )
-    checkpoint = pick(store, which)
-    store.tag(name, checkpoint)
-    session.show(
-        {"store": store.url, "tag": name, "checkpoint": checkpoint.name}, f"tag {name} -> {checkpoint.name}"
-    )
 
 
 @command("prune")
@@ -118,28 +76,3 @@ def _duration(text: str) -> datetime.timedelta:
         return datetime.timedelta(**{unit: int(number)})
     except OverflowError as error:
         raise InvalidRequest(f"--within {text}", "it is too long", "Write for example 7d") from error
-
-
-@command("gc")
-@click.argument("store_url", metavar="STORE")
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="Take an unfinished save younger than this for alive (default: 0 on local disk, where a lock "
-    "tells; a day on object stores).",
-)
-def gc(session: Session, store_url: str, grace: float | None) -> None:
-    """Remove what crashed saves left behind.
-
-    The remains of interrupted deletes go too. Checkpoints stay.
-    """
-    store = session.store(store_url)
-    swept = store.gc(grace)
-    session.show(
-        {"store": store.url, "removed": swept.attempts, "bytes": swept.bytes},
-        f"removed {plural(len(swept.attempts), 'leftover')}, {size(swept.bytes)}",
-    )
-
-
-COMMANDS = (tag, prune, gc)

@@ -1,4 +1,4 @@
-"""Commands that judge: scan (what unpickling would run) and diff (what differs between two)."""
+"""``ckptstore scan``: show what unpickling a checkpoint would import and call."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ from typing import Any
 
 import click
 
-from ckptstore import Checkpoint
+from ckptstore import bulk
 from ckptstore.backends import open_backend
 from ckptstore.backends.translate import translate_errors
-from ckptstore.cli import many as bulk
+from ckptstore.cli import many
 from ckptstore.cli.session import Session, command
-from ckptstore.cli.targets import find, find_checkpoint
-from ckptstore.cli.text import plural
-from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat, UnsafeContent
+from ckptstore.cli.targets import find
+from ckptstore.errors import CheckpointCorrupt, UnreadableFormat, UnsafeContent
 from ckptstore.read.files import UnverifiedFiles
-from ckptstore.rllib_formats import diff as differences
 from ckptstore.rllib_formats import scan as scans
 
 REFUSED = UnsafeContent.exit_code
-DIFFERENT = 1  # as diff(1) has it
+
+
 _RANKS: tuple[scans.Rank, ...] = ("code", "library", "data")
-_SHOWN_CHARACTERS = 60
 
 
 @command("scan")
 @click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
 @click.option("--strict", is_flag=True, help=f"Exit with {REFUSED} if anything is more than data.")
-@bulk.option
+@many.option
 def scan(session: Session, target: str, strict: bool, workers: int) -> None:
     """Show what unpickling a checkpoint would import and call, without doing it.
 
@@ -36,8 +34,8 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> None:
     anything else and may do whatever it likes. ckptstore itself runs none of them; RLlib, which unpickles,
     runs them all. Files that can't be decoded count as code. A directory need not be a whole checkpoint.
     """
-    if (below := bulk.below(target)) is not None:
-        bulk.each(session, below, workers, lambda item: bulk.scan(item, strict), ["the worst"])
+    if (below := many.below(target)) is not None:
+        many.each(session, below, workers, lambda item: _line(item, strict), ["the worst"])
     found = [_summarize_scan(name, url, uses) for name, url, uses in _uses(session, target)]
     lines: list[Any] = []
     for item in found:
@@ -129,126 +127,11 @@ def _scan_lines(session: Session, item: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-class _Chosen:
-    """Those policies of a checkpoint that were named on the command line.
-
-    A policy or module saved by itself doesn't know its id: it is taken for the one that was named.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, policy_ids: tuple[str, ...]) -> None:
-        self._checkpoint = checkpoint
-        self._alone = checkpoint.kind in ("Policy", "RLModule") and len(policy_ids) == 1
-        # Asked one by one: the list of all may cost reading the algorithm's state.
-        self.policy_ids = tuple(name for name in policy_ids if self._alone or name in checkpoint.policies)
-
-    def weights(self, policy_id: str) -> Mapping[str, Any]:
-        """Name to array of one of them."""
-        return self._checkpoint.weights(None if self._alone else policy_id)
-
-
-@command("diff")
-@click.argument("before", metavar="CHECKPOINT")
-@click.argument("after", metavar="CHECKPOINT")
-@click.option(
-    "--policy",
-    "policy_ids",
-    metavar="ID",
-    multiple=True,
-    help="Compare this policy's weights and nothing else. Repeatable.",
-)
-def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...]) -> None:
-    """Compare the weights and the config of two checkpoints, of whatever release.
-
-    The exit code is 0 if they are equal and 1 if they differ. Optimizers, counters and components are not
-    compared. One policy saved by itself is compared with the one named with --policy.
-    """
-    left, right = (_open(session, text) for text in (before, after))
-    sides: list[differences.Comparable] = [
-        _Chosen(checkpoint, policy_ids) if policy_ids else checkpoint for checkpoint in (left, right)
-    ]
-    known = {policy_id for side in sides for policy_id in side.policy_ids}
-    if absent := [policy_id for policy_id in policy_ids if policy_id not in known]:
-        raise CheckpointNotFound(left.name, f"neither it nor {right.name} holds a policy {absent[0]!r}")
-    if not known:
-        raise UnreadableFormat(left.name, f"neither it nor {right.name} holds a policy: nothing to compare")
-    configs = None if policy_ids else (_config(left), _config(right))
-    if configs is not None and not all(configs):
-        configs = None
-    found = differences.diff(*sides, configs=configs)
-    document = {
-        "equal": not found,
-        "before": left.url,
-        "after": right.url,
-        "compared": sorted(set(sides[0].policy_ids) & set(sides[1].policy_ids)),
-        "only_before": list(found.only_before),
-        "only_after": list(found.only_after),
-        "arrays": [item._asdict() for item in found.arrays],
-        "config": None
-        if configs is None
-        else [
-            {"key": item.key, "before": _display_value(item.before), "after": _display_value(item.after)}
-            for item in found.config
-        ],
-    }
-    session.show(document, *_diff_lines(session, document))
-    if found:
-        click.get_current_context().exit(DIFFERENT)
-
-
-def _open(session: Session, text: str) -> Checkpoint:
-    checkpoint = find_checkpoint(session, text).checkpoint
-    assert checkpoint is not None
-    return checkpoint
-
-
-def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    state = checkpoint.state
-    config = state.get("config") if isinstance(state, Mapping) else None
-    return config if isinstance(config, Mapping) else {}
-
-
-def _display_value(value: Any) -> Any:
-    """A config's value, as JSON where it is simple and else as short text."""
-    return value if value is None or isinstance(value, (bool, int, float, str)) else _brief(value)
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
-
-
-def _diff_lines(session: Session, document: Mapping[str, Any]) -> list[Any]:
-    compared = plural(len(document["compared"]), "policy").replace("policys", "policies")
-    what = compared if document["config"] is None else f"{compared} and the config"
-    if document["equal"]:
-        return [f"equal: {what}"]
-    lines: list[Any] = [
-        f"{side} in {document[key]}: {', '.join(document[f'only_{key}'])}"
-        for side, key in (("only", "before"), ("only", "after"))
-        if document[f"only_{key}"]
-    ]
-    if document["arrays"]:
-        rows = [
-            [
-                item["policy_id"],
-                item["name"],
-                item["before"] or "(missing)",
-                item["after"] or "(missing)",
-                _number(item["l2"]),
-                _number(item["largest"]),
-            ]
-            for item in document["arrays"]
-        ]
-        columns = ["policy", "array", "before", "after", "L2 difference", "largest"]
-        lines += [*([""] if lines else []), session.table(columns, rows, right=columns[4:])]
-    if document["config"]:
-        rows = [[item["key"], _brief(item["before"]), _brief(item["after"])] for item in document["config"]]
-        lines += [*([""] if lines else []), session.table(["config", "before", "after"], rows)]
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-COMMANDS = (scan, diff)
+def _line(found: bulk.Found, strict: bool) -> many.Line:
+    """What ``scan`` says of one among many."""
+    uses = found.open().scan()
+    worst = uses[0].rank if uses else None
+    bad = strict and worst not in (None, "data")
+    document = {"worst": worst, "uses": [use._asdict() for use in uses]}
+    cells = [f"{uses[0].name} in {uses[0].path}" if uses else ""]
+    return many.Line(worst or "nothing", document, cells, UnsafeContent.exit_code if bad else 0)

@@ -1,0 +1,41 @@
+"""``ckptstore export``: write one policy to a file that other tools read or run."""
+
+from __future__ import annotations
+
+import click
+
+from ckptstore.cli.session import Session, command
+from ckptstore.cli.targets import find_checkpoint
+from ckptstore.cli.text import size
+from ckptstore.export.formats import FORMATS
+
+
+@command("export")
+@click.argument("target", metavar="CHECKPOINT")
+@click.argument("destination", metavar="FILE")
+@click.option("--policy", "policy_id", metavar="ID", help="Which one; may be left out if there is one only.")
+@click.option(
+    "--format", "kind", type=click.Choice(list(FORMATS)), help="By default what FILE's name ends in."
+)
+def export(session: Session, target: str, destination: str, policy_id: str | None, kind: str | None) -> None:
+    """Write one policy to a file that other tools read or run.
+
+    FILE is a path or URL and must be new. npz is for numpy, safetensors for most frameworks, json for
+    anything else: they hold its weights. onnx and torchscript hold the network, if it is one of RLlib's own,
+    and are run and compared with the weights first.
+    """
+    checkpoint = find_checkpoint(session, target).checkpoint
+    assert checkpoint is not None
+    done = checkpoint.export(destination, policy_id, format=kind, storage_options=session.options)
+    session.show(
+        {
+            "checkpoint": checkpoint.url,
+            "policy": done.policy_id,
+            "format": done.format,
+            "file": done.path,
+            "bytes": done.bytes,
+            "difference": done.difference,
+        },
+        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {size(done.bytes)}"
+        + ("" if done.difference is None else f", within {done.difference:.1g} of the weights in a trial"),
+    )

@@ -1,0 +1,45 @@
+"""``ckptstore get``: copy a checkpoint into a plain directory."""
+
+from __future__ import annotations
+
+import click
+
+from ckptstore.cli import describe
+from ckptstore.cli.session import Session, command
+from ckptstore.cli.targets import find_checkpoint
+from ckptstore.cli.text import size
+
+
+@command("get")
+@click.argument("target", metavar="CHECKPOINT")
+@click.argument("directory", metavar="DIR")
+@click.option(
+    "--policy", "policy_ids", metavar="ID", multiple=True, help="Only this policy, not all. Repeatable."
+)
+def get(session: Session, target: str, directory: str, policy_ids: tuple[str, ...]) -> None:
+    """Copy a checkpoint into a plain directory.
+
+    DIR must be new or empty. Every byte is verified on the way.
+    """
+    checkpoint = find_checkpoint(session, target).checkpoint
+    assert checkpoint is not None
+    total = None if policy_ids else sum(describe.files(checkpoint).values())
+    copied = 0
+    with session.progress("copying", total) as progress:
+
+        def count(done: int) -> None:
+            nonlocal copied
+            copied += done
+            if progress is not None:
+                progress(done)
+
+        path = checkpoint.download(directory, policy_ids=policy_ids or None, progress=count)
+    session.show(
+        {
+            "checkpoint": checkpoint.url,
+            "directory": path,
+            "policies": list(policy_ids or checkpoint.policy_ids),
+            "bytes": copied,
+        },
+        f"{checkpoint.name} -> {path}, {size(copied)}",
+    )

@@ -1,0 +1,41 @@
+"""``ckptstore ls``: list the checkpoints of a store."""
+
+from __future__ import annotations
+
+import click
+
+from ckptstore.cli import describe
+from ckptstore.cli.session import Session, command
+from ckptstore.cli.text import metric, size, value, when
+
+
+@command("ls")
+@click.argument("store_url", metavar="STORE")
+@click.option(
+    "--metric", "metrics", metavar="NAME", multiple=True, help="Add a column: a metric, or a path a/b/c."
+)
+def ls(session: Session, store_url: str, metrics: tuple[str, ...]) -> None:
+    """List the checkpoints of a store, oldest to newest."""
+    store = session.store(store_url)
+    tags = store.tags()
+    found = [describe.summary(checkpoint, tags) for checkpoint in store.checkpoints()]
+    columns = ["name", "step", "kind", "policies", "size", "created (UTC)", *metrics, "tags"]
+    rows = [
+        [
+            item["name"],
+            str(item["step"]),
+            item["kind"],
+            str(len(item["policies"])),
+            size(item["bytes"]),
+            when(item["created"]),
+            *(value(metric(item["metrics"], name)) for name in metrics),
+            ", ".join(item["tags"]),
+        ]
+        for item in found
+    ]
+    session.show(
+        {"store": store.url, "id": store.id, "checkpoints": found},
+        session.table(columns, rows, right=["step", "policies", "size", *metrics])
+        if found
+        else f"{store.url} holds no checkpoint",
+    )
