@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
 
@@ -55,10 +55,10 @@ def each(
     workers: int,
     task: Callable[[bulk.Found], Line],
     columns: Sequence[str] = (),
-) -> NoReturn:
+) -> int:
     """Do `task` for every checkpoint below `url`: a JSON line for each, or a table and a summary.
 
-    The exit code is the highest that any of them would have ended with alone.
+    Returns the exit code: the highest that any of them would have ended with alone.
     """
     found = bulk.find(url, storage_options=session.options, trusted_keys=session.trusted_keys)
     began = time.monotonic()
@@ -93,7 +93,7 @@ def each(
             "",
             f"{plural(len(found), 'checkpoint')}: {told}; {seconds:.1f} s, {each_one}",
         )
-    click.get_current_context().exit(exit_code)
+    return exit_code
 
 
 def _line(outcome: bulk.Outcome[Line]) -> Line:

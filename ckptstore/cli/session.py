@@ -137,10 +137,13 @@ def _log_to(console: Console, verbose: int) -> None:
     click.get_current_context().call_on_close(undo)
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command with the common options; the function gets a `Session` first."""
+def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
+    """A command with the common options.
 
-    def decorate(function: Callable[..., Any]) -> click.Command:
+    The function gets a `Session` first; what it returns is the exit code, and None is 0.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
         def call(
             *,
@@ -155,7 +158,8 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             keys = [file.read() for file in trusted_key]
             session = Session(as_json, storage_options(storage_option), keys or None)
             _log_to(session.err, verbose)
-            function(session, **given)
+            if exit_code := function(session, **given):
+                click.get_current_context().exit(exit_code)
 
         wrapped: Callable[..., Any] = call
         for option in (

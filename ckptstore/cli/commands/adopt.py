@@ -14,14 +14,14 @@ from ckptstore.format import names
 @command("adopt")
 @click.argument("target", metavar="CHECKPOINT|URL/**")
 @many.option
-def adopt(session: Session, target: str, workers: int) -> None:
+def adopt(session: Session, target: str, workers: int) -> int:
     """Give directories that Ray wrote a manifest where they lie: nothing is moved or changed.
 
     The directory that they lie in becomes a store. Every byte is read; a manifest is all that is written.
     """
     if (url := many.below(target)) is not None:
         adopter = bulk.Adopter(url, session.options, session.trusted_keys)
-        many.each(session, url, workers, lambda found: many.done(adopter.adopt(found)), ["adopted"])
+        return many.each(session, url, workers, lambda found: many.done(adopter.adopt(found)), ["adopted"])
     parent, _, name = target.rstrip("/").rpartition("/")
     names.check_checkpoint_name(
         name, target, "Copy it with `ckptstore cp`; for all below it name it with /** behind"
@@ -33,3 +33,4 @@ def adopt(session: Session, target: str, workers: int) -> None:
         {"store": store.url, "adopted": describe.summary(checkpoint, store.tags())},
         f"{checkpoint.url} is a checkpoint now, {size(checkpoint.manifest.size)}",
     )
+    return 0

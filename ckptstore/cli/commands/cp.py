@@ -29,7 +29,7 @@ def cp(
     step: int | None,
     to_storage_option: tuple[str, ...],
     workers: int,
-) -> None:
+) -> int:
     """Copy a store or a checkpoint into a store.
 
     The destination is made if it isn't there. Copies are verified on the way and keep their ids; tags
@@ -40,7 +40,7 @@ def cp(
         if step is not None:
             raise InvalidRequest("--step", "it is for one checkpoint", "Leave it out")
         mirror = many.mirror(session, url, destination, destination_options(session, to_storage_option))
-        many.each(session, url, workers, lambda item: many.done(mirror.copy(item)), ["copy"])
+        return many.each(session, url, workers, lambda item: many.done(mirror.copy(item)), ["copy"])
     found = find(session, source)
     target = destination_store(session, destination, to_storage_option)
     if step is not None and (found.checkpoint is None or found.checkpoint.committed):
@@ -54,6 +54,7 @@ def cp(
         *(f"{item.name}  {size(sum(describe.files(item).values()))}" for item in copied),
         f"{plural(len(copied), 'checkpoint')} copied to {target.url}",
     )
+    return 0
 
 
 def _choose(found: Target) -> list[Checkpoint]:

@@ -30,7 +30,7 @@ _SHOWN_CHARACTERS = 60
     multiple=True,
     help="Compare this policy's weights and nothing else. Repeatable.",
 )
-def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...]) -> None:
+def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...]) -> int:
     """Compare the weights and the config of two checkpoints, of whatever release.
 
     The exit code is 0 if they are equal and 1 if they differ. Optimizers, counters and components are not
@@ -65,8 +65,7 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
         ],
     }
     session.show(document, *_diff_lines(session, document))
-    if found:
-        click.get_current_context().exit(DIFFERENT)
+    return DIFFERENT if found else 0
 
 
 class _Chosen:

@@ -18,15 +18,16 @@ _COLUMNS = ("step", "kind", "version", "policies", "size")  # of the table with 
 @command("info")
 @click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
 @many.option
-def info(session: Session, target: str, workers: int) -> None:
+def info(session: Session, target: str, workers: int) -> int:
     """Show what a checkpoint is and holds, or sum up a store."""
     if (url := many.below(target)) is not None:
-        many.each(session, url, workers, _line, _COLUMNS)
+        return many.each(session, url, workers, _line, _COLUMNS)
     store, checkpoint = find(session, target)
     if checkpoint is not None:
         _info_checkpoint(session, checkpoint, store)
     elif store is not None:
         _info_store(session, store)
+    return 0
 
 
 def _info_store(session: Session, store: CheckpointStore) -> None:

@@ -38,7 +38,7 @@ def migrate(
     dry_run: bool,
     to_storage_option: tuple[str, ...],
     workers: int,
-) -> None:
+) -> int:
     """Write an old checkpoint forward, as a new committed one that today's tools open.
 
     The source stays as it is. The destination is made if it isn't there. 1.1 makes plain pickles: a bare
@@ -53,12 +53,13 @@ def migrate(
         def one(found: Found) -> many.Line:
             return _line(mirror.migrate(found, to=version, dry_run=dry_run))
 
-        many.each(session, url, workers, one, [*_FATES, "copy"])
+        return many.each(session, url, workers, one, [*_FATES, "copy"])
     checkpoint = find_checkpoint(session, source).checkpoint
     assert checkpoint is not None
     store = None if dry_run else destination_store(session, to_store, to_storage_option)
     done = migrate_one(checkpoint, store, to=version, step=step)
     session.show(document(done), *_lines(session, done))
+    return 0
 
 
 def _line(done: Done) -> many.Line:

@@ -27,7 +27,7 @@ _RANKS: tuple[scans.Rank, ...] = ("code", "library", "data")
 @click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
 @click.option("--strict", is_flag=True, help=f"Exit with {REFUSED} if anything is more than data.")
 @many.option
-def scan(session: Session, target: str, strict: bool, workers: int) -> None:
+def scan(session: Session, target: str, strict: bool, workers: int) -> int:
     """Show what unpickling a checkpoint would import and call, without doing it.
 
     Ranks every name: `data` makes plain values, `library` is a class of a known framework, `code` is
@@ -35,15 +35,14 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> None:
     runs them all. Files that can't be decoded count as code. A directory need not be a whole checkpoint.
     """
     if (below := many.below(target)) is not None:
-        many.each(session, below, workers, lambda item: _line(item, strict), ["the worst"])
+        return many.each(session, below, workers, lambda item: _line(item, strict), ["the worst"])
     found = [_summarize_scan(name, url, uses) for name, url, uses in _uses(session, target)]
     lines: list[Any] = []
     for item in found:
         lines += [*([""] if lines else []), *_scan_lines(session, item)]
     document = {"worst": _worst(item["worst"] for item in found), "checkpoints": found}
     session.show(document, *(lines or ["the store holds no checkpoint"]))
-    if strict and any(item["worst"] not in (None, "data") for item in found):
-        click.get_current_context().exit(REFUSED)
+    return REFUSED if strict and any(item["worst"] not in (None, "data") for item in found) else 0
 
 
 def _uses(session: Session, target: str) -> Iterable[tuple[str, str, tuple[scans.Use, ...]]]:
@@ -134,4 +133,4 @@ def _line(found: bulk.Found, strict: bool) -> many.Line:
     bad = strict and worst not in (None, "data")
     document = {"worst": worst, "uses": [use._asdict() for use in uses]}
     cells = [f"{uses[0].name} in {uses[0].path}" if uses else ""]
-    return many.Line(worst or "nothing", document, cells, UnsafeContent.exit_code if bad else 0)
+    return many.Line(worst or "nothing", document, cells, REFUSED if bad else 0)

@@ -20,13 +20,13 @@ VERIFIED_BADLY = CheckpointCorrupt.exit_code
 @command("verify")
 @click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
 @many.option
-def verify(session: Session, target: str, workers: int) -> None:
+def verify(session: Session, target: str, workers: int) -> int:
     """Read and check every byte.
 
     The exit code is 5 if anything differs from what was committed.
     """
     if (url := many.below(target)) is not None:
-        many.each(session, url, workers, _line, ["the first problem"])
+        return many.each(session, url, workers, _line, ["the first problem"])
     store, checkpoint = find(session, target)
     if checkpoint is not None:
         with session.progress("verifying", sum(describe.files(checkpoint).values())) as progress:
@@ -45,8 +45,7 @@ def verify(session: Session, target: str, workers: int) -> None:
         lines.append(f"{item['name']}: ok, {said}" if item["ok"] else f"{item['name']}: DAMAGED")
         lines += [f"  {problem}" for problem in item["problems"]]
     session.show({"ok": ok, "checkpoints": documents}, *(lines or ["the store holds no checkpoint"]))
-    if not ok:
-        click.get_current_context().exit(VERIFIED_BADLY)
+    return 0 if ok else VERIFIED_BADLY
 
 
 def _report(found: VerifyReport) -> dict[str, Any]:
@@ -67,4 +66,4 @@ def _line(found: bulk.Found) -> many.Line:
     result = ("whole" if found.committed else "readable, no digests") if report.ok else "damaged"
     document = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "problems": report.problems}
     problem = report.problems[0] if report.problems else ""
-    return many.Line(result, document, [problem], 0 if report.ok else CheckpointCorrupt.exit_code)
+    return many.Line(result, document, [problem], 0 if report.ok else VERIFIED_BADLY)
