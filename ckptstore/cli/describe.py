@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ckptstore import Checkpoint
+from ckptstore.cli.policy_files import count_component_bytes, list_policy_files
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
 from ckptstore.read.contents import UnknownContents
-from ckptstore.rllib_formats.detect import V0_FILE
 
 
 def files(checkpoint: Checkpoint) -> dict[str, int]:
@@ -51,7 +51,7 @@ def details(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
         _policy(checkpoint, policy_id, sizes, spans) for policy_id in checkpoint.policy_ids
     ]
     document["components"] = [
-        {"name": name, "bytes": _component(name, sizes)} for name in checkpoint.components
+        {"name": name, "bytes": count_component_bytes(name, sizes)} for name in checkpoint.components
     ]
     document |= _of_rllib(checkpoint)
     document["notes"] = [note._asdict() for note in checkpoint.notes]
@@ -91,33 +91,6 @@ def _number(value: object) -> int | float | None:
     return value if isinstance(value, (int, float)) else None
 
 
-_HOMES = ("policies", "rl_module", "module_state")  # whose directories are called after policies
-
-
-def policy_files(checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int]) -> list[str]:
-    """The files that are one policy's. In the oldest layout all policies share one."""
-    if checkpoint.kind in ("Policy", "RLModule"):
-        return list(sizes)
-    if checkpoint.version == "0.1":
-        return [path for path in sizes if V0_FILE.match(path)]
-    homes = [f"/{home}/{policy_id}/" for home in _HOMES]
-    if checkpoint.kind == "MultiRLModule":
-        return [path for path in sizes if path.startswith(f"{policy_id}/")]
-    return [path for path in sizes if any(home in f"/{path}" for home in homes)]
-
-
-def _component(name: str, sizes: Mapping[str, int]) -> int:
-    """Bytes of its one file, or of its directory but for the policies (RLlib's Learner holds the modules)."""
-    if (path := names.component_path(name)) in sizes:
-        return sizes[path]
-    inside = ("learner_group/", "learner/", "state.") if name == "learner" else (f"{name}/",)
-    return sum(
-        count
-        for path, count in sizes.items()
-        if path.startswith(inside) and not any(f"/{home}/" in f"/{path}" for home in _HOMES)
-    )
-
-
 def _spans(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
     if not checkpoint.committed:
         return {}
@@ -128,7 +101,7 @@ def _spans(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
 def _policy(
     checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int], spans: Mapping[str, parts.FileParts]
 ) -> dict[str, Any]:
-    paths = policy_files(checkpoint, policy_id, sizes)
+    paths = list_policy_files(checkpoint, policy_id, sizes)
     indexed = [span for path in paths if path in spans for span in spans[path].arrays]
     return {
         "id": policy_id,

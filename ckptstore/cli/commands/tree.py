@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli import describe
+from ckptstore.cli.policy_files import list_policy_files
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, find_checkpoint
 from ckptstore.cli.text import clean, size
@@ -65,7 +66,7 @@ def _tree_checkpoint(
         folder, _, name = path.rpartition("/")
         _branch(_folder(folders, folder), name, size(count))
     for policy_id, items in shown.items():
-        homes = [path.rpartition("/")[0] for path in describe.policy_files(checkpoint, policy_id, sizes)]
+        homes = [path.rpartition("/")[0] for path in list_policy_files(checkpoint, policy_id, sizes)]
         branch = _branch(
             folders[min(homes, key=len, default="")], f"arrays of {policy_id}", size(_total(items))
         )
