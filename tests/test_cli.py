@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ckptstore import Checkpoint, CheckpointStore, errors
-from ckptstore.cli import text
+from ckptstore.cli import commands, text
 from ckptstore.cli.app import root
 from ckptstore.cli.commands import verify
 from ckptstore.version import __version__
@@ -526,7 +526,7 @@ class TestFailures:
 class TestStorageOptions:
     def test_dots_nest_and_booleans(self) -> None:
         pairs = ["anon=true", "key=12345", "a.b.c=x=y", "a.d=false", "empty="]
-        assert text.storage_options(pairs) == {
+        assert text.parse_storage_options(pairs) == {
             "anon": True,
             "key": "12345",
             "a": {"b": {"c": "x=y"}, "d": False},
@@ -591,7 +591,7 @@ class TestWords:
         ],
     )
     def test_sizes(self, count: int, said: str) -> None:
-        assert text.size(count) == said
+        assert text.format_size(count) == said
 
     def test_nothing_reaches_the_terminal_that_it_would_obey(self, here: Path) -> None:
         hostile = "\x1b]0;owned\x07[red]\ud800\u202e\n"
@@ -605,23 +605,28 @@ class TestWords:
         assert "[bold]x[/bold]" in printed
 
     def test_values(self) -> None:
-        assert [text.value(item) for item in (None, True, False, 3, 0.1234567, math.inf, "a")] == [
+        assert [text.format_value(item) for item in (None, True, False, 3, 0.1234567, math.inf, "a")] == [
             "", "yes", "no", "3", "0.123457", "inf", "a",
         ]  # fmt: skip
 
     def test_json_of_what_isnt_finite(self) -> None:
-        assert text.plain({"a": [math.nan, -math.inf], "b": (1.5, None)}) == {
+        assert text.to_json_value({"a": [math.nan, -math.inf], "b": (1.5, None)}) == {
             "a": ["nan", "-inf"],
             "b": [1.5, None],
         }
 
 
 def test_verify_exits_like_the_error_class() -> None:
-    assert verify.VERIFIED_BADLY == errors.CheckpointCorrupt.exit_code == 5
+    assert verify.DAMAGED == errors.CheckpointCorrupt.exit_code == 5
 
 
 def test_version() -> None:
     assert ckptstore("--version").stdout.split() == ["ckptstore", __version__]
+
+
+def test_every_module_of_commands_holds_the_command_of_its_name() -> None:
+    modules = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules == root.commands.keys()
 
 
 def test_every_command_has_the_common_options() -> None:

@@ -1,4 +1,4 @@
-"""The command ``ckptstore``: talks to people, and with ``--json`` to programs.
+"""The command ``ckptstore``, for people and, with ``--json``, for programs.
 
 Needs click and rich (``pip install 'ckptstore[cli]'``), which nothing else in the package imports.
 """
@@ -12,7 +12,7 @@ _NEEDED = ("click", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. `arguments` default to the process's own."""
+    """Run one command and return its exit code. `arguments` default to the process's own."""
     try:
         from ckptstore.cli.app import run
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""``python -m ckptstore.cli``: the command, where the script of that name isn't on the path."""
+"""``python -m ckptstore.cli``: the command, where its script isn't on the path."""
 
 from __future__ import annotations
 

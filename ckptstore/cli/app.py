@@ -1,4 +1,4 @@
-"""The group of commands, and how each of them ends: one line and an exit code, never a traceback."""
+"""The group of commands, and how they fail: with one line and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from ckptstore.version import __version__
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
-
-# Each is a module of `commands` and the command in it.
+# A line for each command: `commands` has a module of that name, and the module a command of that name.
 _VERBS = (
     "adopt",
     "cp",
@@ -50,7 +49,7 @@ _VERBS = (
 
 
 class Commands(click.Group):
-    """Turns whatever a command raises into its exit code."""
+    """Turns what a command raises into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
@@ -59,26 +58,26 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit):
             raise
         except (KeyboardInterrupt, click.Abort):
-            _debug(ctx)
+            _print_debug(ctx)
             ctx.exit(INTERRUPTED)
         except CheckpointError as error:
-            _debug(ctx)
+            _print_debug(ctx)
             _fail(ctx, _describe_error(error), error.exit_code)
         except BrokenPipeError:
             # Storage errors arrive typed, so this is our reader who left, as `head` does.
-            _settle_stdout()
+            _flush_stdout()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
-            _debug(ctx)
-            _settle_stdout()
+            _print_debug(ctx)
+            _flush_stdout()
             _fail(ctx, str(error), 1)
         except Exception as error:  # noqa: BLE001  # a bug of ours; people still get a line and an exit code
-            _debug(ctx)
+            _print_debug(ctx)
             text = f"internal error: {type(error).__name__}: {error}"
             _fail(ctx, f"{text}. Please report it with what --debug prints", 1)
 
 
-# What the library advises in Python, for those who hold a shell.
+# The library's advice is for Python. By class: that advice, and what to do in a shell instead.
 _ADVICE: Mapping[type[CheckpointError], tuple[str, str]] = {
     CheckpointCorrupt: (
         CheckpointCorrupt.default_remedy,
@@ -106,13 +105,14 @@ def _fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
     ctx.exit(exit_code)
 
 
-def _debug(ctx: click.Context) -> None:
+def _print_debug(ctx: click.Context) -> None:
+    """Print the traceback, if ``--debug`` was given."""
     if ctx.meta.get(DEBUG):
         traceback.print_exc()
 
 
-def _settle_stdout() -> None:
-    """Flush what can be, and keep the interpreter from failing once more at exit over what can't."""
+def _flush_stdout() -> None:
+    """Flush standard output, and drop what it can't take: the interpreter would fail over it at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -135,8 +135,8 @@ def root() -> None:
 
     STORE is a path or URL (./runs/ppo, s3://bucket/runs/ppo, gs://bucket/runs/ppo).
 
-    CHECKPOINT is the path or URL of a checkpoint's directory, in a store or not, ours or RLlib's; or
-    STORE@WHICH, where WHICH is a step, `latest`, `tag:NAME` or `checkpoint_000100`.
+    CHECKPOINT is the path or URL of a checkpoint's directory, in a store or not, written by ckptstore or
+    by RLlib; or STORE@WHICH, where WHICH is a step, `latest`, `tag:NAME` or `checkpoint_000100`.
 
     Some commands also take URL/**: every checkpoint below a URL, in stores or not.
     """
@@ -147,7 +147,7 @@ for _verb in _VERBS:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that the terminal can't show must not be fatal
             stream.reconfigure(errors="backslashreplace")
@@ -163,6 +163,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        _settle_stdout()
+        _flush_stdout()
         return PIPE_CLOSED
     return result if isinstance(result, int) else 0

@@ -14,16 +14,21 @@ from ckptstore.format import names, parts
 from ckptstore.read.contents import UnknownContents
 
 
-def files(checkpoint: Checkpoint) -> dict[str, int]:
-    """Payload files and their sizes in bytes: as committed, or else as they lie there."""
+def list_files(checkpoint: Checkpoint) -> dict[str, int]:
+    """Payload files and their sizes in bytes: those committed or, without a manifest, those present."""
     if checkpoint.committed:
         return {file.path: file.size for file in checkpoint.manifest.files}
     return dict(sorted(checkpoint.listing().items()))
 
 
-def summary(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
-    """What ``ls`` and ``latest`` tell about a checkpoint; `tags` maps each tag to a checkpoint's name."""
-    sizes = files(checkpoint)
+def count_bytes(*checkpoints: Checkpoint) -> int:
+    """The size of all their payload files."""
+    return sum(sum(list_files(checkpoint).values()) for checkpoint in checkpoints)
+
+
+def summarize(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The summary that most commands print; `tags` maps each tag to a checkpoint's name."""
+    sizes = list_files(checkpoint)
     return {
         "name": checkpoint.name,
         "url": checkpoint.url,
@@ -42,18 +47,18 @@ def summary(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def details(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
-    """What ``info`` tells: the summary, the rest of the manifest, and every policy, component and file."""
-    document = summary(checkpoint, tags)
-    sizes = files(checkpoint)
-    spans = _spans(checkpoint)
+def detail(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The document of ``info``: the summary, the rest of the manifest, every policy, component and file."""
+    document = summarize(checkpoint, tags)
+    sizes = list_files(checkpoint)
+    table = _load_parts(checkpoint)
     document["per_policy"] = [
-        _policy(checkpoint, policy_id, sizes, spans) for policy_id in checkpoint.policy_ids
+        _describe_policy(checkpoint, policy_id, sizes, table) for policy_id in checkpoint.policy_ids
     ]
     document["components"] = [
         {"name": name, "bytes": count_component_bytes(name, sizes)} for name in checkpoint.components
     ]
-    document |= _of_rllib(checkpoint)
+    document |= _describe_run(checkpoint)
     document["notes"] = [note._asdict() for note in checkpoint.notes]
     if not checkpoint.committed:
         document["files"] = [{"path": path, "bytes": count, "digest": None} for path, count in sizes.items()]
@@ -69,44 +74,44 @@ def details(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     return document
 
 
-def _of_rllib(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the files of an RLlib checkpoint tell about the run; `unreadable` says why they don't."""
-    told: dict[str, Any] = {"ray_version": None, "iteration": None, "counters": {}, "unreadable": None}
-    ours = checkpoint.committed and checkpoint.manifest.origin == "save"
-    if ours or checkpoint.kind == UnknownContents.kind:
-        return told
-    try:
-        told["ray_version"] = checkpoint.ray_version or None
-        told["iteration"] = checkpoint.state["iteration"]
-        counters = {str(name): _number(count) for name, count in checkpoint.state["counters"].items()}
-        told["counters"] = {name: count for name, count in counters.items() if count is not None}
-    except CheckpointError as error:
-        told["unreadable"] = f"{error.what}: {error.why}"
-    return told
-
-
-def _number(value: object) -> int | float | None:
-    if isinstance(value, (np.generic, np.ndarray)) and value.size == 1:
-        value = value.item()
-    return value if isinstance(value, (int, float)) else None
-
-
-def _spans(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
+def _load_parts(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
     if not checkpoint.committed:
         return {}
     _, table = checkpoint.copy_items()
     return parts.load(table, f"{checkpoint.url}/{names.PARTS}")
 
 
-def _policy(
-    checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int], spans: Mapping[str, parts.FileParts]
+def _describe_policy(
+    checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int], table: Mapping[str, parts.FileParts]
 ) -> dict[str, Any]:
     paths = list_policy_files(checkpoint, policy_id, sizes)
-    indexed = [span for path in paths if path in spans for span in spans[path].arrays]
+    indexed = [part for path in paths if path in table for part in table[path].arrays]
     return {
         "id": policy_id,
         "file_count": len(paths),
         "bytes": sum(sizes[path] for path in paths),
         "indexed_arrays": len(indexed),
-        "indexed_bytes": sum(span.length for span in indexed),
+        "indexed_bytes": sum(part.length for part in indexed),
     }
+
+
+def _describe_run(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What RLlib's files say about the run; `unreadable` says why they couldn't be read."""
+    run: dict[str, Any] = {"ray_version": None, "iteration": None, "counters": {}, "unreadable": None}
+    ours = checkpoint.committed and checkpoint.manifest.origin == "save"
+    if ours or checkpoint.kind == UnknownContents.kind:
+        return run
+    try:
+        run["ray_version"] = checkpoint.ray_version or None
+        run["iteration"] = checkpoint.state["iteration"]
+        counters = {str(name): _to_number(count) for name, count in checkpoint.state["counters"].items()}
+        run["counters"] = {name: count for name, count in counters.items() if count is not None}
+    except CheckpointError as error:
+        run["unreadable"] = f"{error.what}: {error.why}"
+    return run
+
+
+def _to_number(value: object) -> int | float | None:
+    if isinstance(value, (np.generic, np.ndarray)) and value.size == 1:
+        value = value.item()
+    return value if isinstance(value, (int, float)) else None

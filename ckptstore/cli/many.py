@@ -1,4 +1,4 @@
-"""What commands share that take ``URL/**`` and do the same to every checkpoint below a URL."""
+"""``URL/**``: what the commands share that work on every checkpoint below a URL."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import click
 
 from ckptstore import bulk
 from ckptstore.cli.session import Session
-from ckptstore.cli.text import clean, plain, plural
+from ckptstore.cli.text import clean, format_count, to_json_value
 from ckptstore.errors import CheckpointError, InvalidRequest
 
 _PATTERN = "/**"
 WORKERS = 8
 
 
-def option(function: Callable[..., Any]) -> Callable[..., Any]:
+def workers_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--workers``, for commands that take a pattern."""
     return click.option(
         "--workers",
         type=click.IntRange(1, 256),
         default=WORKERS,
         metavar="N",
-        help=f"With URL/**: checkpoints at once; {WORKERS} by default.",
+        help=f"With URL/**: how many checkpoints at once; {WORKERS} by default.",
     )(function)
 
 
-def below(target: str) -> str | None:
+def parse_pattern(target: str) -> str | None:
     """The URL of ``URL/**``; None for any other target."""
     if target in ("**", "./**"):
         return "."
@@ -40,23 +40,23 @@ def below(target: str) -> str | None:
 
 
 class Line(NamedTuple):
-    """What a command has to say of one checkpoint."""
+    """What a command reports of one checkpoint among many."""
 
     result: str
-    """In a word or two: counted in the summary."""
+    """In a word or two: the summary counts them."""
     document: Mapping[str, Any]
     cells: Sequence[str] = ()
     exit_code: int = 0
 
 
-def each(
+def run_each(
     session: Session,
     url: str,
     workers: int,
     task: Callable[[bulk.Found], Line],
     columns: Sequence[str] = (),
 ) -> int:
-    """Do `task` for every checkpoint below `url`: a JSON line for each, or a table and a summary.
+    """Run `task` on every checkpoint below `url` and show a JSON line for each, or a table and a summary.
 
     Returns the exit code: the highest that any of them would have ended with alone.
     """
@@ -71,32 +71,33 @@ def each(
         closing(bulk.run(task, found, pool)) as outcomes,
     ):
         for outcome in outcomes:
-            line = _line(outcome)
+            line = _describe_outcome(outcome)
             exit_code = max(exit_code, line.exit_code)
             counts[line.result] += 1
             rows.append([outcome.found.path or ".", line.result, *line.cells])
             advance()
             if session.as_json:
                 document = {"url": outcome.found.url, "result": line.result, **line.document}
-                click.echo(json.dumps(plain({**document, "seconds": round(outcome.seconds, 4)})))
+                document["seconds"] = round(outcome.seconds, 4)
+                click.echo(json.dumps(to_json_value(document)))
             elif outcome.error is not None:
                 click.echo(f"ckptstore: {clean(outcome.error)}", err=True)
     if not session.as_json:
         seconds = time.monotonic() - began
         width = 2 + len(columns)
         table = [(row + [""] * width)[:width] for row in sorted(rows)]
-        told = ", ".join(f"{count} {result}" for result, count in counts.most_common())
-        each_one = f"{seconds / len(found):.3f} s each"
+        results = ", ".join(f"{count} {result}" for result, count in counts.most_common())
+        each = f"{seconds / len(found):.3f} s each"
         session.show(
             {},
-            session.table(["checkpoint", "result", *columns], table),
+            session.make_table(["checkpoint", "result", *columns], table),
             "",
-            f"{plural(len(found), 'checkpoint')}: {told}; {seconds:.1f} s, {each_one}",
+            f"{format_count(len(found), 'checkpoint')}: {results}; {seconds:.1f} s, {each}",
         )
     return exit_code
 
 
-def _line(outcome: bulk.Outcome[Line]) -> Line:
+def _describe_outcome(outcome: bulk.Outcome[Line]) -> Line:
     if outcome.result is not None:
         return outcome.result
     error = outcome.error
@@ -104,19 +105,22 @@ def _line(outcome: bulk.Outcome[Line]) -> Line:
     return Line("failed", document, (), error.exit_code if isinstance(error, CheckpointError) else 1)
 
 
-def mirror(session: Session, url: str, destination: str, options: Mapping[str, Any]) -> bulk.Mirror:
-    """Where copies go. InvalidRequest inside `url`, where the next run would take them for sources."""
-    source, target = (text.rstrip("/") + "/" for text in (url, destination))
-    if target.startswith(source):
-        raise InvalidRequest(destination, f"it lies below {url}", "Name a place outside it")
-    return bulk.Mirror(destination, options, session.trusted_keys)
-
-
-def done(outcome: bulk.Done) -> Line:
-    """What adopt, cp and migrate say of one among many."""
-    checkpoint = outcome.checkpoint
+def describe_done(done: bulk.Done) -> Line:
+    """What adopt, cp and migrate report of one checkpoint."""
+    checkpoint = done.checkpoint
     document = {
         "checkpoint": checkpoint.url if checkpoint else None,
         "id": checkpoint.id if checkpoint else None,
     }
-    return Line(outcome.verb, document, [checkpoint.url if checkpoint else ""])
+    return Line(done.verb, document, [checkpoint.url if checkpoint else ""])
+
+
+def open_mirror(session: Session, url: str, destination: str, options: Mapping[str, Any]) -> bulk.Mirror:
+    """The stores that copies of what is below `url` go to.
+
+    InvalidRequest if `destination` is below `url`, where the next run would take the copies for sources.
+    """
+    source, target = (text.rstrip("/") + "/" for text in (url, destination))
+    if target.startswith(source):
+        raise InvalidRequest(destination, f"it is below {url}", "Name a destination outside it")
+    return bulk.Mirror(destination, options, session.trusted_keys)

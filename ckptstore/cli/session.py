@@ -1,4 +1,4 @@
-"""What every command shares: its common options, where it writes, how it shows that it is busy."""
+"""What every command shares: the common options, its output, its progress bars, its log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ckptstore import CheckpointStore
-from ckptstore.cli.text import clean, plain, storage_options
+from ckptstore.cli.text import clean, parse_storage_options, to_json_value
 from ckptstore.logs import logger
 
 DEBUG = "ckptstore.debug"
@@ -26,7 +26,7 @@ _UNLIMITED = 100_000  # columns
 
 
 class Session:
-    """One run of one command."""
+    """One run of one command: its common options, and its output."""
 
     def __init__(
         self, as_json: bool, options: Mapping[str, Any], trusted_keys: Sequence[bytes] | None = None
@@ -34,30 +34,30 @@ class Session:
         self.as_json = as_json
         self.options = options
         self.trusted_keys = trusted_keys
-        # A name that is cut off can't be copied, one that the terminal itself wraps can.
-        self.out = _console(sys.stdout, _UNLIMITED)
-        self.err = _console(sys.stderr, None if sys.stderr.isatty() else _UNLIMITED)
+        # A name that is cut off can't be copied; one that the terminal wraps can.
+        self.out = _make_console(sys.stdout, _UNLIMITED)
+        self.err = _make_console(sys.stderr, None if sys.stderr.isatty() else _UNLIMITED)
 
-    def store(self, url: str, *, create: bool = False) -> CheckpointStore:
-        """The store at `url`. Not made unless asked for: a typing error must not leave a store behind."""
+    def open_store(self, url: str, *, create: bool = False) -> CheckpointStore:
+        """The store at `url`; created only if `create` says so: a mistyped URL must leave nothing behind."""
         return CheckpointStore(
             url, storage_options=self.options, create=create, trusted_keys=self.trusted_keys
         )
 
     def show(self, document: Mapping[str, Any], *lines: RenderableType) -> None:
-        """`document` for programs, or `lines` for people."""
+        """Print `document` with ``--json``, and `lines` without."""
         if self.as_json:
-            click.echo(json.dumps(plain(document), indent=2, allow_nan=False))
+            click.echo(json.dumps(to_json_value(document), indent=2, allow_nan=False))
             return
         for line in lines:
             with self.out.capture() as captured:
                 self.out.print(Text(clean(line)) if isinstance(line, str) else line)
             click.echo("\n".join(row.rstrip() for row in captured.get().splitlines()))
 
-    def table(
+    def make_table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
     ) -> Table:
-        """A table: ruled on a terminal, bare elsewhere."""
+        """A table with a ruled head on a terminal, without one elsewhere. `right`: columns aligned right."""
         frame = box.SIMPLE_HEAD if self.out.is_terminal else None
         table = Table(box=frame, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column in columns:
@@ -66,16 +66,19 @@ class Session:
             table.add_row(*(Text(clean(cell)) for cell in row))
         return table
 
-    def pairs(self, rows: Sequence[Sequence[str]]) -> Table:
-        """Names and values, one pair a line."""
+    def make_pairs(self, rows: Sequence[Sequence[str]]) -> Table:
+        """Names and values, one pair per line."""
         table = Table.grid(padding=(0, 2))
         for name, text in rows:
             table.add_row(Text(name, style="bold"), Text(clean(text)))
         return table
 
     @contextmanager
-    def progress(self, verb: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-        """A bar on standard error that counts bytes up to `total`; None unless that is a terminal."""
+    def show_progress(self, verb: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+        """Show a bar on standard error that counts bytes up to `total`.
+
+        Yields the function that counts some more; None where standard error isn't a terminal.
+        """
         if not self.err.is_terminal:
             yield None
             return
@@ -86,7 +89,10 @@ class Session:
 
     @contextmanager
     def show_count(self, total: int) -> Iterator[Callable[[], None]]:
-        """A bar on standard error that counts checkpoints; nothing unless that is a terminal."""
+        """Show a bar on standard error, if that is a terminal, that counts checkpoints up to `total`.
+
+        Yields the function that counts one more.
+        """
         if not self.err.is_terminal:
             yield lambda: None
             return
@@ -96,7 +102,7 @@ class Session:
             yield lambda: bar.advance(task)
 
 
-def _console(stream: Any, width: int | None) -> Console:
+def _make_console(stream: Any, width: int | None) -> Console:
     terminal = stream.isatty()
     return Console(
         file=stream,
@@ -109,8 +115,8 @@ def _console(stream: Any, width: int | None) -> Console:
     )
 
 
-class _Lines(logging.Handler):
-    """Log records on standard error, above a progress bar if there is one."""
+class _ConsoleHandler(logging.Handler):
+    """Prints log records on `console`, above a progress bar if there is one."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -122,8 +128,8 @@ class _Lines(logging.Handler):
 
 
 def _log_to(console: Console, verbose: int) -> None:
-    """Until the command ends."""
-    handler = _Lines(console)
+    """Log to `console` until the command ends."""
+    handler = _ConsoleHandler(console)
     before, propagated = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
@@ -138,9 +144,9 @@ def _log_to(console: Console, verbose: int) -> None:
 
 
 def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
-    """A command with the common options.
+    """Make a function the command `name`, with the common options added to its own.
 
-    The function gets a `Session` first; what it returns is the exit code, and None is 0.
+    The function gets a `Session` first. What it returns is the exit code; None is 0.
     """
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
@@ -156,7 +162,7 @@ def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
         ) -> None:
             click.get_current_context().meta[DEBUG] = debug
             keys = [file.read() for file in trusted_key]
-            session = Session(as_json, storage_options(storage_option), keys or None)
+            session = Session(as_json, parse_storage_options(storage_option), keys or None)
             _log_to(session.err, verbose)
             if exit_code := function(session, **given):
                 click.get_current_context().exit(exit_code)
@@ -169,14 +175,14 @@ def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
                 "--storage-option",
                 metavar="KEY=VALUE",
                 multiple=True,
-                help="Passed to the storage client; dots nest (client_kwargs.endpoint_url=...). Repeatable.",
+                help="Option of the storage client; dots nest (client_kwargs.endpoint_url=...). Repeatable.",
             ),
             click.option(
                 "--trusted-key",
                 metavar="FILE",
                 type=click.File("rb"),
                 multiple=True,
-                help="A public key in PEM: count only checkpoints that it has signed. Repeatable.",
+                help="Public key in PEM: only checkpoints that a trusted key signed count. Repeatable.",
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         ):

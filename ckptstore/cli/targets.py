@@ -23,21 +23,21 @@ class Target(NamedTuple):
 def find(session: Session, text: str) -> Target:
     """The store or checkpoint that `text` names.
 
-    ``STORE@WHICH`` is always a checkpoint; a directory that really is called so is named with a slash
-    at its end.
+    ``STORE@WHICH`` is always a checkpoint; a directory that really has such a name is written with a
+    slash at its end.
     """
     if selected := _SELECTED.match(text):
-        store = session.store(selected["store"])
+        store = session.open_store(selected["store"])
         return Target(store, pick(store, selected["which"]))
     parent, _, last = text.rstrip("/").rpartition("/")
     if CheckpointName.parse(last):
-        store = session.store(parent or ("/" if text.startswith("/") else "."))
+        store = session.open_store(parent or ("/" if text.startswith("/") else "."))
         try:
             return Target(store, store.get(last))
         except (CheckpointNotFound, StoreNotFound, StoreDenied):
-            # Copied out of its store, left there by RLlib, or all that these credentials may read.
+            # It was copied out of its store, RLlib left it there, or these credentials may read nothing else.
             return Target(None, _open(session, text))
-    store = session.store(text)
+    store = session.open_store(text)
     try:
         store.id  # noqa: B018  # reading it proves that there is a store
     except StoreNotFound:
@@ -45,14 +45,18 @@ def find(session: Session, text: str) -> Target:
     return Target(store, None)
 
 
-def find_checkpoint(session: Session, text: str) -> Target:
-    """Like `find`, but InvalidRequest for a store."""
-    target = find(session, text)
+def find_checkpoint(session: Session, text: str) -> Checkpoint:
+    """The checkpoint that `text` names. InvalidRequest if it names a store."""
+    return require_checkpoint(find(session, text), text)
+
+
+def require_checkpoint(target: Target, text: str) -> Checkpoint:
+    """The checkpoint of `target`, which `text` named. InvalidRequest if it is a store."""
     if target.checkpoint is None:
         raise InvalidRequest(
             text, "it is a store, not a checkpoint", f"Say which one, for example {text}@latest"
         )
-    return target
+    return target.checkpoint
 
 
 def pick(store: CheckpointStore, which: str) -> Checkpoint:

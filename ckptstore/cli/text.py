@@ -1,4 +1,4 @@
-"""Values as people read them, and as JSON that every parser takes. Pure."""
+"""Values as people read them, and as JSON that every parser takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptstore.errors import InvalidRequest
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """`count` bytes, for people: ``512 B``, ``1.5 KiB``."""
     value = float(count)
     for unit in _UNITS:
@@ -21,13 +21,25 @@ def size(count: int) -> str:
     raise AssertionError
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 file``, ``2 files``; `plural` is for nouns that take more than an s."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def format_time(created: str | None) -> str:
+    """An ISO 8601 time, for people: to the minute, without its zone. Empty for None."""
+    return (created or "")[:16].replace("T", " ")
+
+
+def format_value(item: object) -> str:
+    """A metric, for a table."""
+    if isinstance(item, bool) or item is None:
+        return {True: "yes", False: "no", None: ""}[item]
+    return f"{item:.6g}" if isinstance(item, float) else clean(item)
 
 
 def clean(text: object) -> str:
-    """`text` on one line, with nothing in it that a terminal would obey.
+    """`text` on one line, with everything escaped that a terminal would obey.
 
     Names come out of files that anybody may have written; an escape sequence in one must not move the
     cursor or set the window's title.
@@ -37,31 +49,19 @@ def clean(text: object) -> str:
     )
 
 
-def value(item: object) -> str:
-    """A metric, for a table."""
-    if isinstance(item, bool) or item is None:
-        return {True: "yes", False: "no", None: ""}[item]
-    return f"{item:.6g}" if isinstance(item, float) else clean(item)
-
-
-def when(created: str | None) -> str:
-    """A time in ISO 8601, for people: to the minute, and without its zone. Empty for None."""
-    return (created or "")[:16].replace("T", " ")
-
-
-def plain(item: Any) -> Any:
-    """`item` as JSON has it. Floats that aren't finite become "nan", "inf" and "-inf": JSON has none."""
+def to_json_value(item: Any) -> Any:
+    """`item` in JSON's types. Floats that JSON lacks become the strings "nan", "inf" and "-inf"."""
     if isinstance(item, float) and not math.isfinite(item):
         return str(item)
     if isinstance(item, Mapping):
-        return {str(key): plain(inner) for key, inner in item.items()}
+        return {str(key): to_json_value(inner) for key, inner in item.items()}
     if isinstance(item, (list, tuple)):
-        return [plain(inner) for inner in item]
+        return [to_json_value(inner) for inner in item]
     return item
 
 
-def metric(metrics: Mapping[str, Any], name: str) -> Any:
-    """The metric called `name`, or at the path ``a/b/c``; None if there is none."""
+def find_metric(metrics: Mapping[str, Any], name: str) -> Any:
+    """The metric called `name`, or at the path ``a/b/c``, of any type; None if there is none."""
     if name in metrics:
         return metrics[name]
     found: Any = metrics
@@ -70,16 +70,16 @@ def metric(metrics: Mapping[str, Any], name: str) -> Any:
     return None if isinstance(found, Mapping) else found
 
 
-def flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every metric with the path that `metric` takes."""
+def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every metric and the path at which `find_metric` finds it."""
     for name, item in metrics.items():
         if isinstance(item, Mapping):
-            yield from flat(item, f"{prefix}{name}/")
+            yield from flatten_metrics(item, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", item
 
 
-def storage_options(pairs: Iterable[str], flag: str = "--storage-option") -> dict[str, Any]:
+def parse_storage_options(pairs: Iterable[str], flag: str = "--storage-option") -> dict[str, Any]:
     """``KEY=VALUE`` pairs as a dict; dots in a key nest, and ``true`` and ``false`` are booleans.
 
     Values may be secrets: no error repeats one.

@@ -1,1 +1,1 @@
-"""The commands: one module for each, named after it."""
+"""The commands of ``ckptstore``: a module for each, named after it."""

@@ -8,10 +8,10 @@ import click
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli import describe, many
-from ckptstore.cli.destination import destination_option, destination_options, destination_store
+from ckptstore.cli.destination import destination_option, open_destination, parse_destination_options
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import Target, find
-from ckptstore.cli.text import plural, size
+from ckptstore.cli.text import format_count, format_size
 from ckptstore.errors import InvalidRequest
 from ckptstore.work import Progress
 
@@ -19,9 +19,9 @@ from ckptstore.work import Progress
 @command("cp")
 @click.argument("source", metavar="STORE|CHECKPOINT|URL/**")
 @click.argument("destination", metavar="STORE")
-@click.option("--step", type=int, metavar="N", help="Commit an RLlib checkpoint as this step, not its own.")
+@click.option("--step", type=int, metavar="N", help="Commit an RLlib checkpoint as step N, not as its own.")
 @destination_option
-@many.option
+@many.workers_option
 def cp(
     session: Session,
     source: str,
@@ -32,32 +32,35 @@ def cp(
 ) -> int:
     """Copy a store or a checkpoint into a store.
 
-    The destination is made if it isn't there. Copies are verified on the way and keep their ids; tags
-    come along. What the destination already has is left alone, so the same command takes up a copy cut
-    short. A checkpoint that RLlib wrote becomes a committed one, its files byte for byte as they were.
+    The destination is created if it doesn't exist. Copies are verified on the way and keep their ids; tags
+    come along. Checkpoints that the destination already has are skipped, so to resume an interrupted copy,
+    run the same command again. A checkpoint that RLlib wrote becomes a committed one; its files stay
+    byte for byte as they were.
     """
-    if (url := many.below(source)) is not None:
+    if (url := many.parse_pattern(source)) is not None:
         if step is not None:
-            raise InvalidRequest("--step", "it is for one checkpoint", "Leave it out")
-        mirror = many.mirror(session, url, destination, destination_options(session, to_storage_option))
-        return many.each(session, url, workers, lambda item: many.done(mirror.copy(item)), ["copy"])
+            raise InvalidRequest("--step", "it is for a single checkpoint", "Leave it out")
+        options = parse_destination_options(session, to_storage_option)
+        mirror = many.open_mirror(session, url, destination, options)
+        return many.run_each(
+            session, url, workers, lambda found: many.describe_done(mirror.copy(found)), ["copy"]
+        )
     found = find(session, source)
-    target = destination_store(session, destination, to_storage_option)
+    target = open_destination(session, destination, to_storage_option)
     if step is not None and (found.checkpoint is None or found.checkpoint.committed):
         raise InvalidRequest("--step", "a committed checkpoint keeps its step", "Leave it out")
-    total = sum(sum(describe.files(item).values()) for item in _choose(found))
-    with session.progress("copying", total) as progress:
+    with session.show_progress("copying", describe.count_bytes(*_list_sources(found))) as progress:
         copied = _copy(found, target, step, progress)
     tags = target.tags()
     session.show(
-        {"store": target.url, "copied": [describe.summary(item, tags) for item in copied]},
-        *(f"{item.name}  {size(sum(describe.files(item).values()))}" for item in copied),
-        f"{plural(len(copied), 'checkpoint')} copied to {target.url}",
+        {"store": target.url, "copied": [describe.summarize(item, tags) for item in copied]},
+        *(f"{item.name}  {format_size(describe.count_bytes(item))}" for item in copied),
+        f"{format_count(len(copied), 'checkpoint')} copied to {target.url}",
     )
     return 0
 
 
-def _choose(found: Target) -> list[Checkpoint]:
+def _list_sources(found: Target) -> list[Checkpoint]:
     if found.checkpoint is not None:
         return [found.checkpoint]
     return found.store.checkpoints() if found.store is not None else []
@@ -66,6 +69,7 @@ def _choose(found: Target) -> list[Checkpoint]:
 def _copy(
     found: Target, target: CheckpointStore, step: int | None, progress: Progress | None
 ) -> list[Checkpoint]:
+    """Copy what was found into `target`. Returns the copies, without what `target` had already."""
     if found.store is not None:
         which = None if found.checkpoint is None else [found.checkpoint]
         return found.store.copy_to(target, which, progress=progress)
@@ -79,7 +83,7 @@ def _copy(
 
 
 def _add(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress | None) -> list[Checkpoint]:
-    """A copy that lies outside any store, back into one."""
+    """Copy a committed checkpoint that isn't in a store."""
     if any(item.id == checkpoint.id for item in target.checkpoints()):
         return []
     return [target.add(checkpoint, progress=progress)]
@@ -88,6 +92,7 @@ def _add(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress | N
 def _import(
     checkpoint: Checkpoint, target: CheckpointStore, step: int, progress: Progress | None
 ) -> Checkpoint:
+    """Commit a checkpoint that RLlib wrote as `step`."""
     with target.stage(step, metrics=checkpoint.metrics) as staged:
         checkpoint.download(os.fspath(staged), progress=progress)
     assert staged.checkpoint is not None

@@ -10,13 +10,11 @@ import click
 from ckptstore import Checkpoint
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
-from ckptstore.cli.text import plural
+from ckptstore.cli.text import format_count
 from ckptstore.errors import CheckpointNotFound, UnreadableFormat
 from ckptstore.rllib_formats import diff as differences
 
 DIFFERENT = 1  # as diff(1) has it
-
-
 _SHOWN_CHARACTERS = 60
 
 
@@ -28,24 +26,24 @@ _SHOWN_CHARACTERS = 60
     "policy_ids",
     metavar="ID",
     multiple=True,
-    help="Compare this policy's weights and nothing else. Repeatable.",
+    help="Compare only this policy's weights. Repeatable.",
 )
 def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...]) -> int:
-    """Compare the weights and the config of two checkpoints, of whatever release.
+    """Compare the weights and the config of two checkpoints, whatever releases wrote them.
 
     The exit code is 0 if they are equal and 1 if they differ. Optimizers, counters and components are not
     compared. One policy saved by itself is compared with the one named with --policy.
     """
-    left, right = (_open(session, text) for text in (before, after))
+    left, right = (find_checkpoint(session, text) for text in (before, after))
     sides: list[differences.Comparable] = [
-        _Chosen(checkpoint, policy_ids) if policy_ids else checkpoint for checkpoint in (left, right)
+        _ChosenPolicies(checkpoint, policy_ids) if policy_ids else checkpoint for checkpoint in (left, right)
     ]
     known = {policy_id for side in sides for policy_id in side.policy_ids}
     if absent := [policy_id for policy_id in policy_ids if policy_id not in known]:
         raise CheckpointNotFound(left.name, f"neither it nor {right.name} holds a policy {absent[0]!r}")
     if not known:
         raise UnreadableFormat(left.name, f"neither it nor {right.name} holds a policy: nothing to compare")
-    configs = None if policy_ids else (_config(left), _config(right))
+    configs = None if policy_ids else (_get_config(left), _get_config(right))
     if configs is not None and not all(configs):
         configs = None
     found = differences.diff(*sides, configs=configs)
@@ -60,24 +58,24 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
         "config": None
         if configs is None
         else [
-            {"key": item.key, "before": _display_value(item.before), "after": _display_value(item.after)}
+            {"key": item.key, "before": _simplify(item.before), "after": _simplify(item.after)}
             for item in found.config
         ],
     }
-    session.show(document, *_diff_lines(session, document))
+    session.show(document, *_format_differences(session, document))
     return DIFFERENT if found else 0
 
 
-class _Chosen:
+class _ChosenPolicies:
     """Those policies of a checkpoint that were named on the command line.
 
-    A policy or module saved by itself doesn't know its id: it is taken for the one that was named.
+    A policy or module saved by itself doesn't know its id, and is taken for the one that was named.
     """
 
     def __init__(self, checkpoint: Checkpoint, policy_ids: tuple[str, ...]) -> None:
         self._checkpoint = checkpoint
         self._alone = checkpoint.kind in ("Policy", "RLModule") and len(policy_ids) == 1
-        # Asked one by one: the list of all may cost reading the algorithm's state.
+        # Asked one by one: to list them all may mean reading the algorithm's state.
         self.policy_ids = tuple(name for name in policy_ids if self._alone or name in checkpoint.policies)
 
     def weights(self, policy_id: str) -> Mapping[str, Any]:
@@ -85,57 +83,52 @@ class _Chosen:
         return self._checkpoint.weights(None if self._alone else policy_id)
 
 
-def _open(session: Session, text: str) -> Checkpoint:
-    checkpoint = find_checkpoint(session, text).checkpoint
-    assert checkpoint is not None
-    return checkpoint
-
-
-def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+def _get_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     state = checkpoint.state
     config = state.get("config") if isinstance(state, Mapping) else None
     return config if isinstance(config, Mapping) else {}
 
 
-def _display_value(value: Any) -> Any:
-    """A config's value, as JSON where it is simple and else as short text."""
-    return value if value is None or isinstance(value, (bool, int, float, str)) else _brief(value)
+def _simplify(value: Any) -> Any:
+    """A config's value for JSON: as it is where JSON has it, and else as short text."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else _shorten(value)
 
 
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-def _diff_lines(session: Session, document: Mapping[str, Any]) -> list[Any]:
-    compared = plural(len(document["compared"]), "policy").replace("policys", "policies")
-    what = compared if document["config"] is None else f"{compared} and the config"
+def _format_differences(session: Session, document: Mapping[str, Any]) -> list[Any]:
     if document["equal"]:
-        return [f"equal: {what}"]
+        compared = format_count(len(document["compared"]), "policy", "policies")
+        return [f"equal: {compared}" if document["config"] is None else f"equal: {compared} and the config"]
     lines: list[Any] = [
-        f"{side} in {document[key]}: {', '.join(document[f'only_{key}'])}"
-        for side, key in (("only", "before"), ("only", "after"))
-        if document[f"only_{key}"]
+        f"only in {document[side]}: {', '.join(document[f'only_{side}'])}"
+        for side in ("before", "after")
+        if document[f"only_{side}"]
     ]
     if document["arrays"]:
         rows = [
             [
                 item["policy_id"],
                 item["name"],
-                item["before"] or "(missing)",
-                item["after"] or "(missing)",
-                _number(item["l2"]),
-                _number(item["largest"]),
+                item["before"] or differences.MISSING,
+                item["after"] or differences.MISSING,
+                _format_number(item["l2"]),
+                _format_number(item["largest"]),
             ]
             for item in document["arrays"]
         ]
         columns = ["policy", "array", "before", "after", "L2 difference", "largest"]
-        lines += [*([""] if lines else []), session.table(columns, rows, right=columns[4:])]
+        lines += [*([""] if lines else []), session.make_table(columns, rows, right=columns[4:])]
     if document["config"]:
-        rows = [[item["key"], _brief(item["before"]), _brief(item["after"])] for item in document["config"]]
-        lines += [*([""] if lines else []), session.table(["config", "before", "after"], rows)]
+        rows = [
+            [item["key"], _shorten(item["before"]), _shorten(item["after"])] for item in document["config"]
+        ]
+        lines += [*([""] if lines else []), session.make_table(["config", "before", "after"], rows)]
     return lines
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""``ckptstore doctor``: try what a store relies on."""
+"""``ckptstore doctor``: try whether a backend does what a store relies on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ckptstore.commit.doctor import diagnose
 
 @command("doctor")
 @click.argument("url", metavar="URL")
-@click.option("--single-writer", is_flag=True, help="Accept a place that ignores create-only writes.")
+@click.option("--single-writer", is_flag=True, help="Accept a backend that ignores create-only writes.")
 def doctor(session: Session, url: str, single_writer: bool) -> None:
-    """Try what a store relies on, with a few small files, and say what the place promises.
+    """Try, with a few small files, what a store relies on.
 
-    URL need not hold a store yet. Exits with the code of the first thing that is wrong.
+    Also says what the backend promises. URL need not hold a store yet. The exit code is that of the first
+    check that fails.
     """
     diagnosis = diagnose(open_backend(url, session.options), single_writer)
     document = {
@@ -27,9 +28,8 @@ def doctor(session: Session, url: str, single_writer: bool) -> None:
         ],
         "promises": dict(diagnosis.promises),
     }
-    rows = [["ok" if check.problem is None else "NO", check.name] for check in diagnosis.checks]
-    session.show(
-        document, diagnosis.url, session.pairs(rows), "", session.pairs(list(diagnosis.promises.items()))
-    )
+    checks = [["ok" if check.problem is None else "NO", check.name] for check in diagnosis.checks]
+    promises = list(diagnosis.promises.items())
+    session.show(document, diagnosis.url, session.make_pairs(checks), "", session.make_pairs(promises))
     if diagnosis.problem is not None:
         raise diagnosis.problem

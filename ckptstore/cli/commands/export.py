@@ -6,14 +6,14 @@ import click
 
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
-from ckptstore.cli.text import size
+from ckptstore.cli.text import format_size
 from ckptstore.export.formats import FORMATS
 
 
 @command("export")
 @click.argument("target", metavar="CHECKPOINT")
 @click.argument("destination", metavar="FILE")
-@click.option("--policy", "policy_id", metavar="ID", help="Which one; may be left out if there is one only.")
+@click.option("--policy", "policy_id", metavar="ID", help="The policy; not needed where there is only one.")
 @click.option(
     "--format", "kind", type=click.Choice(list(FORMATS)), help="By default what FILE's name ends in."
 )
@@ -21,11 +21,10 @@ def export(session: Session, target: str, destination: str, policy_id: str | Non
     """Write one policy to a file that other tools read or run.
 
     FILE is a path or URL and must be new. npz is for numpy, safetensors for most frameworks, json for
-    anything else: they hold its weights. onnx and torchscript hold the network, if it is one of RLlib's own,
-    and are run and compared with the weights first.
+    anything else: these hold the policy's weights. onnx and torchscript hold its network, which must be one
+    of RLlib's own; it is run from the file first, and compared with the weights.
     """
-    checkpoint = find_checkpoint(session, target).checkpoint
-    assert checkpoint is not None
+    checkpoint = find_checkpoint(session, target)
     done = checkpoint.export(destination, policy_id, format=kind, storage_options=session.options)
     session.show(
         {
@@ -36,6 +35,6 @@ def export(session: Session, target: str, destination: str, policy_id: str | Non
             "bytes": done.bytes,
             "difference": done.difference,
         },
-        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {size(done.bytes)}"
+        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {format_size(done.bytes)}"
         + ("" if done.difference is None else f", within {done.difference:.1g} of the weights in a trial"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ckptstore.cli.session import Session, command
-from ckptstore.cli.text import plural, size
+from ckptstore.cli.text import format_count, format_size
 
 
 @command("gc")
@@ -14,17 +14,17 @@ from ckptstore.cli.text import plural, size
     "--grace",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Take an unfinished save younger than this for alive (default: 0 on local disk, where a lock "
-    "tells; a day on object stores).",
+    help="Spare unfinished saves younger than this: they may still be running (default: 0 on local disk, "
+    "where a lock shows it; a day on object stores).",
 )
 def gc(session: Session, store_url: str, grace: float | None) -> None:
     """Remove what crashed saves left behind.
 
-    The remains of interrupted deletes go too. Checkpoints stay.
+    Also removes what interrupted deletes left. Checkpoints stay.
     """
-    store = session.store(store_url)
+    store = session.open_store(store_url)
     swept = store.gc(grace)
     session.show(
         {"store": store.url, "removed": swept.attempts, "bytes": swept.bytes},
-        f"removed {plural(len(swept.attempts), 'leftover')}, {size(swept.bytes)}",
+        f"removed {format_count(len(swept.attempts), 'leftover')}, {format_size(swept.bytes)}",
     )

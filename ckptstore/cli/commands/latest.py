@@ -11,16 +11,18 @@ from ckptstore.errors import CheckpointNotFound
 
 @command("latest")
 @click.argument("store_url", metavar="STORE")
-@click.option("--verified", is_flag=True, help="Check every byte; fall back to the newest that is whole.")
+@click.option(
+    "--verified", is_flag=True, help="Check every byte, and fall back to the newest checkpoint that is whole."
+)
 def latest(session: Session, store_url: str, verified: bool) -> None:
     """Print the URL of the newest checkpoint.
 
     The exit code is 3 if there is none.
     """
-    store = session.store(store_url)
+    store = session.open_store(store_url)
     newest = store.latest(verified=verified)
     if newest is None:
         raise CheckpointNotFound(store.url, "the store holds no checkpoint")
-    document = describe.summary(newest, store.tags())
+    document = describe.summarize(newest, store.tags())
     document["skipped"] = [skip._asdict() for skip in newest.skipped]
     session.show(document, newest.url)

@@ -6,19 +6,23 @@ import click
 
 from ckptstore.cli import describe
 from ckptstore.cli.session import Session, command
-from ckptstore.cli.text import metric, size, value, when
+from ckptstore.cli.text import find_metric, format_size, format_time, format_value
 
 
 @command("ls")
 @click.argument("store_url", metavar="STORE")
 @click.option(
-    "--metric", "metrics", metavar="NAME", multiple=True, help="Add a column: a metric, or a path a/b/c."
+    "--metric",
+    "metrics",
+    metavar="NAME",
+    multiple=True,
+    help="Add a column: a metric, or a path a/b/c to one. Repeatable.",
 )
 def ls(session: Session, store_url: str, metrics: tuple[str, ...]) -> None:
     """List the checkpoints of a store, oldest to newest."""
-    store = session.store(store_url)
+    store = session.open_store(store_url)
     tags = store.tags()
-    found = [describe.summary(checkpoint, tags) for checkpoint in store.checkpoints()]
+    found = [describe.summarize(checkpoint, tags) for checkpoint in store.checkpoints()]
     columns = ["name", "step", "kind", "policies", "size", "created (UTC)", *metrics, "tags"]
     rows = [
         [
@@ -26,16 +30,16 @@ def ls(session: Session, store_url: str, metrics: tuple[str, ...]) -> None:
             str(item["step"]),
             item["kind"],
             str(len(item["policies"])),
-            size(item["bytes"]),
-            when(item["created"]),
-            *(value(metric(item["metrics"], name)) for name in metrics),
+            format_size(item["bytes"]),
+            format_time(item["created"]),
+            *(format_value(find_metric(item["metrics"], name)) for name in metrics),
             ", ".join(item["tags"]),
         ]
         for item in found
     ]
     session.show(
         {"store": store.url, "id": store.id, "checkpoints": found},
-        session.table(columns, rows, right=["step", "policies", "size", *metrics])
+        session.make_table(columns, rows, right=["step", "policies", "size", *metrics])
         if found
         else f"{store.url} holds no checkpoint",
     )

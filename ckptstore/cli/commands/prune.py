@@ -1,4 +1,4 @@
-"""``ckptstore prune``: delete checkpoints that no rule keeps."""
+"""``ckptstore prune``: delete the checkpoints that no option keeps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from ckptstore.errors import InvalidRequest
 
 @command("prune")
 @click.argument("store_url", metavar="STORE")
-@click.option("--keep", type=int, metavar="N", help="The newest N stay.")
-@click.option("--best", multiple=True, metavar="METRIC=N", help="The N with the highest METRIC stay.")
-@click.option("--least", multiple=True, metavar="METRIC=N", help="The N with the lowest METRIC stay.")
-@click.option("--every", type=int, metavar="N", help="Those whose step is a multiple of N stay.")
+@click.option("--keep", type=int, metavar="N", help="Keep the newest N.")
 @click.option(
-    "--within", metavar="TIME", help="Those saved at most TIME before the newest stay: 90m, 12h or 7d."
+    "--best", multiple=True, metavar="METRIC=N", help="Keep the N with the highest METRIC. Repeatable."
 )
-@click.option("--tagged", is_flag=True, help="Nothing stays but what stays anyway.")
+@click.option(
+    "--least", multiple=True, metavar="METRIC=N", help="Keep the N with the lowest METRIC. Repeatable."
+)
+@click.option("--every", type=int, metavar="N", help="Keep those whose step is a multiple of N.")
+@click.option(
+    "--within", metavar="TIME", help="Keep those saved at most TIME before the newest: 90m, 12h or 7d."
+)
+@click.option("--tagged", is_flag=True, help="Keep only tagged and pinned checkpoints, and the newest.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 def prune(
     session: Session,
@@ -33,24 +37,24 @@ def prune(
     tagged: bool,
     dry_run: bool,
 ) -> None:
-    """Delete checkpoints, except those that one of the options keeps.
+    """Delete the checkpoints that no option keeps.
 
-    The newest stays in any case, and so do those tagged or pinned.
+    The newest is always kept, and so are tagged and pinned ones.
     """
     rules: list[retention.Rule] = []
     if keep is not None:
         rules.append(retention.LatestN(keep))
-    rules += [retention.BestN(*_metric("--best", text), "max") for text in best]
-    rules += [retention.BestN(*_metric("--least", text), "min") for text in least]
+    rules += [retention.BestN(*_parse_metric("--best", text), "max") for text in best]
+    rules += [retention.BestN(*_parse_metric("--least", text), "min") for text in least]
     if every is not None:
         rules.append(retention.EveryNSteps(every))
     if within is not None:
-        rules.append(retention.LatestDuration(_duration(within)))
+        rules.append(retention.LatestDuration(_parse_duration(within)))
     if tagged:
         rules.append(retention.Tagged())
     if not rules:
         raise InvalidRequest("prune", "nothing says what to keep", "Write for example: --keep 3")
-    store = session.store(store_url)
+    store = session.open_store(store_url)
     pruned = store.prune(keep=rules, dry_run=dry_run)
     verb = "would delete" if dry_run else "deleted"
     session.show(
@@ -59,18 +63,18 @@ def prune(
     )
 
 
-def _metric(option: str, text: str) -> tuple[str, int]:
+def _parse_metric(option: str, text: str) -> tuple[str, int]:
     metric, _, number = text.rpartition("=")
     if not metric or not number.isdecimal():
         raise InvalidRequest(f"{option} {text}", "it isn't METRIC=N", "Write for example: reward=3")
     return metric, int(number)
 
 
-def _duration(text: str) -> datetime.timedelta:
+def _parse_duration(text: str) -> datetime.timedelta:
     number, unit = text[:-1], {"m": "minutes", "h": "hours", "d": "days"}.get(text[-1:])
     if unit is None or not number.isdecimal():
         raise InvalidRequest(
-            f"--within {text}", "it is no length of time", "Write for example 90m, 12h or 7d"
+            f"--within {text}", "it isn't a length of time", "Write for example 90m, 12h or 7d"
         )
     try:
         return datetime.timedelta(**{unit: int(number)})

@@ -1,4 +1,4 @@
-"""``ckptstore tag``: list, move or delete the tags of a store."""
+"""``ckptstore tag``: list, move or delete a store's tags."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ckptstore.errors import InvalidRequest
 @click.argument("store_url", metavar="STORE")
 @click.argument("name", required=False)
 @click.argument("which", required=False)
-@click.option("--delete", metavar="NAME", help="Take this tag away.")
+@click.option("--delete", metavar="NAME", help="Delete this tag.")
 def tag(session: Session, store_url: str, name: str | None, which: str | None, delete: str | None) -> None:
-    """List the tags, or move or delete one.
+    """List a store's tags, or move or delete one.
 
-    NAME will point at WHICH: a step, `latest`, `tag:NAME` or a checkpoint's name. A tagged
-    checkpoint is never pruned.
+    NAME and WHICH point the tag NAME at a checkpoint: WHICH is a step, `latest`, `tag:NAME` or the
+    checkpoint's name. A tagged checkpoint is never pruned.
     """
-    store = session.store(store_url)
+    store = session.open_store(store_url)
     if delete is not None:
         if name is not None:
             raise InvalidRequest("tag", "--delete takes the tag's name and nothing else", "Run it twice")
@@ -31,7 +31,7 @@ def tag(session: Session, store_url: str, name: str | None, which: str | None, d
         tags = store.tags()
         session.show(
             {"store": store.url, "tags": tags},
-            session.table(["tag", "checkpoint"], [[ref, target] for ref, target in tags.items()])
+            session.make_table(["tag", "checkpoint"], [[ref, target] for ref, target in tags.items()])
             if tags
             else f"{store.url} has no tags",
         )

@@ -14,8 +14,8 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli import describe
 from ckptstore.cli.policy_files import list_policy_files
 from ckptstore.cli.session import Session, command
-from ckptstore.cli.targets import find, find_checkpoint
-from ckptstore.cli.text import clean, size
+from ckptstore.cli.targets import find, require_checkpoint
+from ckptstore.cli.text import clean, format_size
 from ckptstore.errors import CheckpointNotFound
 
 
@@ -30,74 +30,77 @@ from ckptstore.errors import CheckpointNotFound
 )
 def tree(session: Session, target: str, policy_ids: tuple[str, ...]) -> None:
     """Draw the files of a checkpoint, or the checkpoints of a store."""
-    store, checkpoint = (find_checkpoint if policy_ids else find)(session, target)
-    if checkpoint is not None:
-        _tree_checkpoint(session, checkpoint, store, policy_ids)
-    elif store is not None:
-        tags = store.tags()
-        found = [describe.summary(item, tags) for item in store.checkpoints()]
-        drawn = Tree(Text(clean(store.url)))
-        for item in found:
-            named = f"  [{', '.join(item['tags'])}]" if item["tags"] else ""
-            branch = _branch(drawn, f"{item['name']}{named}", size(item["bytes"]))
-            for policy_id in item["policies"]:
-                _branch(branch, policy_id)
-        session.show({"store": store.url, "checkpoints": found}, drawn)
+    found = find(session, target)
+    if policy_ids:
+        require_checkpoint(found, target)
+    if found.checkpoint is not None:
+        _draw_checkpoint(session, found.checkpoint, found.store, policy_ids)
+    elif found.store is not None:
+        _draw_store(session, found.store)
 
 
-def _tree_checkpoint(
+def _draw_store(session: Session, store: CheckpointStore) -> None:
+    tags = store.tags()
+    found = [describe.summarize(item, tags) for item in store.checkpoints()]
+    drawing = Tree(Text(clean(store.url)))
+    for item in found:
+        suffix = f"  [{', '.join(item['tags'])}]" if item["tags"] else ""
+        branch = _add_branch(drawing, f"{item['name']}{suffix}", format_size(item["bytes"]))
+        for policy_id in item["policies"]:
+            _add_branch(branch, policy_id)
+    session.show({"store": store.url, "checkpoints": found}, drawing)
+
+
+def _draw_checkpoint(
     session: Session, checkpoint: Checkpoint, store: CheckpointStore | None, policy_ids: tuple[str, ...]
 ) -> None:
-    sizes = describe.files(checkpoint)
+    sizes = describe.list_files(checkpoint)
     unknown = [policy_id for policy_id in policy_ids if policy_id not in checkpoint.policy_ids]
     if unknown:
         known = ", ".join(checkpoint.policy_ids) or "none"
         raise CheckpointNotFound(checkpoint.name, f"it holds no policy {unknown[0]!r}", f"It holds: {known}")
-    shown: dict[str, list[dict[str, Any]]] = {
+    arrays: dict[str, list[dict[str, Any]]] = {
         policy_id: [
             {"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "bytes": array.nbytes}
-            for name, array in _arrays(checkpoint.policies[policy_id])
+            for name, array in _find_arrays(checkpoint.policies[policy_id])
         ]
         for policy_id in policy_ids
     }
-    drawn = Tree(Text.assemble((clean(checkpoint.name), "bold"), f"  {size(sum(sizes.values()))}"))
-    folders: dict[str, Tree] = {"": drawn}
+    drawing = Tree(Text.assemble((clean(checkpoint.name), "bold"), f"  {format_size(sum(sizes.values()))}"))
+    folders: dict[str, Tree] = {"": drawing}
     for path, count in sorted(sizes.items()):
         folder, _, name = path.rpartition("/")
-        _branch(_folder(folders, folder), name, size(count))
-    for policy_id, items in shown.items():
+        _add_branch(_add_folder(folders, folder), name, format_size(count))
+    for policy_id, items in arrays.items():
         homes = [path.rpartition("/")[0] for path in list_policy_files(checkpoint, policy_id, sizes)]
-        branch = _branch(
-            folders[min(homes, key=len, default="")], f"arrays of {policy_id}", size(_total(items))
-        )
+        home = folders[min(homes, key=len, default="")]
+        total = sum(item["bytes"] for item in items)
+        branch = _add_branch(home, f"arrays of {policy_id}", format_size(total))
         for item in items:
             shape = "x".join(map(str, item["shape"])) or "scalar"
-            _branch(branch, item["name"], f"{item['dtype']} {shape}")
+            _add_branch(branch, item["name"], f"{item['dtype']} {shape}")
     document = {
-        "checkpoint": describe.summary(checkpoint, store.tags() if store else {}),
+        "checkpoint": describe.summarize(checkpoint, store.tags() if store else {}),
         "files": [{"path": path, "bytes": count} for path, count in sorted(sizes.items())],
-        "arrays": shown,
+        "arrays": arrays,
     }
-    session.show(document, drawn)
+    session.show(document, drawing)
 
 
-def _total(items: list[dict[str, Any]]) -> int:
-    return sum(item["bytes"] for item in items)
-
-
-def _folder(folders: dict[str, Tree], path: str) -> Tree:
+def _add_folder(folders: dict[str, Tree], path: str) -> Tree:
+    """The branch of the folder `path`, added with those above it unless `folders` has it."""
     if path not in folders:
         parent, _, name = path.rpartition("/")
-        folders[path] = _branch(_folder(folders, parent), f"{name}/")
+        folders[path] = _add_branch(_add_folder(folders, parent), f"{name}/")
     return folders[path]
 
 
-def _branch(parent: Tree, label: str, note: str = "") -> Tree:
+def _add_branch(parent: Tree, label: str, note: str = "") -> Tree:
     return parent.add(Text.assemble(clean(label), ("  " + clean(note) if note else "", "dim")))
 
 
-def _arrays(value: object) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Every array in decoded data, with the path to it, in the order it lies there."""
+def _find_arrays(value: object) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Every array in decoded data and the path to it, in the data's order."""
     pending: list[tuple[str, object]] = [("", value)]
     seen: set[int] = set()
     while pending:
