@@ -274,7 +274,7 @@ from ckptstore import CheckpointStore
 def read_bytes():
     return int(open("/proc/self/io").read().split()[1])
 CheckpointStore(sys.argv[1], create=False)
-import ckptstore.codec.safe, ckptstore.checkpoint
+import ckptstore.codec.pickles.safe, ckptstore.checkpoint
 before = read_bytes()
 loaded = CheckpointStore(sys.argv[1], create=False).latest().load(policy_ids=["pol001", "pol002"])
 assert len(loaded.policies) == 2

@@ -115,7 +115,7 @@ def test_attacks_have_no_effect(tmp_path: Path) -> None:
             """
             import pickle, sys
             from ckptstore.codec.opaque import Opaque
-            from ckptstore.codec.safe import globals_in, loads
+            from ckptstore.codec.pickles.safe import globals_in, loads
             from ckptstore.errors import UnsafeContent
 
             attacks = pickle.load(open(sys.argv[1], "rb"))

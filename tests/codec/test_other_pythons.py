@@ -16,7 +16,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptstore.codec.indexed import write as indexed
 from ckptstore.codec.pickles import safe
 from tests.codec.other_pythons import ENVIRONMENTS, ROOT, Environment
 from tests.codec.support import cut, dumped, same
@@ -218,13 +217,14 @@ package = types.ModuleType("ckptstore")
 package.__path__ = [sys.argv[2] + "/ckptstore"]
 sys.modules["ckptstore"] = package
 import numpy as np
-from ckptstore.codec import indexed, safe
-from ckptstore.codec.skeleton import skeleton, load_trusted
+from ckptstore.codec.indexed.read import load_trusted, skeleton
+from ckptstore.codec.indexed.write import dump
+from ckptstore.codec.pickles import safe
 value = {"a": np.arange(70000), "s": np.arange(300000)[::3], "f": np.float32(1), "b": np.bool_(1),
          "o": np.array([1, None], object), "l": lambda x: x, "m": memoryview(b"abc"), "r": b"x" * 70000,
          "k": np.random.RandomState(1)}
 file = io.BytesIO()
-regions = indexed.dump(value, file.write)
+regions = dump(value, file.write)
 data = file.getvalue()
 assert b"_core" not in data and len(regions) == 2
 gaps, buffers, end = [], [], 0
@@ -242,7 +242,7 @@ with open(sys.argv[1], "wb") as out:
     out.write(data)
 print("ok")
 """
-    root = Path(indexed.__file__).parents[2]
+    root = Path(safe.__file__).parents[3]
     assert _run(environment, script, tmp_path / "there.pkl", root) == ["ok"]
     back = pickle.loads((tmp_path / "there.pkl").read_bytes()) if environment.python == "3.11" else None
     assert back is None or back["l"](3) == 3
