@@ -1,4 +1,4 @@
-"""Places that keep bytes, and which one a URL means."""
+"""Where bytes live: open the backend that a URL means."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def open_backend(
 ) -> Backend:
     """The backend at `url`: a path, ``file://``, ``s3://``, ``gs://``, ``memory://`` or any fsspec URL.
 
-    `timeout` is how many seconds a request that keeps failing is tried, `retries` how many more tries
-    at most (unbounded within the timeout by default), `concurrency` how many requests at once. Makes
-    no request. InvalidRequest if the URL can't be understood or its client library is not installed.
+    `timeout` is for how many seconds a request that keeps failing is tried, `retries` how often it is
+    repeated at most (unbounded within the timeout by default), `concurrency` how many requests are sent
+    at once. Makes no request. InvalidRequest if the URL can't be understood or its client library is not
+    installed.
     """
     from ckptstore.backends.objects.backend import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
 
@@ -45,18 +46,18 @@ def open_backend(
     timeout = DEFAULT_TIMEOUT if timeout is None else timeout
     concurrency = DEFAULT_CONCURRENCY if concurrency is None else concurrency
     try:
-        wire = _wire(scheme, text, options, timeout, concurrency)
-        return ObjectBackend(wire, timeout=timeout, retries=retries, concurrency=concurrency)
+        opener = _opener_for(scheme, text, options, timeout, concurrency)
+        return ObjectBackend(opener, timeout=timeout, retries=retries, concurrency=concurrency)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(text.split("?")[0].rpartition("@")[2], str(error)) from error
 
 
-def _wire(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
-    """How to open the connection; each kind is imported only when asked for."""
+def _opener_for(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
+    """What makes the client of `url`; each kind is imported only when asked for."""
     module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.FsspecOpener").rpartition(".")
     try:
-        opener = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
-        return opener(url, options, timeout, concurrency)
+        opener_class = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
+        return opener_class(url, options, timeout, concurrency)
     except ImportError as error:
         extra = {"S3Opener": "s3", "GcsOpener": "gcs"}.get(name)
         raise ValueError(f"{error}: pip install 'ckptstore[{extra}]'" if extra else str(error)) from error

@@ -1,4 +1,4 @@
-"""What every place promises, in five verbs (and what follows from them).
+"""What every backend promises, in five verbs, and how it fails.
 
 A backend moves bytes between keys and memory and knows nothing of checkpoints. Keys are relative,
 ``/``-separated, already validated names below the backend's root; ``""`` is the root itself.
@@ -16,7 +16,7 @@ TimeoutError          no proper answer until the deadline
 EOFError              fewer bytes than asked for
 TooLarge              more bytes than the caller takes
 BadOptions            an OSError: the client can't be set up like that
-OSError               anything else the place says
+OSError               anything else the system or the server says
 ====================  ==========================================================
 """
 
@@ -29,12 +29,12 @@ from typing import NamedTuple, Protocol
 
 
 class Listed(NamedTuple):
-    """One key and its size in bytes, as the place tells it now."""
+    """One key and its size in bytes, as the backend reports it now."""
 
     key: str
     size: int
     modified: float | None = None
-    """When it was written, in seconds since 1970 by the *place's* clock; None if the place can't tell."""
+    """When it was written, in seconds since 1970 by the *server's* clock; None if the backend can't tell."""
 
 
 class PlaceMissing(FileNotFoundError):
@@ -42,7 +42,7 @@ class PlaceMissing(FileNotFoundError):
 
 
 class BadOptions(OSError):
-    """The client of the place takes no such options, or can't make sense of one."""
+    """The backend's client takes no such options, or can't make sense of one."""
 
 
 class NotPlain(NotADirectoryError):
@@ -66,7 +66,7 @@ class Sink(Protocol):
 
     A clean exit makes the object complete (and, for a directory tree that is published by rename,
     leaves durability to the publication). An exception leaves nothing visible under the key where
-    the place allows that, and never a truncated object that looks whole.
+    the backend allows that, and never a truncated object that looks whole.
     """
 
     def write(self, data: bytes | memoryview) -> None:
@@ -80,7 +80,7 @@ class Sink(Protocol):
 
 
 class Backend(Protocol):
-    """One place that keeps bytes. Safe to use from several threads; never pickled with credentials."""
+    """One root that keeps bytes. Safe to use from several threads; never pickled with credentials."""
 
     @property
     def url(self) -> str:
@@ -98,7 +98,7 @@ class Backend(Protocol):
         """
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
-        """Fill `target` with the bytes of `key` from `start` on: one copy where the place allows it."""
+        """Fill `target` with the bytes of `key` from `start` on: one copy where the backend allows it."""
 
     def write(self, key: str) -> Sink:
         """A new object under `key`, streamed. Nobody else writes that key: its name is unique."""
@@ -128,7 +128,7 @@ class Backend(Protocol):
 
 
 def place_of(backend: Backend) -> str:
-    """What the backends of one place have in common, however often it is opened in this process."""
+    """What all backends of one URL and endpoint have in common, however often they are opened here."""
     place: str = getattr(backend, "place", backend.url)
     return place
 
@@ -138,14 +138,14 @@ class ObjectPlace(Backend, Protocol):
 
     @property
     def place(self) -> str:
-        """Identity of this place in this process: two endpoints may hold a bucket of one name."""
+        """The URL and its endpoint: two endpoints may have buckets of the same name."""
 
     @property
     def timeout(self) -> float:
         """Seconds after which a request that keeps failing is given up."""
 
     def copy(self, source: str, key: str, size: int) -> None:
-        """Have the place itself copy `source`, of `size` bytes, to `key`, which nobody else writes.
+        """Have the server itself copy `source`, of `size` bytes, to `key`, which nobody else writes.
 
         NotImplementedError where it can't.
         """
@@ -159,5 +159,5 @@ class ObjectPlace(Backend, Protocol):
     def abort_uploads(self, started: Callable[[str, float], bool]) -> int:
         """Give up unfinished uploads of keys below the root, and return how many.
 
-        Only those that `started(key, seconds since 1970 by the place's clock)` says True to.
+        Only those that `started(key, seconds since 1970 by the server's clock)` says True to.
         """

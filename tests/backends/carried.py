@@ -53,4 +53,4 @@ def fetched_in_a_fork(backend: ObjectBackend) -> tuple[str, bool]:
 
 
 def _fetch_there(backend: ObjectBackend, queue: Any) -> None:
-    queue.put((type(backend.wire).__name__, fetch(backend) == DATA))
+    queue.put((type(backend.client).__name__, fetch(backend) == DATA))

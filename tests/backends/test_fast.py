@@ -34,7 +34,7 @@ def proxy(moto: Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def backend(moto: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
     found = opened(moto, proxy)
-    assert isinstance(found.wire, ObstoreS3Client)
+    assert isinstance(found.client, ObstoreS3Client)
     yield found
     found.close()
 
@@ -83,8 +83,8 @@ def test_what_comes_in_several_chunks(backend: ObjectBackend) -> None:
     with backend.write("large") as sink:
         sink.write(data)
     assert fetch(backend, "large", len(data)) == data
-    assert isinstance(backend.wire, ObstoreS3Client)
-    assert backend.wire.carrier.refusals == 0  # else s3fs gave it
+    assert isinstance(backend.client, ObstoreS3Client)
+    assert backend.client.carrier.refusals == 0  # else s3fs gave it
 
 
 def test_wrong_secrets_and_places(seaweedfs: Server, moto: Server) -> None:
@@ -109,8 +109,8 @@ def test_credentials_of_the_environment(moto: Server, monkeypatch: pytest.Monkey
     assert isinstance(found, ObjectBackend)
     send(found)
     assert fetch(found) == DATA
-    assert isinstance(found.wire, ObstoreS3Client)
-    assert found.wire.carrier.refusals == 0
+    assert isinstance(found.client, ObstoreS3Client)
+    assert found.client.carrier.refusals == 0
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_credentials_of_the_environment(moto: Server, monkeypatch: pytest.Monkey
 def test_what_obstore_was_not_taught_goes_through_s3fs(moto: Server, more: dict[str, Any]) -> None:
     found = open_backend(moto.new_url(), {**moto.options, **more})
     assert isinstance(found, ObjectBackend)
-    assert isinstance(found.wire, S3Client)
-    assert not isinstance(found.wire, ObstoreS3Client)
+    assert isinstance(found.client, S3Client)
+    assert not isinstance(found.client, ObstoreS3Client)
 
 
 def test_what_keeps_refusing_is_not_asked_for_ever(

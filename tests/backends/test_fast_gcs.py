@@ -33,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("fast")
 
 def wire_of(backend: object) -> GcsClient:
     assert isinstance(backend, ObjectBackend)
-    assert isinstance(backend.wire, GcsClient)
-    return backend.wire
+    assert isinstance(backend.client, GcsClient)
+    return backend.client
 
 
 class Stub(BaseHTTPRequestHandler):
@@ -205,7 +205,7 @@ def proxy(gcs: Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def backend(gcs: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
     found = opened(gcs, proxy)
-    assert isinstance(found.wire, ObstoreGcsClient)
+    assert isinstance(found.client, ObstoreGcsClient)
     yield found
     found.close()
 
@@ -298,9 +298,9 @@ def test_nothing_is_sent_through_obstore(backend: ObjectBackend, monkeypatch: py
     backend.copy("file", "copy", len(DATA))
     backend.delete(["file"])
     assert fetch(backend, "copy") == DATA
-    assert isinstance(backend.wire, ObstoreGcsClient)
-    assert backend.wire.carrier is not None
-    assert backend.wire.carrier.refusals == 0
+    assert isinstance(backend.client, ObstoreGcsClient)
+    assert backend.client.carrier is not None
+    assert backend.client.carrier.refusals == 0
 
 
 def test_a_store(gcs: Server, proxy: FaultProxy) -> None:

@@ -60,85 +60,85 @@ def uploads(server: Server, backend: ObjectBackend) -> list[Any]:
 
 class TestTables:
     @pytest.mark.parametrize(
-        ("status", "code", "verdict"),
+        ("status", "code", "outcome"),
         [
             (404, "NoSuchKey", Outcome.ABSENT),
             (404, "404", Outcome.ABSENT),
-            (404, "NoSuchBucket", Outcome.MISSING_PLACE),
+            (404, "NoSuchBucket", Outcome.BUCKET_MISSING),
             (412, "PreconditionFailed", Outcome.EXISTS),
-            (409, "ConditionalRequestConflict", Outcome.AGAIN),
-            (400, "RequestTimeout", Outcome.AGAIN),
-            (400, "BadDigest", Outcome.AGAIN),
+            (409, "ConditionalRequestConflict", Outcome.RETRY),
+            (400, "RequestTimeout", Outcome.RETRY),
+            (400, "BadDigest", Outcome.RETRY),
             (400, "ExpiredToken", Outcome.DENIED),
             (400, "InvalidArgument", Outcome.FATAL),
             (401, "Unauthorized", Outcome.DENIED),
             (403, "SignatureDoesNotMatch", Outcome.DENIED),
             (416, "InvalidRange", Outcome.SHORT),
-            (429, "TooManyRequests", Outcome.AGAIN),
-            (500, "InternalError", Outcome.AGAIN),
+            (429, "TooManyRequests", Outcome.RETRY),
+            (500, "InternalError", Outcome.RETRY),
             (501, "NotImplemented", Outcome.FATAL),
-            (503, "SlowDown", Outcome.AGAIN),
+            (503, "SlowDown", Outcome.RETRY),
             (507, "InsufficientStorage", Outcome.FULL),
         ],
     )
-    def test_s3(self, status: int, code: str, verdict: Outcome) -> None:
+    def test_s3(self, status: int, code: str, outcome: Outcome) -> None:
         reply: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
         cause = botocore.exceptions.ClientError(reply, "PutObject")
         wrapped = OSError(22, "s3fs chose this class")
         wrapped.__cause__ = cause
         classify = S3Client("s3://b/p", S3_OPTIONS, 5, 1).classify
-        assert classify(cause) is classify(wrapped) is verdict
+        assert classify(cause) is classify(wrapped) is outcome
 
     @pytest.mark.parametrize(
-        ("error", "verdict"),
+        ("error", "outcome"),
         [
-            (aiohttp.ClientPayloadError("cut"), Outcome.AGAIN),
-            (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), Outcome.AGAIN),
-            (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), Outcome.AGAIN),
-            (ConnectionResetError(), Outcome.AGAIN),
-            (TimeoutError(), Outcome.AGAIN),
+            (aiohttp.ClientPayloadError("cut"), Outcome.RETRY),
+            (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), Outcome.RETRY),
+            (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), Outcome.RETRY),
+            (ConnectionResetError(), Outcome.RETRY),
+            (TimeoutError(), Outcome.RETRY),
             (botocore.exceptions.NoCredentialsError(), Outcome.DENIED),
             (botocore.exceptions.ParamValidationError(report="x"), Outcome.FATAL),
             (TypeError(), Outcome.FATAL),
         ],
     )
-    def test_s3_without_a_reply(self, error: Exception, verdict: Outcome) -> None:
-        assert S3Client("s3://b/p", S3_OPTIONS, 5, 1).classify(error) is verdict
+    def test_s3_without_a_reply(self, error: Exception, outcome: Outcome) -> None:
+        assert S3Client("s3://b/p", S3_OPTIONS, 5, 1).classify(error) is outcome
 
     @pytest.mark.parametrize(
-        ("error", "verdict"),
+        ("error", "outcome"),
         [
             (Replied(404, "No such object"), Outcome.ABSENT),
-            (Replied(404, "The specified bucket does not exist."), Outcome.MISSING_PLACE),
+            (Replied(404, "The specified bucket does not exist."), Outcome.BUCKET_MISSING),
             (Replied(412, ""), Outcome.EXISTS),
             (Replied(403, ""), Outcome.DENIED),
             (Replied(401, "Invalid Credentials"), Outcome.DENIED),
-            (Replied(429, ""), Outcome.AGAIN),
-            (Replied(503, ""), Outcome.AGAIN),
+            (Replied(429, ""), Outcome.RETRY),
+            (Replied(503, ""), Outcome.RETRY),
             (Replied(416, ""), Outcome.SHORT),
             (Replied(400, ""), Outcome.FATAL),
-            (aiohttp.ServerDisconnectedError(), Outcome.AGAIN),
+            (aiohttp.ServerDisconnectedError(), Outcome.RETRY),
         ],
     )
-    def test_gcs(self, error: Exception, verdict: Outcome) -> None:
+    def test_gcs(self, error: Exception, outcome: Outcome) -> None:
         options = {"token": "anon", "endpoint_url": "http://127.0.0.1:9"}
-        assert GcsClient("gs://b/p", options, 5, 1).classify(error) is verdict
+        assert GcsClient("gs://b/p", options, 5, 1).classify(error) is outcome
 
     @pytest.mark.parametrize(
-        ("verdict", "builtin"),
+        ("outcome", "builtin"),
         [
             (Outcome.ABSENT, FileNotFoundError),
-            (Outcome.MISSING_PLACE, PlaceMissing),
+            (Outcome.BUCKET_MISSING, PlaceMissing),
             (Outcome.EXISTS, FileExistsError),
             (Outcome.DENIED, PermissionError),
             (Outcome.SHORT, EOFError),
             (Outcome.FULL, OSError),
-            (Outcome.AGAIN, TimeoutError),
+            (Outcome.RETRY, TimeoutError),
             (Outcome.FATAL, OSError),
         ],
     )
-    def test_verdicts_become_builtins(
-        self, monkeypatch: pytest.MonkeyPatch, verdict: Outcome, builtin: type[Exception]
+    def test_outcomes_become_builtins(
+        self, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, builtin: type[Exception]
     ) -> None:
         class Strange(Exception):
             pass
@@ -147,7 +147,7 @@ class TestTables:
             raise Strange("something\nstrange")
 
         monkeypatch.setattr(MemoryClient, "get", fail)
-        monkeypatch.setattr(MemoryClient, "classify", lambda self, error: verdict)
+        monkeypatch.setattr(MemoryClient, "classify", lambda self, error: outcome)
         with pytest.raises(builtin) as caught:
             objects("memory://x", timeout=0.2).read("k", 0, 1)
         assert isinstance(caught.value.__cause__, Strange)
@@ -157,7 +157,7 @@ class TestPatience:
     def test_gives_up_at_the_deadline(self) -> None:
         began = time.monotonic()
         with pytest.raises(RetriesExhausted) as caught:
-            RetryPolicy(0.5, jitter=lambda: 0.5).run(_fail, lambda error: Outcome.AGAIN)
+            RetryPolicy(0.5, jitter=lambda: 0.5).run(_fail, lambda error: Outcome.RETRY)
         assert 0.2 < time.monotonic() - began < 10
         assert isinstance(caught.value.__cause__, ConnectionError)
 
@@ -169,7 +169,7 @@ class TestPatience:
             raise ConnectionError
 
         with pytest.raises(RetriesExhausted):
-            RetryPolicy(60, retries=2, jitter=lambda: 0).run(fail, lambda error: Outcome.AGAIN)
+            RetryPolicy(60, retries=2, jitter=lambda: 0).run(fail, lambda error: Outcome.RETRY)
         assert len(tries) == 3
         assert all(0 < seconds <= 20 for seconds in tries)
 
@@ -182,7 +182,7 @@ class TestPatience:
         threading.Timer(0.2, stop.set).start()
         began = time.monotonic()
         with pytest.raises(RetriesExhausted):
-            RetryPolicy(60, jitter=lambda: 1).run(_fail, lambda error: Outcome.AGAIN, stop=stop)
+            RetryPolicy(60, jitter=lambda: 1).run(_fail, lambda error: Outcome.RETRY, stop=stop)
         assert time.monotonic() - began < 30  # of the 60 that it would take
 
     @pytest.mark.parametrize("bad", [{"timeout": 0}, {"timeout": -1}, {"timeout": 1, "retries": -1}])
@@ -209,12 +209,12 @@ class TestSecrets:
             assert secret.encode() not in data
             assert secret not in repr(backend) + backend.url
         kept = pickle.loads(data)
-        assert kept._open._state[1] == {
+        assert kept._opener._state[1] == {
             "endpoint_url": "http://127.0.0.1:9",
             "s3_additional_kwargs": {"SSEKMSKeyId": "arn:kms"},
             "client_kwargs": {"region_name": "eu-west-1"},
         }
-        assert kept.wire.url == backend.url
+        assert kept.client.url == backend.url
 
     def test_errors_and_their_causes_hold_none(self) -> None:
         options = {"anon": True, "endpoint_url": f"http://user:{SECRET.replace('/', '')}@127.0.0.1:9"}
@@ -235,7 +235,7 @@ class TestSecrets:
         token = {"client_secret": SECRET, "refresh_token": SECRET}
         assert SECRET.encode() not in pickle.dumps(open_backend("gs://bucket/run", {"token": token}))
         anonymous = pickle.loads(pickle.dumps(open_backend("gs://bucket/run", {"token": "anon"})))
-        assert anonymous._open._state[1] == {"token": "anon"}
+        assert anonymous._opener._state[1] == {"token": "anon"}
 
 
 class TestS3:
@@ -297,8 +297,8 @@ class TestS3:
         assert moto.peek(f"{proxied.url}/k") == data
 
     def test_forgotten_uploads_are_given_up(self, moto: Server, proxied: ObjectBackend) -> None:
-        proxied.wire.upload(f"{proxied.wire.root}checkpoint_000001/k", 5)
-        proxied.wire.upload(f"{proxied.wire.root}other", 5)
+        proxied.client.upload(f"{proxied.client.root}checkpoint_000001/k", 5)
+        proxied.client.upload(f"{proxied.client.root}other", 5)
         assert len(uploads(moto, proxied)) == 2
         assert proxied.abort_uploads(lambda key, started: key.startswith("checkpoint_")) == 1
         assert [item["Key"].rpartition("/")[2] for item in uploads(moto, proxied)] == ["other"]
@@ -343,22 +343,22 @@ class TestS3:
         assert proxied.list() == []
 
     def test_a_refused_delete_is_told(self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        wire = proxied.wire
-        assert isinstance(wire, S3Client)
+        client = proxied.client
+        assert isinstance(client, S3Client)
         reply = {
-            "Deleted": [{"Key": f"{wire.root}a"}],
-            "Errors": [{"Key": f"{wire.root}b", "Code": "AccessDenied"}],
+            "Deleted": [{"Key": f"{client.root}a"}],
+            "Errors": [{"Key": f"{client.root}b", "Code": "AccessDenied"}],
         }
-        monkeypatch.setattr(wire, "_call", lambda *arguments, **named: reply)
+        monkeypatch.setattr(client, "_call", lambda *arguments, **named: reply)
         with pytest.raises(PermissionError):
             proxied.delete(["a", "b"])
         monkeypatch.setattr(
-            wire, "_call", lambda *arguments, **named: {"Deleted": [{"Key": f"{wire.root}a"}]}
+            client, "_call", lambda *arguments, **named: {"Deleted": [{"Key": f"{client.root}a"}]}
         )
         # What the reply doesn't name may still be there, and is asked for again.
-        failed = wire.remove([f"{wire.root}a", f"{wire.root}b"], 1.0)
-        assert list(failed) == [f"{wire.root}b"]
-        assert wire.classify(failed[f"{wire.root}b"]) is Outcome.AGAIN
+        failed = client.remove([f"{client.root}a", f"{client.root}b"], 1.0)
+        assert list(failed) == [f"{client.root}b"]
+        assert client.classify(failed[f"{client.root}b"]) is Outcome.RETRY
 
     def test_a_body_that_ends_early_is_no_success(
         self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
@@ -376,9 +376,9 @@ class TestS3:
         async def call(*arguments: object, **named: object) -> dict[str, Any]:
             return {"ContentLength": 10, "ContentRange": "bytes 0-9/10", "Body": Body()}
 
-        wire: Any = proxied.wire
-        monkeypatch.setattr(wire._fs, "_call_s3", call)
-        monkeypatch.setattr(proxied._patience, "timeout", 0.3)
+        client: Any = proxied.client
+        monkeypatch.setattr(client._fs, "_call_s3", call)
+        monkeypatch.setattr(proxied._retry_policy, "timeout", 0.3)
         with pytest.raises(TimeoutError):
             proxied.read("k", 0, 10)
 
@@ -386,15 +386,15 @@ class TestS3:
     def test_an_upload_that_is_gone_after_a_lost_reply(
         self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch, found: int
     ) -> None:
-        wire = proxied.wire
-        assert isinstance(wire, S3Client)
-        real, asked = wire._call, []
+        client = proxied.client
+        assert isinstance(client, S3Client)
+        real, asked = client._call, []
 
         def call(seconds: float, method: str, **arguments: Any) -> Any:
             if method == "complete_multipart_upload":
                 asked.append(method)
                 if len(asked) == 1:
-                    monkeypatch.setattr(proxied._patience, "timeout", 1.0)  # the parts took their time
+                    monkeypatch.setattr(proxied._retry_policy, "timeout", 1.0)  # the parts took their time
                     raise ConnectionResetError
                 reply: Any = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
                 raise botocore.exceptions.ClientError(reply, method)
@@ -402,7 +402,7 @@ class TestS3:
                 return {"ContentLength": found}
             return real(seconds, method, **arguments)
 
-        monkeypatch.setattr(wire, "_call", call)
+        monkeypatch.setattr(client, "_call", call)
         sink = proxied.write("k")
         sink.write(bytes(20 * 2**20))
         if found == 5:
@@ -428,17 +428,17 @@ class TestS3:
     def test_a_server_that_stores_other_bytes_is_not_believed(
         self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        wire = proxied.wire
-        assert isinstance(wire, S3Client)
-        monkeypatch.setattr(proxied._patience, "timeout", 0.3)
+        client = proxied.client
+        assert isinstance(client, S3Client)
+        monkeypatch.setattr(proxied._retry_policy, "timeout", 0.3)
         for reply in ({"ChecksumCRC32": "AAAAAA=="}, {"ETag": '"' + "0" * 32 + '"'}):
-            monkeypatch.setattr(wire, "_call", lambda *arguments, reply=reply, **named: reply)
+            monkeypatch.setattr(client, "_call", lambda *arguments, reply=reply, **named: reply)
             with pytest.raises(TimeoutError, match="the server stored bytes"):
                 proxied.publish("k", b"v")
 
 
 def _options(backend: ObjectBackend) -> dict[str, Any]:
-    opener: Any = backend._open
+    opener: Any = backend._opener
     options: dict[str, Any] = opener._state[1]
     return options
 
@@ -459,14 +459,14 @@ class TestMemory:
 
     def test_creation_is_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         backend = objects(f"memory://{uuid.uuid4().hex}")
-        wire: Any = backend.wire
-        real = wire._fs.pipe_file
+        client: Any = backend.client
+        real = client._fs.pipe_file
 
         def slowly(*arguments: object) -> None:
             time.sleep(0.02)
             real(*arguments)
 
-        monkeypatch.setattr(wire._fs, "pipe_file", slowly)
+        monkeypatch.setattr(client._fs, "pipe_file", slowly)
         won = []
 
         def create() -> None:

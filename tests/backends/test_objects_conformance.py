@@ -80,15 +80,15 @@ class TestFast(TestServers):
 
     def test_it_is_used(self, backend: Backend) -> None:
         assert isinstance(backend, ObjectBackend)
-        assert isinstance(backend.wire, (ObstoreS3Client, ObstoreGcsClient))
+        assert isinstance(backend.client, (ObstoreS3Client, ObstoreGcsClient))
         data = os.urandom(2**19)
         with backend.write("file") as sink:
             sink.write(data)
         target = bytearray(len(data))
         backend.read_into("file", 0, memoryview(target))
         assert target == data
-        assert backend.wire.carrier is not None
-        assert backend.wire.carrier.refusals == 0
+        assert backend.client.carrier is not None
+        assert backend.client.carrier.refusals == 0
         assert "obstore" in backend.describe()["client"]
 
 

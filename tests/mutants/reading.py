@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from ckptstore.backends.objects import retry as patience
+from ckptstore.backends.objects import retry
 from ckptstore.find.survey import Survey
 from ckptstore.read.reader import VerifiedFiles
 
@@ -19,7 +19,7 @@ def _names_as_listed(self: Survey) -> Any:
     return self._catalog.names()
 
 
-class _Endless(patience.RetryPolicy):
+class _Endless(retry.RetryPolicy):
     """Waits for the end of time."""
 
     def __init__(self, timeout: float, retries: int | None = None, **options: Any) -> None:
@@ -29,5 +29,5 @@ class _Endless(patience.RetryPolicy):
 MUTANTS: dict[str, Callable[[], Any]] = {
     "digest not checked": lambda: patch.object(VerifiedFiles, "_check", _nothing),
     "listing trusted": lambda: patch.object(Survey, "names", _names_as_listed),
-    "retry without deadline": lambda: patch.object(patience, "RetryPolicy", _Endless),
+    "retry without deadline": lambda: patch.object(retry, "RetryPolicy", _Endless),
 }

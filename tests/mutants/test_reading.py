@@ -12,7 +12,7 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.backends import open_backend
-from ckptstore.backends.objects import retry as patience
+from ckptstore.backends.objects import retry
 from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from tests.mutants.reading import MUTANTS
 from tests.stores import flipped
@@ -46,8 +46,8 @@ def _nothing(*arguments: object, **options: object) -> list[object]:
     return []
 
 
-def judge(error: BaseException) -> patience.Outcome:
-    return patience.Outcome.AGAIN if isinstance(error, TimeoutError) else patience.Outcome.DENIED
+def classify(error: BaseException) -> retry.Outcome:
+    return retry.Outcome.RETRY if isinstance(error, TimeoutError) else retry.Outcome.DENIED
 
 
 def an_outage_ends(root: Path) -> None:
@@ -58,9 +58,9 @@ def an_outage_ends(root: Path) -> None:
         now += 1
         raise TimeoutError if now < 1000 else RuntimeError("it never ends")
 
-    patient = patience.RetryPolicy(5.0, clock=lambda: now, jitter=lambda: 0.0)
-    with pytest.raises(patience.RetriesExhausted):
-        patient.run(failing, judge)
+    policy = retry.RetryPolicy(5.0, clock=lambda: now, jitter=lambda: 0.0)
+    with pytest.raises(retry.RetriesExhausted):
+        policy.run(failing, classify)
 
 
 HARNESSES: dict[str, Callable[[Path], None]] = {

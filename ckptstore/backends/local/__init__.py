@@ -1,0 +1,1 @@
+"""A directory on a local disk, by plain system calls."""

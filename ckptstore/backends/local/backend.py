@@ -99,14 +99,14 @@ class LocalBackend:
         self.root = os.path.abspath(os.fspath(root))
         self.disk = disk or Disk()
         self._seen = False  # the root was there once
-        self._ready = False  # it is there to stay, and what is weak about it was said
+        self._ready = False  # it is durable, and its weaknesses were warned of
         self._preparing = threading.Lock()
 
     def __repr__(self) -> str:
         return f"LocalBackend({self.url!r})"
 
     def describe(self) -> dict[str, str]:
-        """What this place promises, in words, by subject."""
+        """What this backend promises, in words, by subject."""
         promises = {
             "place": self.url,
             "durability": "synced files and directories before a save returns",
@@ -144,7 +144,7 @@ class LocalBackend:
             pieces: list[bytes] = []
             os.lseek(fd, start, os.SEEK_SET)
             while start < end:
-                # Straight into the bytes that are handed out: a policy of 10 MiB is not copied once more.
+                # Straight into the bytes that are returned: a policy of 10 MiB is not copied once more.
                 pieces.append(os.read(fd, end - start))
                 if not pieces[-1]:
                     raise EOFError(f"{self._path(key)} ends at byte {start}; {end} were asked for")
@@ -173,7 +173,7 @@ class LocalBackend:
             done += count
 
     def map(self, key: str) -> memoryview:
-        """The bytes of `key`, mapped: read when they are touched, and private to whoever changes them."""
+        """The bytes of `key`, memory-mapped: read when they are touched; changes stay in this process."""
         with self._file(key) as (fd, size):
             return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY) if size else b"")
 
@@ -203,15 +203,15 @@ class LocalBackend:
     def list(self, prefix: str = "") -> list[Listed]:
         """Every file below `prefix`, sorted by key. FileNotFoundError without a root.
 
-        What is no regular file is listed with size -1, which no manifest names: it shows up as a
-        difference, and reading it is refused. So is a directory too deep to be a store's.
+        Anything but a regular file is listed with size -1, which no manifest names: it shows up as a
+        difference, and reading it is refused. So is a directory nested too deeply to be a store's.
         """
         found: list[Listed] = []
         pending = [prefix]
         while pending:
-            place = pending.pop()
-            for entry in self._entries(place):
-                key = f"{place}/{entry.name}" if place else entry.name
+            directory = pending.pop()
+            for entry in self._entries(directory):
+                key = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.is_dir and key.count("/") < _DEEPEST:
                     pending.append(key)
                 elif not _TEMPORARY.match(entry.name):
@@ -269,7 +269,7 @@ class LocalBackend:
     def _sync_up(self, directory: Directory, key: str) -> None:
         """Sync every directory from the key's own up to the root.
 
-        All of them, and not those this call made: another process may have made one a moment ago and
+        All of them, not only those this call made: another process may have made one a moment ago and
         not have synced it yet. One that is clean costs next to nothing.
         """
         self.disk.fsync_dir(directory)
@@ -290,7 +290,7 @@ class LocalBackend:
             except FileNotFoundError:
                 self.open_root().close()  # a vanished root is not an absent key
 
-    # ---- Places
+    # ---- Directories
 
     def open_root(self, *, make: bool = False) -> Directory:
         """The root, open. With `make` it is made, unless this backend saw it before."""
@@ -317,7 +317,7 @@ class LocalBackend:
                 parent = self.disk.open_root(os.path.dirname(path))
             except PermissionError:
                 if os.path.isdir(path):
-                    continue  # a parent that may be passed but not opened, as /home often is
+                    continue  # a parent that may be traversed but not opened, as /home often is
                 raise
             with parent:
                 if not self._seen and os.path.basename(path):
@@ -361,5 +361,5 @@ class LocalBackend:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `name` is one that `LocalBackend` writes under before the real one."""
+    """Whether `name` is a temporary one that `LocalBackend` writes under before the real one."""
     return _TEMPORARY.match(name) is not None

@@ -26,8 +26,8 @@ class Lock:
     """An exclusive flock on an open descriptor. The kernel drops it when the process dies.
 
     A child made by fork shares the lock, and would keep a dead parent's alive for as long as it
-    lives: it gives its copy up at birth, which leaves the parent's untouched. For one that Python
-    does not see being made, `release` unlocks and does not only close.
+    lives: it gives its copy up at birth, which leaves the parent's untouched. Because of children that
+    Python did not see being made, `release` unlocks and does not only close.
     """
 
     def __init__(self, disk: Disk, fd: int) -> None:
@@ -41,9 +41,9 @@ class Lock:
         return self.fd >= 0
 
     def release(self) -> None:
-        """Let go; a second call does nothing."""
+        """Give the lock up; a second call does nothing."""
         if self.fd >= 0 and sys.platform != "win32":
-            with contextlib.suppress(OSError):  # closed under us: it is let go
+            with contextlib.suppress(OSError):  # closed under us, which released it
                 fcntl.flock(self.fd, fcntl.LOCK_UN)
         self.forget()
 
@@ -68,7 +68,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def try_lock(fd: int) -> bool | None:
-    """Take an exclusive lock on `fd` at once; False if somebody else has it, None where there are none."""
+    """Take an exclusive lock on `fd` at once; False if another has it, None where there are no locks."""
     if sys.platform == "win32":
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
@@ -87,10 +87,10 @@ def try_lock(fd: int) -> bool | None:
 
 
 def lock_within(fd: int, seconds: float) -> bool:
-    """Take an exclusive lock on `fd`; False where there are none.
+    """Take an exclusive lock on `fd`; False where there are no locks.
 
-    TimeoutError if its holder keeps it for `seconds`. Asked for again and again rather than waited
-    for: a stopped holder must end in an error and not in a second hung process.
+    TimeoutError if its holder keeps it for `seconds`. Polled for rather than waited for: a holder that
+    was stopped must lead to an error, not to a second process that hangs.
     """
     deadline = time.monotonic() + seconds
     pause = 0.0005

@@ -1,4 +1,4 @@
-"""What lies below a local store, and which promises it can't keep: said once, and loudly."""
+"""What a file system can't promise, warned of once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _MOUNTS = "/proc/self/mountinfo"
 
 
 class WeakStorageWarning(UserWarning):
-    """The place below a local store can't keep one of its promises; said once per place and process."""
+    """The file system below a store can't keep one of its promises; said once per path and process."""
 
 
 _warned: set[tuple[str, str]] = set()
 
 
-def warn_once(place: str, weakness: str) -> None:
-    """Warn about `place`, once for this `weakness` in this process."""
-    if (place, weakness) not in _warned:
-        _warned.add((place, weakness))
-        warnings.warn(f"{place}: {weakness}", WeakStorageWarning, stacklevel=3)
+def warn_once(path: str, weakness: str) -> None:
+    """Warn about `path`, once for this `weakness` in this process."""
+    if (path, weakness) not in _warned:
+        _warned.add((path, weakness))
+        warnings.warn(f"{path}: {weakness}", WeakStorageWarning, stacklevel=3)
 
 
 def file_system(path: str) -> str:
-    """The type of the file system that `path` lies on, such as "ext4"; "" where nobody says."""
+    """The type of the file system that `path` lies on, such as "ext4"; "" if unknown."""
     best, kind = "", ""
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:

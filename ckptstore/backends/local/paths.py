@@ -1,4 +1,4 @@
-"""Ways down from an open directory, a step at a time, so that no symbolic link is followed on any of them."""
+"""Open directories step by step, so that no symbolic link is followed on the way."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ class OpenPaths:
     """
 
     def __init__(self, disk: Disk, top: Callable[[], Directory], *, make: bool = False) -> None:
-        """`top` opens what the ways start from; with `make`, directories that are absent are made."""
+        """`top` opens what every path starts from; with `make`, directories that are absent are made."""
         self._disk = disk
         self._top = top
         self._make = make
         self._mine = threading.local()
-        self._all: list[_Way] = []
+        self._all: list[_OpenPath] = []
 
     def to(self, names: Sequence[str]) -> Directory:
         """The directory that `names` lead to; it stays open until this thread's next call."""
-        way: _Way | None = getattr(self._mine, "way", None)
-        if way is None:
-            way = self._mine.way = _Way(self._top())
-            self._all.append(way)
-        way.keep(names)
-        for name in names[len(way.names) :]:
-            way.open.append(open_below(self._disk, way.open[-1], name, make=self._make))
-            way.names.append(name)
-        return way.open[-1]
+        path: _OpenPath | None = getattr(self._mine, "path", None)
+        if path is None:
+            path = self._mine.path = _OpenPath(self._top())
+            self._all.append(path)
+        path.keep(names)
+        for name in names[len(path.names) :]:
+            path.open.append(open_below(self._disk, path.open[-1], name, make=self._make))
+            path.names.append(name)
+        return path.open[-1]
 
     def close(self) -> None:
-        """Close everything, for every thread: none may be at it any more."""
-        ways, self._all, self._mine = self._all, [], threading.local()
-        for way in ways:
-            way.keep(())
-            way.open[0].close()
+        """Close everything, for every thread: none may still be using it."""
+        paths, self._all, self._mine = self._all, [], threading.local()
+        for path in paths:
+            path.keep(())
+            path.open[0].close()
 
 
-class _Way:
+class _OpenPath:
     def __init__(self, top: Directory) -> None:
         self.names: list[str] = []
         self.open = [top]
 
     def keep(self, names: Sequence[str]) -> None:
-        """Close what does not lie on the way to `names`."""
+        """Close what does not lie on the path to `names`."""
         shared = 0
         while shared < min(len(names), len(self.names)) and names[shared] == self.names[shared]:
             shared += 1

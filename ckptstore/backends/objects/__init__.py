@@ -1,0 +1,1 @@
+"""Buckets of S3, GCS, memory and any fsspec file system."""

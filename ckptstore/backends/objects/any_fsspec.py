@@ -1,7 +1,7 @@
-"""Any other fsspec file system: bytes go in and come out, but nothing is promised about two writers.
+"""Any other fsspec file system: it keeps bytes, but promises nothing about two writers.
 
 fsspec's ``mode="create"`` is a look before a write nearly everywhere, which a probe can't tell from the
-real thing, so it is not used: creation here overwrites, the probe finds that out, and such a place
+real thing, so it is not used: creation here overwrites, the probe finds that out, and such a file system
 serves one writer only.
 """
 
@@ -20,16 +20,24 @@ from urllib.parse import urlsplit
 import fsspec
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished, Upload
 from ckptstore.backends.objects.fsspec_loop import explain_bad_options, secrets_in
 from ckptstore.backends.objects.retry import Outcome
 
-_PASSING = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE}
+_TRANSIENT = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EPIPE,
+}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class FsspecOpener:
-    """Opens a :class:`FsspecClient`. A pickle of it keeps the URL and no option."""
+    """Makes a :class:`FsspecClient`. A pickle of it keeps the URL and none of the options."""
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         if urlsplit(url).password:
@@ -40,7 +48,7 @@ class FsspecOpener:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The root, without credentials."""
         return self._url.rstrip("/")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,7 +79,7 @@ class FsspecClient:
         ended = len(data) < len(target)
         return GetReply(len(data), start + len(data) if ended else int(self._fs.info(key)["size"]))
 
-    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+    def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
         self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
         self._fs.pipe_file(key, bytes(data))
 
@@ -89,7 +97,7 @@ class FsspecClient:
         for key in keys:
             try:
                 self._fs.rm_file(key)
-            except Exception as error:  # noqa: BLE001 - judged by the caller, key by key
+            except Exception as error:  # noqa: BLE001 - classified by the caller, key by key
                 failed[key] = error
         return failed
 
@@ -114,7 +122,7 @@ class FsspecClient:
         return Page(objects, prefixes, None)
 
     def upload(self, key: str, seconds: float) -> Upload:
-        return _GenericUpload(self, key)
+        return _FsspecUpload(self, key)
 
     def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         return ()
@@ -129,7 +137,7 @@ class FsspecClient:
             "durability": "whatever that file system does",
             "create-only writes": "none: for one writer at a time",
             "listings": "not known",
-            "transfers": "not checked by the place; digests are checked on reading",
+            "transfers": "not checked on arrival; digests are checked on reading",
         }
 
     def close(self) -> None:
@@ -145,31 +153,31 @@ class FsspecClient:
         if isinstance(error, EOFError):
             return Outcome.SHORT
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
-            return Outcome.AGAIN
+            return Outcome.RETRY
         if isinstance(error, OSError):
             if error.errno in _FULL:
                 return Outcome.FULL
-            return Outcome.AGAIN if error.errno in _PASSING else Outcome.FATAL
+            return Outcome.RETRY if error.errno in _TRANSIENT else Outcome.FATAL
         return Outcome.FATAL
 
 
-class _GenericUpload:
-    """Gathers parts in a temporary file: most file systems would show a half-sent one as whole."""
+class _FsspecUpload:
+    """Gathers parts in a temporary file: most file systems would show a half-sent one as if it were whole."""
 
     parallel = False
 
-    def __init__(self, wire: FsspecClient, key: str) -> None:
-        self._wire = wire
+    def __init__(self, client: FsspecClient, key: str) -> None:
+        self._client = client
         self._key = key
         self._file = tempfile.NamedTemporaryFile(prefix="ckptstore-")  # noqa: SIM115 - closed below
 
-    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+    def part(self, number: int, offset: int, data: BytesLike, last: bool, seconds: float) -> None:
         self._file.seek(offset)
         self._file.write(data)
 
     def complete(self, size: int, seconds: float) -> None:
         self._file.flush()
-        self._wire.put_file(self._file.name, self._key)
+        self._client.put_file(self._file.name, self._key)
         self._file.close()
 
     def abort(self, seconds: float) -> None:

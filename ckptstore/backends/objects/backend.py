@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
-from ckptstore.backends.objects.client import Body, BucketClient, Opener, Page, Upload
+from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPolicy
 
@@ -33,37 +33,37 @@ FIRST_READ_BYTES = 2**18
 class ObjectBackend:
     """The five verbs on one bucket and prefix. Safe from several threads and after a fork.
 
-    Pickles without credentials: what comes out of the pickle looks for its own in the environment.
+    A pickle of it holds no credentials: the copy finds its own in the environment.
     """
 
     def __init__(
         self,
-        wire: Opener,
+        opener: Opener,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retries: int | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> None:
-        """`wire` opens the connection, on first use in each process; it must pickle without secrets."""
+        """`opener` makes the client, on first use in each process; it must pickle without secrets."""
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
-        self._open = wire
-        self._patience = RetryPolicy(timeout, retries)
+        self._opener = opener
+        self._retry_policy = RetryPolicy(timeout, retries)
         self.concurrency = concurrency
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._wire: BucketClient | None = None
+        self._client: BucketClient | None = None
         self._pool: ThreadPoolExecutor | None = None
         self.slots = threading.BoundedSemaphore(self.concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "wire": self._open,
-            "timeout": self._patience.timeout,
-            "retries": self._patience.retries,
+            "opener": self._opener,
+            "timeout": self._retry_policy.timeout,
+            "retries": self._retry_policy.retries,
             "concurrency": self.concurrency,
         }
 
@@ -76,21 +76,21 @@ class ObjectBackend:
     @property
     def timeout(self) -> float:
         """Seconds after which a request that keeps failing is given up."""
-        return self._patience.timeout
+        return self._retry_policy.timeout
 
     @property
-    def wire(self) -> BucketClient:
-        """The connection of this process. A client inherited through fork hangs or refuses to work."""
+    def client(self) -> BucketClient:
+        """This process's client: one inherited through fork would hang or refuse to work."""
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
-            if self._wire is None:
-                self._wire = self._open()
-            return self._wire
+            if self._client is None:
+                self._client = self._opener()
+            return self._client
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Threads that carry parts and ranges; nothing that runs there waits for another of them."""
+        """Threads that move parts and ranges; no task there waits for another."""
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
@@ -100,18 +100,18 @@ class ObjectBackend:
 
     @property
     def url(self) -> str:
-        return self._open.url
+        return self._opener.url
 
     @property
     def place(self) -> str:
-        """Identity of this place in this process: two endpoints may hold a bucket of one name."""
-        return self.wire.place
+        """The URL and its endpoint: two endpoints may have buckets of the same name."""
+        return self.client.place
 
     def describe(self) -> dict[str, str]:
-        """What this place promises, in words, by subject."""
-        return dict(self.wire.describe())
+        """What this backend promises, in words, by subject."""
+        return dict(self.client.describe())
 
-    # Reading
+    # ---- Reading
 
     def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
         if stop is not None:
@@ -134,7 +134,7 @@ class ObjectBackend:
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         target = target.cast("B")
-        size = self.wire.part_bytes
+        size = self.client.part_bytes
         pieces = [(at, target[at : at + size]) for at in range(0, len(target), size)]
         if len(pieces) <= 1:
             for at, piece in pieces:
@@ -142,7 +142,7 @@ class ObjectBackend:
             return
         stop = threading.Event()
         tasks = [self.pool.submit(self._fill, key, start + at, piece, stop) for at, piece in pieces]
-        _settle(tasks, stop)
+        _wait_for_all(tasks, stop)
 
     def _fill(self, key: str, start: int, target: memoryview, stop: threading.Event | None) -> None:
         count, total = self._get(key, start, target, stop)
@@ -153,13 +153,13 @@ class ObjectBackend:
     def _get(
         self, key: str, start: int, target: memoryview, stop: threading.Event | None = None
     ) -> tuple[int, int]:
-        wire = self.wire
-        got = self.attempt(
-            key, lambda seconds: wire.get(wire.root + key, start, target, seconds), len(target), stop
+        client = self.client
+        reply = self.attempt(
+            key, lambda seconds: client.get(client.root + key, start, target, seconds), len(target), stop
         )
-        return got.size, got.total
+        return reply.size, reply.total
 
-    # Writing
+    # ---- Writing
 
     def write(self, key: str) -> Sink:
         return _ObjectSink(self, key)
@@ -171,42 +171,42 @@ class ObjectBackend:
         self._put(key, data, create=False)
 
     def _put(self, key: str, data: bytes, create: bool) -> None:
-        wire = self.wire
-        request = partial(wire.put, wire.root + key, data, create)
-        # An object that is being written can't be what is not there.
-        self.attempt(key, request, len(data), absent_is_missing=True)
+        client = self.client
+        request = partial(client.put, client.root + key, data, create)
+        # A PUT needs no object to be there already, so a 404 is about the bucket.
+        self.attempt(key, request, len(data), absent_means_no_bucket=True)
 
     def copy(self, source: str, key: str, size: int) -> None:
-        wire = self.wire
-        request = partial(wire.copy, wire.root + source, wire.root + key, size)
+        client = self.client
+        request = partial(client.copy, client.root + source, client.root + key, size)
         self.attempt(source, request, size)
 
     def delete(self, keys: Sequence[str]) -> None:
-        wire = self.wire
-        batches = [keys[at : at + wire.remove_batch] for at in range(0, len(keys), wire.remove_batch)]
+        client = self.client
+        batches = [keys[at : at + client.remove_batch] for at in range(0, len(keys), client.remove_batch)]
         if len(batches) == 1:
             self._remove(batches[0], None)
         elif batches:
             stop = threading.Event()
-            _settle([self.pool.submit(self._remove, batch, stop) for batch in batches], stop)
+            _wait_for_all([self.pool.submit(self._remove, batch, stop) for batch in batches], stop)
 
     def _remove(self, keys: Sequence[str], stop: threading.Event | None) -> None:
-        wire = self.wire
-        left = [wire.root + key for key in keys]
+        client = self.client
+        left = [client.root + key for key in keys]
 
         def once(seconds: float) -> None:
             nonlocal left
-            failed = wire.remove(left, seconds)
-            left = [key for key, error in failed.items() if wire.classify(error) is not Outcome.ABSENT]
+            failed = client.remove(left, seconds)
+            left = [key for key, error in failed.items() if client.classify(error) is not Outcome.ABSENT]
             for key in left:
                 raise failed[key]
 
         self.attempt(keys[0], once, stop=stop)
 
-    # Listing
+    # ---- Listing
 
     def children(self, prefix: str = "") -> list[str]:
-        root = self.wire.root + (prefix.rstrip("/") + "/" if prefix else "")
+        root = self.client.root + (prefix.rstrip("/") + "/" if prefix else "")
         found: set[str] = set()
         for page in self._pages(root, "/", None):
             found.update(entry.key[len(root) :] for entry in page.objects)
@@ -215,38 +215,38 @@ class ObjectBackend:
 
     def starting(self, prefix: str, until: str | None = None) -> list[Listed]:
         """Every key whose text begins with `prefix`; those from `until` on may be left out."""
-        wire = self.wire
-        end = None if until is None else wire.root + until
+        client = self.client
+        end = None if until is None else client.root + until
         return [
-            entry._replace(key=entry.key[len(wire.root) :])
-            for page in self._pages(wire.root + prefix, "", end)
+            entry._replace(key=entry.key[len(client.root) :])
+            for page in self._pages(client.root + prefix, "", end)
             for entry in page.objects
-            # Tools that draw folders leave empty objects with a trailing slash: no file of anybody's.
+            # Tools that show folders mark them with empty objects whose keys end in a slash: not files.
             if not entry.key.endswith("/")
         ]
 
     def _pages(self, prefix: str, delimiter: str, until: str | None) -> Iterable[Page]:
-        wire = self.wire
+        client = self.client
         token: str | None = None
         while True:
-            request = partial(wire.page, prefix, delimiter, token)
-            page = self.attempt("", request, absent_is_missing=True)
+            request = partial(client.page, prefix, delimiter, token)
+            page = self.attempt("", request, absent_means_no_bucket=True)
             yield page
             token = page.token
             if token is None or (until is not None and page.objects and page.objects[-1].key >= until):
                 return
 
     def abort_uploads(self, started: Callable[[str, float], bool]) -> int:
-        """Give up unfinished uploads below the root that `started(key, seconds since 1970)` picks."""
-        wire = self.wire
+        """Abort unfinished uploads below the root for which `started(key, seconds since 1970)` is true."""
+        client = self.client
         found = self.attempt(
-            "", lambda seconds: wire.list_uploads(wire.root, seconds), absent_is_missing=True
+            "", lambda seconds: client.list_uploads(client.root, seconds), absent_means_no_bucket=True
         )
         count = 0
         for upload in found:
-            key = upload.key[len(wire.root) :]
+            key = upload.key[len(client.root) :]
             if started(key, upload.started):
-                self.attempt(key, partial(wire.discard, upload))
+                self.attempt(key, partial(client.discard, upload))
                 count += 1
         return count
 
@@ -256,13 +256,13 @@ class ObjectBackend:
     def close(self) -> None:
         """Let go of threads and connections; the next call opens new ones."""
         with self._lock:
-            pool, self._pool, wire, self._wire = self._pool, None, self._wire, None
+            pool, self._pool, client, self._client = self._pool, None, self._client, None
         if pool is not None:
             pool.shutdown()
-        if wire is not None:
-            wire.close()
+        if client is not None:
+            client.close()
 
-    # One request, with everything that can go wrong with it
+    # ---- One request, with everything that can go wrong
 
     def attempt(
         self,
@@ -270,40 +270,44 @@ class ObjectBackend:
         request: Callable[[float], T],
         size: int = 0,
         stop: threading.Event | None = None,
-        absent_is_missing: bool = False,
+        absent_means_no_bucket: bool = False,
     ) -> T:
-        """What `request(seconds)` returns, after as many tries as patience allows, or a builtin error."""
-        wire = self.wire
+        """Return `request(seconds)`, retried as the policy allows.
+
+        Raises the builtins that :mod:`ckptstore.backends.base` promises. With `absent_means_no_bucket`,
+        a 404 is about the bucket, not about `key`.
+        """
+        client = self.client
         try:
-            return self._patience.run(request, wire.classify, size=size, stop=stop)
+            return self._retry_policy.run(request, client.classify, size=size, stop=stop)
         except RetriesExhausted as error:
             cause = error.__cause__
-            text = f"{self._name(key)}: {error}: {self._brief(cause)}"
-            raise TimeoutError(text) from self._harmless(cause)
-        except Exception as error:  # noqa: BLE001 - whatever class the client chose, the wire judges it
-            verdict = wire.classify(error)
-            if verdict is Outcome.ABSENT and absent_is_missing:
+            text = f"{self._name(key)}: {error}: {self._summary(cause)}"
+            raise TimeoutError(text) from self._safe_cause(cause)
+        except Exception as error:  # noqa: BLE001 - the client's `classify` decides, whatever the class
+            outcome = client.classify(error)
+            if outcome is Outcome.ABSENT and absent_means_no_bucket:
                 # A LIST that answers 404 must never look like an empty store.
-                verdict = Outcome.MISSING_PLACE
-            raise self._builtin(verdict, key, error) from self._harmless(error)
+                outcome = Outcome.BUCKET_MISSING
+            raise self._builtin(outcome, key, error) from self._safe_cause(error)
 
-    def _builtin(self, verdict: Outcome, key: str, error: Exception) -> Exception:
-        """The table from verdicts to what :mod:`ckptstore.backends.base` promises to raise."""
-        name, brief = self._name(key), self._brief(error)
-        if verdict is Outcome.ABSENT:
+    def _builtin(self, outcome: Outcome, key: str, error: Exception) -> Exception:
+        """The table from outcomes to what :mod:`ckptstore.backends.base` promises to raise."""
+        name, brief = self._name(key), self._summary(error)
+        if outcome is Outcome.ABSENT:
             return FileNotFoundError(f"{name} is not there")
-        if verdict is Outcome.MISSING_PLACE:
+        if outcome is Outcome.BUCKET_MISSING:
             return PlaceMissing(f"{self.url}: the bucket is not there ({brief})")
-        if verdict is Outcome.EXISTS:
+        if outcome is Outcome.EXISTS:
             return FileExistsError(f"{name} is already there")
-        if verdict is Outcome.DENIED:
+        if outcome is Outcome.DENIED:
             return PermissionError(f"{name}: {brief}")
-        if verdict is Outcome.SHORT:
+        if outcome is Outcome.SHORT:
             return EOFError(f"{name}: {brief}")
-        if verdict is Outcome.FULL:
+        if outcome is Outcome.FULL:
             return OSError(errno.ENOSPC, f"{name}: {brief}")
         if isinstance(error, NotImplementedError):
-            return error  # the wire's own word
+            return error  # raised by our client on purpose
         if isinstance(error, MISTAKES):
             return BadOptions(f"{type(error).__name__}: {brief}")
         return OSError(f"{name}: {brief}")
@@ -311,27 +315,27 @@ class ObjectBackend:
     def _name(self, key: str) -> str:
         return f"{self.url}/{key}" if key else self.url
 
-    def _brief(self, error: BaseException | None) -> str:
+    def _summary(self, error: BaseException | None) -> str:
         """The client's own words, on one line, with no secret in them."""
         text = " ".join(str(error).split()) or type(error).__name__
-        for secret in self.wire.secrets:
+        for secret in self.client.secrets:
             text = text.replace(secret, "***")
         return text[:300]
 
-    def _harmless(self, error: BaseException | None) -> BaseException | None:
+    def _safe_cause(self, error: BaseException | None) -> BaseException | None:
         """`error` as a cause, unless a traceback of it would print a secret."""
-        return None if any(secret in str(error) for secret in self.wire.secrets) else error
+        return None if any(secret in str(error) for secret in self.client.secrets) else error
 
 
-def _settle(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
-    """Wait for all; at the first failure (or an interrupt) call the others off, then raise it."""
+def _wait_for_all(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
+    """Wait for `tasks`; at the first failure or interrupt, cancel the others and raise it."""
     try:
         for task in tasks:
             task.result()
     except BaseException:
         stop.set()
-        # Those that run still write into the caller's memory: it must outlive them. Not for those that
-        # were cancelled: they count as done only once a thread gets to them.
+        # Running tasks still write into the caller's memory, which must outlive them. Cancelled ones are
+        # not waited for: they count as done only once a thread gets to them.
         wait([task for task in tasks if not task.cancel()])
         raise
 
@@ -341,7 +345,7 @@ class _ObjectSink:
 
     def __init__(self, backend: ObjectBackend, key: str) -> None:
         self._backend = backend
-        self._wire = backend.wire
+        self._client = backend.client
         self._key = key
         self._buffer = bytearray()
         self._upload: Upload | None = None
@@ -364,20 +368,22 @@ class _ObjectSink:
             view = view[count:]
 
     def _part_size(self) -> int:
-        # Stores take 10,000 parts at most: growing them in steps carries one object to 5 TB.
-        return self._wire.part_bytes << (len(self._parts) // 2000)
+        # Stores take at most 10,000 parts: growing the parts in steps carries one object to 5 TB.
+        return self._client.part_bytes << (len(self._parts) // 2000)
 
     def _send(self) -> None:
         """Hand the full buffer to a thread of the pool, waiting while all slots are taken."""
-        wire, key = self._wire, self._wire.root + self._key
+        client, key = self._client, self._client.root + self._key
         if self._upload is None:
-            self._upload = self._backend.attempt(self._key, partial(wire.upload, key), absent_is_missing=True)
+            self._upload = self._backend.attempt(
+                self._key, partial(client.upload, key), absent_means_no_bucket=True
+            )
         data, self._buffer = self._buffer, bytearray()
         if not self._upload.parallel and self._parts:
             self._parts[-1].result()
         for part in self._parts:
             if part.done():
-                part.result()  # a part that failed ends the file here and not after the last byte
+                part.result()  # fail here if a part has failed, not after the last byte
         self._backend.slots.acquire()
         try:
             part = self._backend.pool.submit(self._part, len(self._parts) + 1, self._sent, data, False)
@@ -387,7 +393,7 @@ class _ObjectSink:
         self._sent += len(data)
         self._parts.append(part)
 
-    def _part(self, number: int, offset: int, data: Body, last: bool) -> None:
+    def _part(self, number: int, offset: int, data: BytesLike, last: bool) -> None:
         upload = self._upload
         assert upload is not None
         try:
@@ -418,10 +424,10 @@ class _ObjectSink:
             raise
 
     def _finish(self) -> None:
-        wire, key, data = self._wire, self._wire.root + self._key, self._buffer
+        client, key, data = self._client, self._client.root + self._key, self._buffer
         if self._upload is None:
             self._backend.attempt(
-                self._key, partial(wire.put, key, data, False), len(data), absent_is_missing=True
+                self._key, partial(client.put, key, data, False), len(data), absent_means_no_bucket=True
             )
             return
         for part in self._parts:
@@ -432,7 +438,7 @@ class _ObjectSink:
         self._backend.attempt(self._key, lambda seconds: upload.complete(size, seconds))
 
     def _abort(self) -> None:
-        """Nothing stays behind but what a place that does not answer keeps; the sweep takes that."""
+        """Abort the upload. If the endpoint does not answer, a later sweep aborts it."""
         self._stop.set()
         upload, self._upload, self._buffer = self._upload, None, bytearray()
         if upload is None:
@@ -445,5 +451,5 @@ class _ObjectSink:
                 running.append(part)
         # A part that lands after the abort would be kept, and paid for, for ever.
         wait(running)
-        with suppress(OSError, EOFError):  # the error that brought us here is the one to tell
+        with suppress(OSError, EOFError):  # the error that brought us here is the one to raise
             self._backend.attempt(self._key, upload.abort)

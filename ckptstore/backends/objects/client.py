@@ -1,8 +1,9 @@
-"""What one kind of object store must be able to do: single requests, tried once each.
+"""What a bucket's client must do, one request at a time.
 
 :class:`ckptstore.backends.objects.backend.ObjectBackend` builds the promises of a backend on top: retries,
-deadlines, parallel ranges, streamed uploads. A wire knows its client library and its table of errors,
-and nothing else. Keys are full names inside the bucket. Every call takes the seconds it may last.
+deadlines, parallel ranges, streamed uploads. A client knows its library and its table of errors, and
+nothing else: it tries each request once. Keys are full names inside the bucket. Every call takes the
+seconds it may last.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple, Protocol
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.retry import Outcome
 
-Body = bytes | bytearray
+BytesLike = bytes | bytearray
 
 
 class Page(NamedTuple):
@@ -37,7 +38,7 @@ class Unfinished(NamedTuple):
     key: str
     id: str
     started: float
-    """Seconds since 1970, by the place's clock."""
+    """Seconds since 1970, by the server's clock."""
 
 
 class Upload(Protocol):
@@ -46,7 +47,7 @@ class Upload(Protocol):
     parallel: bool
     """Whether parts may be sent at the same time and in any order."""
 
-    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+    def part(self, number: int, offset: int, data: BytesLike, last: bool, seconds: float) -> None:
         """Send part `number` (from 1), which begins at `offset`. The same part may be sent again."""
 
     def complete(self, size: int, seconds: float) -> None:
@@ -62,13 +63,15 @@ class BucketClient(Protocol):
     url: str
     """The root, without credentials."""
     place: str
-    """The root and its endpoint: two endpoints may hold a bucket of one name."""
+    """The URL and its endpoint: two endpoints may have buckets of the same name."""
     secrets: Sequence[str]
     """Texts that must not appear in any message."""
     root: str
     """What keys begin with: empty, or ending in a slash."""
     part_bytes: int
     """Objects up to this size go in one request, larger ones in parts of about this size."""
+    remove_batch: int
+    """How many keys `remove` takes at once."""
 
     def classify(self, error: BaseException) -> Outcome:
         """What `error`, raised by any call below, means."""
@@ -76,16 +79,14 @@ class BucketClient(Protocol):
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         """Read from `start` on into `target`, at most its length."""
 
-    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
-        """One PUT; with `create` only where nothing is. Returns once the reply proves it arrived whole."""
+    def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
+        """One PUT; with `create`, only if the key is free. Returns once the reply proves it arrived whole."""
 
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
         """Have the server copy `source`, of `size` bytes. NotImplementedError where it can't."""
 
     def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
         """Remove up to `remove_batch` keys; those that are still there, each with its error."""
-
-    remove_batch: int
 
     def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
         """One page of the keys that begin with `prefix`, in lexical order."""
@@ -97,21 +98,21 @@ class BucketClient(Protocol):
         """Uploads of keys that begin with `prefix` that were never completed."""
 
     def discard(self, upload: Unfinished, seconds: float) -> None:
-        """Abort one of `unfinished`."""
+        """Abort an upload that `list_uploads` returned."""
 
     def describe(self) -> Mapping[str, str]:
-        """What this place promises, in words, by subject."""
+        """What this store promises, in words, by subject."""
 
     def close(self) -> None:
         """Let go of connections."""
 
 
 class Opener(Protocol):
-    """Opens a wire, in each process its own. Pickles without secrets."""
+    """Makes a bucket's client, one for each process. Pickles without secrets."""
 
     @property
     def url(self) -> str:
-        """Where it is, known without a connection; no trailing slash, no credentials."""
+        """The root, known without a connection; no trailing slash, no credentials."""
 
     def __call__(self) -> BucketClient:
-        """The connection. BadOptions if there can be none with these options."""
+        """Make the client. BadOptions if it can't be set up with these options."""

@@ -1,4 +1,4 @@
-"""What the wires over asynchronous fsspec clients share: one event loop, times, and secrets kept in."""
+"""Run requests on fsspec's event loop; keep secrets out of messages and pickles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 
 def run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: float) -> T:
-    """What `work` returns, run on the client's own loop in its own thread; cancelled after `seconds`.
+    """Run `work` on the client's own loop, in its own thread, and return its result; cancel after `seconds`.
 
     Unlike fsspec's own `sync`, an interrupt here cancels the request instead of leaving it to finish
     behind the caller's back.
@@ -30,12 +30,12 @@ def run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: 
 
 
 MISTAKES = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
-"""What no place answers: a client raises these when it can't be set up with what it was given."""
+"""Exceptions that mean wrong options, not a failing server."""
 
 
 @contextmanager
 def explain_bad_options(options: Mapping[str, Any]) -> Iterator[None]:
-    """BadOptions for what a client makes of `options` that it can't use; no secret of theirs is told."""
+    """Raise BadOptions if a client can't be set up with `options`, without showing any secret of theirs."""
     try:
         yield
     except MISTAKES as error:
@@ -62,12 +62,12 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def display_url(scheme: str, url: str) -> str:
-    """`url` as people see it: its bucket and prefix under one scheme, whichever it was written with."""
+    """`url` for people and messages: bucket and prefix under `scheme`, whichever one it was written with."""
     return f"{scheme}://{'/'.join(split_url(url))}".rstrip("/")
 
 
 def without_secrets(options: Mapping[str, Any], keep: frozenset[str]) -> dict[str, Any]:
-    """The settings of `options` that may go into a pickle: those named in `keep`, no secret inside."""
+    """The settings of `options` that may go into a pickle: those named in `keep`, without secrets inside."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -98,5 +98,5 @@ def secrets_in(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _is_secret(name: str) -> bool:
-    # An id of a KMS key is no secret, and pickled backends must go on encrypting with it.
+    # The id of a KMS key is not a secret, and pickled backends must go on encrypting with it.
     return any(word in name.lower() for word in _SECRET_WORDS) and not name.lower().endswith("kmskeyid")

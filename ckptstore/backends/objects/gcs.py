@@ -1,7 +1,7 @@
 """Google Cloud Storage, in single requests through gcsfs's session and credentials.
 
 gcsfs's own calls retry below us and hide the status of a reply in the text of an exception, so requests
-are sent here and judged by their status. Small objects are one simple upload, whose reply carries the
+are sent here and classified by their status. Small objects are one simple upload, whose reply carries the
 server's CRC32C; large ones a resumable upload, checked by the same sum once it is complete.
 """
 
@@ -26,7 +26,7 @@ import requests.exceptions
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each bucket's kind first
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished, Upload
 from ckptstore.backends.objects.fsspec_loop import display_url, run, secrets_in, split_url, without_secrets
 from ckptstore.backends.objects.retry import Outcome
 
@@ -35,23 +35,23 @@ PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads
 _PICKLED = frozenset({"project", "endpoint_url", "requester_pays", "access", "default_location"})
 _NAMED_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 
-# The table. GCS tells everything by status; only a missing bucket hides behind an object's 404.
+# The table. GCS says everything by status; only a missing bucket looks like a missing object, 404.
 _BY_STATUS = {
-    308: Outcome.AGAIN,
+    308: Outcome.RETRY,
     401: Outcome.DENIED,
     403: Outcome.DENIED,
     404: Outcome.ABSENT,
-    408: Outcome.AGAIN,
-    409: Outcome.AGAIN,
+    408: Outcome.RETRY,
+    409: Outcome.RETRY,  # two requests at once, and nobody said which won
     412: Outcome.EXISTS,
     416: Outcome.SHORT,
-    429: Outcome.AGAIN,
-    500: Outcome.AGAIN,
-    502: Outcome.AGAIN,
-    503: Outcome.AGAIN,
-    504: Outcome.AGAIN,
+    429: Outcome.RETRY,
+    500: Outcome.RETRY,
+    502: Outcome.RETRY,
+    503: Outcome.RETRY,
+    504: Outcome.RETRY,
 }
-_PASSING = (
+_TRANSIENT = (
     aiohttp.ClientError,
     asyncio.TimeoutError,
     TimeoutError,
@@ -64,7 +64,7 @@ _PASSING = (
 
 
 class Replied(Exception):
-    """A reply that is not what was asked for; `status` says what it is."""
+    """A reply whose status is none of those expected; `status` says which."""
 
     def __init__(self, status: int, text: str) -> None:
         self.status = status
@@ -83,12 +83,12 @@ class GcsClient:
 
     @staticmethod
     def display_url(url: str) -> str:
-        """`url` as people see it."""
+        """`url` for people and messages."""
         return display_url("gs", url)
 
     @staticmethod
     def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-        """What of `options` may go into a pickle: no secret."""
+        """The `options` that may go into a pickle: no secrets."""
         kept = without_secrets(options, _PICKLED)
         # Named ways to find a token are settings; the token itself is a secret.
         if _is_named(options.get("token")):
@@ -110,14 +110,14 @@ class GcsClient:
             **options, asynchronous=False, skip_instance_cache=True, use_listings_cache=False
         )
 
-    # Requests
+    # ---- Requests
 
     async def _send(
         self,
         method: str,
         path: str,
         *,
-        data: Body | None = None,
+        data: BytesLike | None = None,
         headers: Mapping[str, str] | None = None,
         target: memoryview | None = None,
         accept: Sequence[int] = (200, 204),
@@ -177,7 +177,7 @@ class GcsClient:
             raise OSError("the server ignores byte ranges")
         return GetReply(min(length, len(target)), length)
 
-    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+    def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
         sum32 = crc32c(data)
         # The server compares the sum before the object appears; the boundary can't occur in the data.
         about = json.dumps({"name": key, "crc32c": sum32})
@@ -198,18 +198,18 @@ class GcsClient:
         check_stored(reply, len(data), sum32)
 
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
-        # One call for most; the server says where to go on when it needs more.
+        # Most take one call; where the server needs more, its token says where to go on.
         token: dict[str, str] = {}
         path = f"{self._object(source)}/rewriteTo/b/{self.bucket}/o/{quote(key, safe='')}"
-        key_of = {"destinationKmsKeyName": self._kms} if self._kms else {}
+        encryption = {"destinationKmsKeyName": self._kms} if self._kms else {}
         deadline = time.monotonic() + seconds
         while True:
             left = max(deadline - time.monotonic(), 0.001)
             try:
-                reply = self._call(left, "POST", path, params={**token, **key_of})
+                reply = self._call(left, "POST", path, params={**token, **encryption})
             except Replied as error:
                 if error.status in (405, 501):
-                    raise NotImplementedError("the server copies nothing") from error
+                    raise NotImplementedError("the server can't copy objects") from error
                 raise
             if reply["done"]:
                 return
@@ -221,18 +221,18 @@ class GcsClient:
     def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
         slots = asyncio.Semaphore(self._concurrency)
 
-        async def one(key: str) -> Exception | None:
+        async def delete(key: str) -> Exception | None:
             async with slots:
                 try:
                     await self._send("DELETE", self._object(key))
-                except Exception as error:  # noqa: BLE001 - judged by the caller, key by key
+                except Exception as error:  # noqa: BLE001 - classified by the caller, key by key
                     return error
                 return None
 
-        async def all_of_them() -> list[Exception | None]:
-            return await asyncio.gather(*map(one, keys))
+        async def delete_all() -> list[Exception | None]:
+            return await asyncio.gather(*map(delete, keys))
 
-        results = run(self._fs.loop, all_of_them(), seconds)
+        results = run(self._fs.loop, delete_all(), seconds)
         return {key: error for key, error in zip(keys, results, strict=True) if error is not None}
 
     def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
@@ -288,10 +288,10 @@ class GcsClient:
     def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, Replied):
             if error.status == 404 and "bucket does not exist" in str(error):
-                return Outcome.MISSING_PLACE
+                return Outcome.BUCKET_MISSING
             return _BY_STATUS.get(error.status, Outcome.FATAL)
-        if isinstance(error, (Corrupted, *_PASSING)):
-            return Outcome.AGAIN
+        if isinstance(error, (Corrupted, *_TRANSIENT)):
+            return Outcome.RETRY
         if isinstance(error, google.auth.exceptions.GoogleAuthError):
             return Outcome.DENIED
         return Outcome.FATAL
@@ -302,15 +302,15 @@ class _GcsUpload:
 
     parallel = False
 
-    def __init__(self, wire: GcsClient, key: str, session: str) -> None:
-        self._wire = wire
+    def __init__(self, client: GcsClient, key: str, session: str) -> None:
+        self._client = client
         self._key = key
         self._session = session
         self._crc = 0
         self._unsure = False
         self._stored: Mapping[str, Any] | None = None
 
-    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+    def part(self, number: int, offset: int, data: BytesLike, last: bool, seconds: float) -> None:
         begin = self._count_stored(seconds) if self._unsure else offset
         self._unsure = True
         end = offset + len(data)
@@ -330,8 +330,8 @@ class _GcsUpload:
 
     def _put(self, data: bytes, span: str, seconds: float) -> Mapping[str, str]:
         status, headers, body = run(
-            self._wire._fs.loop,
-            self._wire._send(
+            self._client._fs.loop,
+            self._client._send(
                 "PUT",
                 self._session,
                 data=data,
@@ -350,14 +350,14 @@ class _GcsUpload:
         try:
             check_stored(self._stored, size, total)
         except Corrupted as error:
-            # It is there already, under a name of its own: take it away and say so.
-            self._wire._call(seconds, "DELETE", self._wire._object(self._key))
+            # The damaged object is there already, under its real name: remove it, then fail.
+            self._client._call(seconds, "DELETE", self._client._object(self._key))
             raise Replied(400, str(error)) from error
 
     def abort(self, seconds: float) -> None:
         run(
-            self._wire._fs.loop,
-            self._wire._send("DELETE", self._session, accept=(200, 204, 404, 410, 499)),
+            self._client._fs.loop,
+            self._client._send("DELETE", self._session, accept=(200, 204, 404, 410, 499)),
             seconds,
         )
 
@@ -367,17 +367,17 @@ def _parse_reply(body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError as error:
-        raise Corrupted(f"the reply is no JSON ({error})") from error
+        raise Corrupted(f"the reply is not JSON ({error})") from error
 
 
 def check_stored(reply: Mapping[str, Any], size: int, sum32: str) -> None:
-    """Corrupted unless the server says that it stored `size` bytes with this CRC32C."""
+    """Raise Corrupted unless the server says that it stored `size` bytes with this CRC32C."""
     if int(reply.get("size", -1)) != size or reply.get("crc32c", sum32) != sum32:
-        told = f"{reply.get('size')} bytes, CRC32C {reply.get('crc32c')}"
-        raise Corrupted(f"the server stored {told}, not {size} bytes, {sum32}")
+        stored = f"{reply.get('size')} bytes, CRC32C {reply.get('crc32c')}"
+        raise Corrupted(f"the server stored {stored}, not {size} bytes, {sum32}")
 
 
-def crc32c(data: Body) -> str:
+def crc32c(data: BytesLike) -> str:
     """CRC32C as GCS writes it: big-endian, base64."""
     return base64.b64encode(google_crc32c.value(bytes(data)).to_bytes(4, "big")).decode("ascii")
 

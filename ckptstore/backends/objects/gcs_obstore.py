@@ -1,7 +1,7 @@
 """Google Cloud Storage with the contents of files fetched by obstore (``ckptstore[fast]``).
 
-gcsfs decrypts in the one thread of its loop, obstore in several. Nothing is sent through it: its uploads
-carry no checksum and look at none in the reply, where ours are compared before the object appears
+gcsfs decrypts in the one thread of its loop, obstore in several. Nothing is sent through obstore: its
+uploads carry no checksum and ignore the reply's, while ours are compared before the object appears
 (``docs/decisions/007-obstore-carries-bytes.md``).
 """
 
@@ -30,7 +30,7 @@ def suits(options: Mapping[str, Any]) -> bool:
 
 
 class ObstoreGcsClient(GcsClient):
-    """A :class:`GcsClient` that fetches file contents through obstore, where that can be had."""
+    """A :class:`GcsClient` that fetches file contents through obstore, where that is possible."""
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         super().__init__(url, options, timeout, concurrency)
@@ -47,7 +47,7 @@ class ObstoreGcsClient(GcsClient):
                 config={"base_url": self._fs._location, "skip_signature": credentials is None},
                 client_options=client_options(timeout),
                 retry_config=ONE_TRY,
-                # Without one, even a client that signs nothing reads those of the environment, and may choke.
+                # Without it, even a client that signs nothing reads the environment's, and may choke.
                 credential_provider=self._credentials,
             )
         except obstore.exceptions.BaseError:  # it reads the environment too, and refuses what it finds there
@@ -59,7 +59,7 @@ class ObstoreGcsClient(GcsClient):
         return Carrier(self._fs.loop, open_store)
 
     async def _credentials(self) -> Any:
-        """gcsfs's own token, refreshed by it where due: asked for anew with each request."""
+        """gcsfs's own token, which gcsfs refreshes when due: asked for anew with each request."""
         headers: dict[str, str] = {}
         self._fs.credentials.apply(headers)
         kind, _, token = headers.pop("authorization").partition(" ")
@@ -68,8 +68,8 @@ class ObstoreGcsClient(GcsClient):
         return {"token": token, "expires_at": datetime.datetime.now(datetime.timezone.utc)}
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
-        found = self.carrier.get(key, start, target, seconds) if self.carrier else None
-        return found or super().get(key, start, target, seconds)
+        reply = self.carrier.get(key, start, target, seconds) if self.carrier else None
+        return reply or super().get(key, start, target, seconds)
 
     def describe(self) -> Mapping[str, str]:
         known = dict(super().describe())

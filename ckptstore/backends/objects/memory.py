@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished
+from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished
 from ckptstore.backends.objects.retry import Outcome
 
 _lock = threading.Lock()  # fsspec keeps one store per process, so one lock makes creation exclusive
@@ -42,7 +42,7 @@ class MemoryClient:
         target[:count] = data[start : start + count]
         return GetReply(count, len(data))
 
-    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+    def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
         with _lock:
             if create and key in self._fs.store:
                 raise FileExistsError(key)
@@ -96,25 +96,25 @@ class MemoryClient:
 class _MemoryUpload:
     parallel = True
 
-    def __init__(self, wire: MemoryClient, key: str) -> None:
-        self._wire = wire
+    def __init__(self, client: MemoryClient, key: str) -> None:
+        self._client = client
         self._key = key
         self._parts: dict[int, bytes] = {}
 
-    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
+    def part(self, number: int, offset: int, data: BytesLike, last: bool, seconds: float) -> None:
         self._parts[offset] = bytes(data)
 
     def complete(self, size: int, seconds: float) -> None:
         data = b"".join(self._parts[offset] for offset in sorted(self._parts))
         assert len(data) == size
-        self._wire.put(self._key, data, False, seconds)
+        self._client.put(self._key, data, False, seconds)
 
     def abort(self, seconds: float) -> None:
         self._parts.clear()
 
 
 class MemoryOpener:
-    """Opens a :class:`MemoryClient`; what a pickle of the backend holds."""
+    """Makes a :class:`MemoryClient`; a pickle of the backend holds this."""
 
     def __init__(self, url: str, options: object = None, timeout: float = 0, concurrency: int = 0) -> None:
         self.url = url.rstrip("/")

@@ -1,7 +1,7 @@
-"""obstore's Rust core, where it is installed (``ckptstore[fast]``), carrying the contents of files.
+"""Move file contents through obstore's Rust core, where it is installed (``ckptstore[fast]``).
 
-It is only ever asked first. Whatever it refuses is asked again of the wire that it helps, so errors,
-retries and the promises of the commit are the same with it as without.
+obstore is only ever asked first. Whatever it refuses is asked again of the client that it helps, so
+errors, retries and the promises of the commit are the same with it as without.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import numpy as np
 import obstore
 import obstore.store
 
-from ckptstore.backends.objects.client import Body, GetReply
+from ckptstore.backends.objects.client import BytesLike, GetReply
 from ckptstore.backends.objects.fsspec_loop import run
 
 _LEAST_GET_BYTES = 2**18 + 1
-"""Smaller reads may ask for what is not there, and the wire knows best what such an answer means."""
+"""Smaller reads may ask for what is not there, and the client knows best what such an answer means."""
 _CHUNK_BYTES = 2**20
 _MOST_REFUSALS = 8
-"""After so many in a row obstore is not asked any more: it and this place don't get along."""
+"""After so many in a row obstore is not asked any more: it doesn't work with this endpoint."""
 
 ONE_TRY: Any = {"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=1)}
-"""Trying again is the business of :mod:`ckptstore.backends.objects.retry`."""
+"""Retrying is the business of :mod:`ckptstore.backends.objects.retry`."""
 
 _first_user: int | None = None
 T = TypeVar("T")
 
 
 def is_inherited() -> bool:
-    """Whether this process was forked from one that used obstore, whose threads stayed behind there.
+    """Whether this process was forked from one that used obstore.
 
-    Who used it here would wait for ever.
+    Its threads stayed behind in the parent: a request here would wait for ever.
     """
     return _first_user not in (None, os.getpid())
 
 
 def client_options(timeout: float) -> Any:
-    """How obstore connects for a place that is given `timeout` seconds."""
+    """How obstore connects, for a backend whose timeout is `timeout` seconds."""
     return {
         "allow_http": True,
         "connect_timeout": datetime.timedelta(seconds=min(5.0, timeout / 3)),
@@ -53,25 +53,25 @@ class Carrier:
     """One obstore client, and whether it is still worth asking."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, opened: Callable[[], Awaitable[obstore.store.ObjectStore]]
+        self, loop: asyncio.AbstractEventLoop, open_store: Callable[[], Awaitable[obstore.store.ObjectStore]]
     ) -> None:
         self._loop = loop
-        self._opened = opened
+        self._open_store = open_store
         self.refusals = 0
-        """In a row, until now."""
+        """How many in a row, up to now."""
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply | None:
-        """What :meth:`ckptstore.backends.objects.client.BucketClient.get` does, or None: ask the wire."""
+        """Like :meth:`ckptstore.backends.objects.client.BucketClient.get`; None means: ask the client."""
 
         async def fetch() -> GetReply:
             span = (start, start + len(target))
-            reply = await obstore.get_async(await self._opened(), key, options={"range": span})
-            place, done = np.frombuffer(target, np.uint8), 0
-            # Whole, it would come in new memory each time, which costs as much as the copy.
+            reply = await obstore.get_async(await self._open_store(), key, options={"range": span})
+            array, done = np.frombuffer(target, np.uint8), 0
+            # A whole reply would come in new memory each time, which costs as much as the copy.
             async for chunk in reply.stream(min_chunk_size=_CHUNK_BYTES):
                 data = np.frombuffer(chunk, np.uint8)
                 # Unlike an assignment to a slice, this lets other threads run; ValueError if it is too long.
-                np.copyto(place[done : done + data.size], data)
+                np.copyto(array[done : done + data.size], data)
                 done += data.size
             total = reply.meta["size"]
             if done != min(len(target), total - start):
@@ -80,11 +80,11 @@ class Carrier:
 
         return None if len(target) < _LEAST_GET_BYTES else self._ask(fetch, seconds)
 
-    def put(self, key: str, data: Body, seconds: float) -> bool:
-        """Whether `data` now lies under `key`; if not, ask the wire."""
+    def put(self, key: str, data: BytesLike, seconds: float) -> bool:
+        """Store `data` under `key`; False means: ask the client."""
 
         async def send() -> bool:
-            await obstore.put_async(await self._opened(), key, data, use_multipart=False)
+            await obstore.put_async(await self._open_store(), key, data, use_multipart=False)
             return True
 
         return self._ask(send, seconds) is True
@@ -95,11 +95,11 @@ class Carrier:
             return None
         _first_user = os.getpid()
         try:
-            found = run(self._loop, work(), seconds)
+            reply = run(self._loop, work(), seconds)
         except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
             raise
-        except Exception:  # noqa: BLE001 - whatever it is, the wire's answer is the one that counts
+        except Exception:  # noqa: BLE001 - whatever it is, the client's answer is the one that counts
             self.refusals += 1
             return None
         self.refusals = 0
-        return found
+        return reply

@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     SomeClient = S3Client | GcsClient
 
 FAST = True
-"""Whether obstore carries file contents where it is installed; tests try both."""
+"""Whether obstore moves file contents where it is installed; tests try both."""
 
 
 class BucketOpener(ABC):
-    """Opens the client of one bucket; what a pickle of the backend holds, less the secrets.
+    """Makes the client of one bucket; a pickle of the backend holds this, without the secrets.
 
     Each client library is imported only by the opener that needs it: ImportError where it is missing.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         split_url(url)
-        self.client()
+        self.client_class()
         self._state = (url, dict(options), timeout, concurrency)
 
     @abstractmethod
-    def client(self) -> type[SomeClient]:
+    def client_class(self) -> type[SomeClient]:
         """The class of the bucket's client."""
 
     @abstractmethod
-    def obstore_client(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
-        """The one that moves contents through obstore; None if obstore can't do what `options` ask for."""
+    def obstore_class(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
+        """The class that moves contents through obstore; None if obstore can't do what `options` ask for."""
 
     @property
     def url(self) -> str:
-        """Where it is."""
-        return self.client().display_url(self._state[0])
+        """The root, without credentials."""
+        return self.client_class().display_url(self._state[0])
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
-        return url, self.client().settings(options), timeout, concurrency
+        return url, self.client_class().settings(options), timeout, concurrency
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._state = state
@@ -54,33 +54,33 @@ class BucketOpener(ABC):
         options = self._state[1]
         with explain_bad_options(options):
             fast = FAST and importlib.util.find_spec("obstore") is not None
-            client = (self.obstore_client(options) if fast else None) or self.client()
-            return client(*self._state)
+            client_class = (self.obstore_class(options) if fast else None) or self.client_class()
+            return client_class(*self._state)
 
 
 class S3Opener(BucketOpener):
-    """Opens a bucket of S3 or of what speaks its language."""
+    """Makes clients of S3 and of the stores that speak its protocol."""
 
-    def client(self) -> type[SomeClient]:
+    def client_class(self) -> type[SomeClient]:
         from ckptstore.backends.objects.s3 import S3Client
 
         return S3Client
 
-    def obstore_client(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
+    def obstore_class(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
         from ckptstore.backends.objects.s3_obstore import ObstoreS3Client, suits
 
         return ObstoreS3Client if suits(options) else None
 
 
 class GcsOpener(BucketOpener):
-    """Opens a bucket of Google Cloud Storage."""
+    """Makes clients of Google Cloud Storage."""
 
-    def client(self) -> type[SomeClient]:
+    def client_class(self) -> type[SomeClient]:
         from ckptstore.backends.objects.gcs import GcsClient
 
         return GcsClient
 
-    def obstore_client(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
+    def obstore_class(self, options: Mapping[str, Any]) -> type[SomeClient] | None:
         from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient, suits
 
         return ObstoreGcsClient if suits(options) else None

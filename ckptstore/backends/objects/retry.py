@@ -1,7 +1,7 @@
-"""Tries again, with growing pauses, until it works or the deadline has passed.
+"""Try a request again, with growing pauses, until it works or the deadline passes.
 
-One loop for every request of every object store, so that a bound on time is a bound: the clients'
-own retries are switched off below it (s3fs over botocore made 25 requests in 32 s of one call).
+One loop for every request to every object store, so that a deadline is one: the clients' own retries
+are switched off below it (s3fs over botocore made 25 requests in 32 s of one call).
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.1  # seconds, doubled each time
 LONGEST_PAUSE = 8.0
 SLOWEST_BYTES_PER_SECOND = 128 * 1024
-"""A line slower than this is taken for dead: what a request may take beyond the timeout, by its size."""
+"""A connection slower than this counts as dead: a request may last as much longer than the timeout as
+its bytes take at this speed."""
 
 
 class Outcome(enum.Enum):
     """What a failed request means, whatever the client library calls it."""
 
     ABSENT = "absent"
-    MISSING_PLACE = "the bucket is not there"
+    BUCKET_MISSING = "the bucket is not there"
     EXISTS = "a create-only write met an existing key"
     DENIED = "denied"
     FULL = "full"
     SHORT = "fewer bytes than asked for"
-    AGAIN = "passing: worth another try"
+    RETRY = "transient: worth another try"
     FATAL = "will not work however often it is tried"
 
 
@@ -67,10 +68,10 @@ class RetryPolicy:
         size: int = 0,
         stop: threading.Event | None = None,
     ) -> T:
-        """What `request(seconds it may last)` returns. Failures that are not passing come out as they are.
+        """Return `request(seconds)`, given the seconds that this try may last.
 
-        Raises RetriesExhausted from the last failure at the deadline, which is later for requests that move
-        `size` bytes, and as soon as `stop` is set.
+        An error that `classify` does not call RETRY is raised as it is. Raises RetriesExhausted from the last
+        error at the deadline, which is later for a request that moves `size` bytes, and once `stop` is set.
         """
         moving = size / SLOWEST_BYTES_PER_SECOND
         deadline = self._clock() + self.timeout + moving
@@ -81,7 +82,7 @@ class RetryPolicy:
                 # A third each, so that one request that hangs leaves time for another.
                 return request(max(min(left, self.timeout / 3 + moving), 0.001))
             except Exception as error:
-                if classify(error) is not Outcome.AGAIN:
+                if classify(error) is not Outcome.RETRY:
                     raise
                 tries += 1
                 # Full jitter: writers that failed together must not come back together.
@@ -89,7 +90,7 @@ class RetryPolicy:
                     0.1 + 0.9 * self._jitter()
                 )
                 if tries == 1:
-                    # Replies that come at once and say no move no bytes: no time is given for that.
+                    # A server that refuses at once moves no bytes, and gets no time for them.
                     deadline = min(deadline, self._clock() + self.timeout)
                 left = deadline - self._clock() - pause
                 spent = self.retries is not None and tries > self.retries

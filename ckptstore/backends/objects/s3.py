@@ -20,12 +20,12 @@ import botocore.exceptions
 import s3fs
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import Body, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished, Upload
 from ckptstore.backends.objects.fsspec_loop import display_url, run, secrets_in, split_url, without_secrets
 from ckptstore.backends.objects.retry import Outcome
 
 PART_BYTES = 16 * 2**20
-"""Smaller and fewer parts than s3fs's 50 MiB x 10 sent 1.8 times as fast in our measurements."""
+"""Smaller and fewer parts than s3fs's 50 MiB x 10, and 1.8 times as fast in our measurements."""
 
 _PICKLED = frozenset(
     {
@@ -47,28 +47,27 @@ _BY_STATUS = {
     401: Outcome.DENIED,
     403: Outcome.DENIED,
     404: Outcome.ABSENT,
-    408: Outcome.AGAIN,
-    # ConditionalRequestConflict: two creations at once, and nobody said who won.
-    409: Outcome.AGAIN,
+    408: Outcome.RETRY,
+    409: Outcome.RETRY,  # two requests at once, and nobody said which won
     412: Outcome.EXISTS,
     416: Outcome.SHORT,
-    425: Outcome.AGAIN,
-    429: Outcome.AGAIN,
-    500: Outcome.AGAIN,
-    502: Outcome.AGAIN,
-    503: Outcome.AGAIN,
-    504: Outcome.AGAIN,
+    429: Outcome.RETRY,
+    500: Outcome.RETRY,
+    502: Outcome.RETRY,
+    503: Outcome.RETRY,
+    504: Outcome.RETRY,
+    425: Outcome.RETRY,
     507: Outcome.FULL,
 }
 _BY_CODE = {
-    "NoSuchBucket": Outcome.MISSING_PLACE,
+    "NoSuchBucket": Outcome.BUCKET_MISSING,
     "ExpiredToken": Outcome.DENIED,
     "InvalidToken": Outcome.DENIED,
     "TokenRefreshRequired": Outcome.DENIED,
-    "RequestTimeout": Outcome.AGAIN,
-    "IncompleteBody": Outcome.AGAIN,
-    "BadDigest": Outcome.AGAIN,
-    "XAmzContentSHA256Mismatch": Outcome.AGAIN,
+    "RequestTimeout": Outcome.RETRY,
+    "IncompleteBody": Outcome.RETRY,
+    "BadDigest": Outcome.RETRY,
+    "XAmzContentSHA256Mismatch": Outcome.RETRY,
     "XMinioStorageFull": Outcome.FULL,
     "QuotaExceeded": Outcome.FULL,
 }
@@ -79,20 +78,19 @@ _DENIED = (
     botocore.exceptions.TokenRetrievalError,
     botocore.exceptions.ProfileNotFound,
 )
-_PASSING = (
+_TRANSIENT = (
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.ConnectionError,
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.FlexibleChecksumError,
     botocore.exceptions.ResponseStreamingError,
-    botocore.parsers.ResponseParserError,  # throttling replies may be no XML at all
+    botocore.parsers.ResponseParserError,  # a throttling reply may not be XML at all
     aiohttp.ClientError,
     asyncio.TimeoutError,
     TimeoutError,
     ConnectionError,
     asyncio.IncompleteReadError,
 )
-
 
 MOST_COPY_BYTES = 5 * 2**30
 """The largest object that S3 copies with one request."""
@@ -111,12 +109,12 @@ class S3Client:
 
     @staticmethod
     def display_url(url: str) -> str:
-        """`url` as people see it."""
+        """`url` for people and messages."""
         return display_url("s3", url)
 
     @staticmethod
     def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-        """What of `options` may go into a pickle: no secret."""
+        """The `options` that may go into a pickle: no secrets."""
         return without_secrets(options, _PICKLED)
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
@@ -146,7 +144,7 @@ class S3Client:
         )
         self._fs.retries = 1
 
-    # Requests
+    # ---- Requests
 
     def _call(self, seconds: float, method: str, **arguments: Any) -> dict[str, Any]:
         work = self._fs._call_s3(method, Bucket=self.bucket, **arguments)
@@ -160,10 +158,10 @@ class S3Client:
         span = f"bytes={start}-{start + len(target) - 1}"
         reply = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=key, Range=span)
         length = int(reply["ContentLength"])
-        place = reply.get("ContentRange")
-        total = int(place.rpartition("/")[2]) if place else length
-        if (not place and start) or length > len(target):
-            if place or start:
+        content_range = reply.get("ContentRange")
+        total = int(content_range.rpartition("/")[2]) if content_range else length
+        if (not content_range and start) or length > len(target):
+            if content_range or start:
                 raise OSError("the server ignores byte ranges")
             length = len(target)  # it sent the whole object: take what was asked for
         done = 0
@@ -175,7 +173,7 @@ class S3Client:
             raise asyncio.IncompleteReadError(b"", length)
         return GetReply(done, total)
 
-    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
+    def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
         sum32 = _crc32(data)
         condition = {"IfNoneMatch": "*"} if create else {}
         reply = self._call(
@@ -184,43 +182,43 @@ class S3Client:
         self.check_sum(reply, data, sum32)
 
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
-        place = {"Bucket": self.bucket, "Key": source}
+        origin = {"Bucket": self.bucket, "Key": source}
         try:
             if size <= MOST_COPY_BYTES:
-                self._call(seconds, "copy_object", Key=key, CopySource=place)
+                self._call(seconds, "copy_object", Key=key, CopySource=origin)
             else:
-                run(self._fs.loop, self._copy_parts(place, key, size), seconds)
+                run(self._fs.loop, self._copy_parts(origin, key, size), seconds)
         except Exception as error:
             reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
             if reply.get("ResponseMetadata", {}).get("HTTPStatusCode") in (405, 501):
-                raise NotImplementedError("the server copies nothing") from error
+                raise NotImplementedError("the server can't copy objects") from error
             raise
 
-    async def _copy_parts(self, place: Mapping[str, str], key: str, size: int) -> None:
-        """What one request can't copy, in ranges."""
-        where = {"Bucket": self.bucket, "Key": key}
-        where["UploadId"] = (await self._fs._call_s3("create_multipart_upload", **where))["UploadId"]
+    async def _copy_parts(self, origin: Mapping[str, str], key: str, size: int) -> None:
+        """Copy in ranges what is too large for one request."""
+        upload = {"Bucket": self.bucket, "Key": key}
+        upload["UploadId"] = (await self._fs._call_s3("create_multipart_upload", **upload))["UploadId"]
 
         async def part(number: int, start: int) -> dict[str, Any]:
             span = f"bytes={start}-{min(start + COPY_PART_BYTES, size) - 1}"
-            more = {"PartNumber": number, "CopySource": place, "CopySourceRange": span}
-            reply = await self._fs._call_s3("upload_part_copy", **where, **more)
+            more = {"PartNumber": number, "CopySource": origin, "CopySourceRange": span}
+            reply = await self._fs._call_s3("upload_part_copy", **upload, **more)
             return {"PartNumber": number, "ETag": reply["CopyPartResult"]["ETag"]}
 
         try:
             starts = range(0, size, COPY_PART_BYTES)
             parts = await asyncio.gather(*(part(*numbered) for numbered in enumerate(starts, 1)))
-            await self._fs._call_s3("complete_multipart_upload", **where, MultipartUpload={"Parts": parts})
+            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            await self._fs._call_s3("abort_multipart_upload", **where)
+            await self._fs._call_s3("abort_multipart_upload", **upload)
             raise
 
-    def check_sum(self, reply: Mapping[str, Any], data: Body, sum32: str) -> None:
-        """Corrupted unless the server's own sum of what it stored is that of `data`."""
-        told = reply.get("ChecksumCRC32")
-        if told is not None:
-            if told != sum32:
-                raise Corrupted(f"the server stored bytes with CRC32 {told}, not {sum32}")
+    def check_sum(self, reply: Mapping[str, Any], data: BytesLike, sum32: str) -> None:
+        """Raise Corrupted unless the server's own sum of what it stored is that of `data`."""
+        stored = reply.get("ChecksumCRC32")
+        if stored is not None:
+            if stored != sum32:
+                raise Corrupted(f"the server stored bytes with CRC32 {stored}, not {sum32}")
             return
         etag = str(reply.get("ETag", "")).strip('"').lower()
         # An ETag is the MD5 of the bytes unless they are encrypted.
@@ -247,20 +245,18 @@ class S3Client:
                     for key in keys
                     if key in failed or key not in gone
                 }
-        return self._remove_each(keys, seconds)
 
-    def _remove_each(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
-        async def one(key: str) -> Exception | None:
+        async def delete(key: str) -> Exception | None:
             try:
                 await self._fs._call_s3("delete_object", Bucket=self.bucket, Key=key)
-            except Exception as error:  # noqa: BLE001 - judged by the caller, key by key
+            except Exception as error:  # noqa: BLE001 - classified by the caller, key by key
                 return error
             return None
 
-        async def all_of_them() -> list[Exception | None]:
-            return await asyncio.gather(*map(one, keys))
+        async def delete_all() -> list[Exception | None]:
+            return await asyncio.gather(*map(delete, keys))
 
-        results = run(self._fs.loop, all_of_them(), seconds)
+        results = run(self._fs.loop, delete_all(), seconds)
         return {key: error for key, error in zip(keys, results, strict=True) if error is not None}
 
     def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
@@ -290,7 +286,7 @@ class S3Client:
             except Exception as error:
                 if self.classify(error) not in (Outcome.ABSENT, Outcome.FATAL):
                     raise
-                return found  # some S3-likes can't tell; the bucket's lifecycle rule has to do it
+                return found  # some S3-likes list none; the bucket's lifecycle rule has to abort them
             found += [
                 Unfinished(item["Key"], item["UploadId"], item["Initiated"].timestamp())
                 for item in reply.get("Uploads", ())
@@ -303,7 +299,7 @@ class S3Client:
         self.end_upload(upload.key, upload.id, seconds)
 
     def end_upload(self, key: str, upload_id: str, seconds: float) -> None:
-        """Abort an upload; one that is not there any more is fine."""
+        """Abort an upload; one that is already gone is fine."""
         try:
             self._call(seconds, "abort_multipart_upload", Key=key, UploadId=upload_id)
         except Exception as error:
@@ -327,7 +323,7 @@ class S3Client:
 
     def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, Corrupted):
-            return Outcome.AGAIN  # whatever reply it was found out from
+            return Outcome.RETRY  # whatever reply it was noticed in
         reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         if isinstance(reply, Mapping):
             code = str(reply.get("Error", {}).get("Code", ""))
@@ -336,17 +332,17 @@ class S3Client:
                 return _BY_CODE[code]
             if status in _BY_STATUS:
                 return _BY_STATUS[status]
-            return Outcome.AGAIN if isinstance(status, int) and status >= 505 else Outcome.FATAL
+            return Outcome.RETRY if isinstance(status, int) and status >= 505 else Outcome.FATAL
         causes = (error, error.__cause__)
         if any(isinstance(cause, _DENIED) for cause in causes):
             return Outcome.DENIED
-        if any(isinstance(cause, _PASSING) for cause in causes):
-            return Outcome.AGAIN
+        if any(isinstance(cause, _TRANSIENT) for cause in causes):
+            return Outcome.RETRY
         return Outcome.FATAL
 
 
 class _Refused(Exception):
-    """One key's error out of the reply to a bulk delete, told like any other reply."""
+    """One key's error in the reply to a bulk delete, in the form of any other error reply."""
 
     def __init__(self, item: Mapping[str, Any]) -> None:
         code, message = str(item.get("Code", "")), str(item.get("Message", ""))
@@ -356,22 +352,22 @@ class _Refused(Exception):
 
 
 class _S3Upload:
-    """A multipart upload: parts of any order, invisible until the list of them is complete."""
+    """A multipart upload: parts in any order, invisible until it is completed."""
 
     parallel = True
 
-    def __init__(self, wire: S3Client, key: str, upload_id: str, sums: bool) -> None:
-        self._wire = wire
+    def __init__(self, client: S3Client, key: str, upload_id: str, sums: bool) -> None:
+        self._client = client
         self._key = key
         self._id = upload_id
         self._sums = sums
         self._parts: dict[int, dict[str, Any]] = {}
         self._asked = False
 
-    def part(self, number: int, offset: int, data: Body, last: bool, seconds: float) -> None:
-        wire, sum32 = self._wire, _crc32(data)
+    def part(self, number: int, offset: int, data: BytesLike, last: bool, seconds: float) -> None:
+        client, sum32 = self._client, _crc32(data)
         sums = {"ChecksumCRC32": sum32} if self._sums else {}
-        reply = wire._call(
+        reply = client._call(
             seconds,
             "upload_part",
             Key=self._key,
@@ -380,14 +376,14 @@ class _S3Upload:
             Body=io.BytesIO(data),  # sent piece by piece: raw bytes hold up the loop, and aiohttp warns
             **sums,
         )
-        wire.check_sum(reply, data, sum32)
+        client.check_sum(reply, data, sum32)
         self._parts[number] = {"PartNumber": number, "ETag": reply["ETag"], **sums}
 
     def complete(self, size: int, seconds: float) -> None:
         again, self._asked = self._asked, True
         parts = {"Parts": [self._parts[number] for number in sorted(self._parts)]}
         try:
-            self._wire._call(
+            self._client._call(
                 seconds,
                 "complete_multipart_upload",
                 Key=self._key,
@@ -396,15 +392,15 @@ class _S3Upload:
             )
         except Exception as error:
             # The upload is gone after a try whose reply was lost: it became the object.
-            if not again or self._wire.classify(error) is not Outcome.ABSENT:
+            if not again or self._client.classify(error) is not Outcome.ABSENT:
                 raise
-            found = self._wire._call(seconds, "head_object", Key=self._key)["ContentLength"]
+            found = self._client._call(seconds, "head_object", Key=self._key)["ContentLength"]
             if found != size:
                 raise Corrupted(f"the object has {found} bytes, not {size}") from error
 
     def abort(self, seconds: float) -> None:
-        self._wire.end_upload(self._key, self._id, seconds)
+        self._client.end_upload(self._key, self._id, seconds)
 
 
-def _crc32(data: Body) -> str:
+def _crc32(data: BytesLike) -> str:
     return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode("ascii")

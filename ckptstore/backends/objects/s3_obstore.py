@@ -1,7 +1,7 @@
-"""S3 with the bytes of files carried by obstore's Rust core, where that is installed (``ckptstore[fast]``).
+"""S3 with file contents moved by obstore's Rust core, where that is installed (``ckptstore[fast]``).
 
-A save takes 40% less processor time with it, which a trainer on the same machine notices; loads measured
-hardly faster (``docs/decisions/007-obstore-carries-bytes.md``).
+A save takes 40% less processor time with it, which a trainer on the same machine notices; loads were
+hardly faster when measured (``docs/decisions/007-obstore-carries-bytes.md``).
 
 Everything else, and every answer that is not plain success, is s3fs's: whatever obstore refuses is asked
 again there. So errors, retries, credentials and the promises of the commit are the same with it as without.
@@ -17,7 +17,7 @@ from typing import Any
 import obstore
 import obstore.store
 
-from ckptstore.backends.objects.client import Body, GetReply
+from ckptstore.backends.objects.client import BytesLike, GetReply
 from ckptstore.backends.objects.obstore_carrier import ONE_TRY, Carrier, client_options, is_inherited
 from ckptstore.backends.objects.s3 import S3Client
 
@@ -48,7 +48,7 @@ class ObstoreS3Client(S3Client):
         self.carrier = Carrier(self._fs.loop, self._open)
 
     async def _open(self) -> obstore.store.S3Store:
-        """obstore's client, with the endpoint, region and credentials that s3fs's has found."""
+        """obstore's client, with the endpoint, region and credentials that s3fs has found."""
         if self._store is None:
             await self._fs.set_session()
             meta = (await self._fs.get_s3(self.bucket)).meta
@@ -70,25 +70,25 @@ class ObstoreS3Client(S3Client):
         return self._store
 
     async def _credentials(self) -> Any:
-        """s3fs's own: from `storage_options`, the environment, a profile, a role. Refreshed by botocore."""
-        given = self._options.get("key"), self._options.get("secret"), self._options.get("token")
-        if given[0] is None:
-            found = await self._fs.session.get_credentials()
-            frozen = await found.get_frozen_credentials()
-            given = frozen.access_key, frozen.secret_key, frozen.token
+        """s3fs's own: from `storage_options`, the environment, a profile, a role. botocore refreshes them."""
+        key, secret, token = (self._options.get(name) for name in ("key", "secret", "token"))
+        if key is None:
+            credentials = await self._fs.session.get_credentials()
+            frozen = await credentials.get_frozen_credentials()
+            key, secret, token = frozen.access_key, frozen.secret_key, frozen.token
         soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=10)
         return {
-            "access_key_id": given[0],
-            "secret_access_key": given[1],
-            "token": given[2],
+            "access_key_id": key,
+            "secret_access_key": secret,
+            "token": token,
             "expires_at": soon,
         }
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         return self.carrier.get(key, start, target, seconds) or super().get(key, start, target, seconds)
 
-    def put(self, key: str, data: Body, create: bool, seconds: float) -> None:
-        # Commits are few and small: they go where their answers are known best. What obstore puts is signed
+    def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
+        # Commits are few and small, and s3fs's answers to them are known best. What obstore puts is signed
         # with the SHA-256 of its bytes, which the server compares with what arrived.
         if create or not self.carrier.put(key, data, seconds):
             super().put(key, data, create, seconds)
