@@ -17,6 +17,10 @@ from ckptstore.backends.objects.retry import Outcome
 BytesLike = bytes | bytearray
 
 
+class Corrupted(OSError):
+    """What arrived is not what was sent."""
+
+
 class Page(NamedTuple):
     """One page of a listing; `token` asks for the next one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +27,28 @@ def run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: 
     except BaseException:
         future.cancel()
         raise
+
+
+def run_each(
+    loop: asyncio.AbstractEventLoop,
+    request: Callable[[str], Awaitable[object]],
+    keys: Sequence[str],
+    seconds: float,
+) -> dict[str, Exception]:
+    """Run `request(key)` for all `keys` at once; return the errors of those that failed, by key."""
+
+    async def run_one(key: str) -> Exception | None:
+        try:
+            await request(key)
+        except Exception as error:  # noqa: BLE001 - classified by the caller, key by key
+            return error
+        return None
+
+    async def run_all() -> list[Exception | None]:
+        return await asyncio.gather(*map(run_one, keys))
+
+    errors = run(loop, run_all(), seconds)
+    return {key: error for key, error in zip(keys, errors, strict=True) if error is not None}
 
 
 MISTAKES = (TypeError, ValueError, AttributeError, LookupError, AssertionError)

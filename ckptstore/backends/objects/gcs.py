@@ -26,9 +26,16 @@ import requests.exceptions
 from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for each bucket's kind first
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished, Upload
-from ckptstore.backends.objects.fsspec_loop import display_url, run, secrets_in, split_url, without_secrets
-from ckptstore.backends.objects.retry import Outcome
+from ckptstore.backends.objects.client import BytesLike, Corrupted, GetReply, Page, Unfinished, Upload
+from ckptstore.backends.objects.fsspec_loop import (
+    display_url,
+    run,
+    run_each,
+    secrets_in,
+    split_url,
+    without_secrets,
+)
+from ckptstore.backends.objects.retry import BY_STATUS, Outcome
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
 
@@ -36,21 +43,7 @@ _PICKLED = frozenset({"project", "endpoint_url", "requester_pays", "access", "de
 _NAMED_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 
 # The table. GCS says everything by status; only a missing bucket looks like a missing object, 404.
-_BY_STATUS = {
-    308: Outcome.RETRY,
-    401: Outcome.DENIED,
-    403: Outcome.DENIED,
-    404: Outcome.ABSENT,
-    408: Outcome.RETRY,
-    409: Outcome.RETRY,  # two requests at once, and nobody said which won
-    412: Outcome.EXISTS,
-    416: Outcome.SHORT,
-    429: Outcome.RETRY,
-    500: Outcome.RETRY,
-    502: Outcome.RETRY,
-    503: Outcome.RETRY,
-    504: Outcome.RETRY,
-}
+_BY_STATUS = {**BY_STATUS, 308: Outcome.RETRY}
 _TRANSIENT = (
     aiohttp.ClientError,
     asyncio.TimeoutError,
@@ -71,20 +64,12 @@ class Replied(Exception):
         super().__init__(f"HTTP {status}: {text}")
 
 
-class Corrupted(OSError):
-    """What arrived is not what was sent."""
-
-
 class GcsClient:
     """One bucket and prefix."""
 
+    scheme = "gs"
     part_bytes = PART_BYTES
     remove_batch = 100
-
-    @staticmethod
-    def display_url(url: str) -> str:
-        """`url` for people and messages."""
-        return display_url("gs", url)
 
     @staticmethod
     def settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +82,7 @@ class GcsClient:
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         self.bucket, self.root = split_url(url)
-        self.url = self.display_url(url)
+        self.url = display_url(self.scheme, url)
         self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
         self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
         self._kms = options.get("kms_key_name")
@@ -221,19 +206,11 @@ class GcsClient:
     def remove(self, keys: Sequence[str], seconds: float) -> Mapping[str, Exception]:
         slots = asyncio.Semaphore(self._concurrency)
 
-        async def delete(key: str) -> Exception | None:
+        async def delete(key: str) -> None:
             async with slots:
-                try:
-                    await self._send("DELETE", self._object(key))
-                except Exception as error:  # noqa: BLE001 - classified by the caller, key by key
-                    return error
-                return None
+                await self._send("DELETE", self._object(key))
 
-        async def delete_all() -> list[Exception | None]:
-            return await asyncio.gather(*map(delete, keys))
-
-        results = run(self._fs.loop, delete_all(), seconds)
-        return {key: error for key, error in zip(keys, results, strict=True) if error is not None}
+        return run_each(self._fs.loop, delete, keys, seconds)
 
     def page(self, prefix: str, delimiter: str, token: str | None, seconds: float) -> Page:
         fields = "items(name,size,updated),prefixes,nextPageToken"

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptstore.backends.objects.fsspec_loop import explain_bad_options, split_url
+from ckptstore.backends.objects.fsspec_loop import display_url, explain_bad_options, split_url
 
 if TYPE_CHECKING:
     from ckptstore.backends.objects.gcs import GcsClient
@@ -41,7 +41,7 @@ class BucketOpener(ABC):
     @property
     def url(self) -> str:
         """The root, without credentials."""
-        return self.client_class().display_url(self._state[0])
+        return display_url(self.client_class().scheme, self._state[0])
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state

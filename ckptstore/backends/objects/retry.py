@@ -35,6 +35,23 @@ class Outcome(enum.Enum):
     FATAL = "will not work however often it is tried"
 
 
+BY_STATUS = {
+    401: Outcome.DENIED,
+    403: Outcome.DENIED,
+    404: Outcome.ABSENT,
+    408: Outcome.RETRY,
+    409: Outcome.RETRY,  # two requests at once, and nobody said which won
+    412: Outcome.EXISTS,
+    416: Outcome.SHORT,
+    429: Outcome.RETRY,
+    500: Outcome.RETRY,
+    502: Outcome.RETRY,
+    503: Outcome.RETRY,
+    504: Outcome.RETRY,
+}
+"""What an HTTP status means to every store; a client adds what only its own store says."""
+
+
 class RetriesExhausted(Exception):
     """No proper answer until the deadline; the last failure is the cause."""
 
