@@ -1,0 +1,1 @@
+"""Pickles whose arrays can be found, verified and mapped by themselves."""

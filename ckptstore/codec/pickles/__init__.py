@@ -1,0 +1,1 @@
+"""Decode pickles of every protocol without running what they name."""
