@@ -1,4 +1,4 @@
-"""Turns what a place says into the error tree: the one table from builtins to to_typed_error errors."""
+"""Translate a backend's builtin errors into typed ones: the one table from the ones to the others."""
 
 from __future__ import annotations
 
@@ -12,59 +12,102 @@ from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing, TooLarge
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
+    CheckpointExists,
     CheckpointNotFound,
     InvalidRequest,
     StoreDenied,
     StoreFull,
     StoreNotFound,
     StoreUnavailable,
+    StoreUnsuitable,
     UnsafeContent,
 )
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+Row = tuple[type[CheckpointError], str]
+"""A typed error and its remedy; an empty one leaves the error's own."""
+
+_DENIED: Row = (
+    StoreDenied,
+    "Check the credentials, the clock here, the file modes and whether it is mounted read-only",
+)
+_UNSUITABLE: Row = (
+    StoreUnsuitable,
+    "See what `ckptstore doctor` says of it, or use another file system or an object store",
+)
+
+BY_CLASS: dict[type[OSError | EOFError], Row] = {
+    EOFError: (CheckpointCorrupt, ""),
+    NotPlain: (CheckpointCorrupt, "Remove it, or use an older checkpoint if it was part of one"),
+    TooLarge: (CheckpointCorrupt, "Bring back the file that was there, or use an older checkpoint"),
+    BadOptions: (InvalidRequest, "See what s3fs, gcsfs or fsspec's own file system takes"),
+    PlaceMissing: (StoreNotFound, "Bring it back, or open a new CheckpointStore to begin anew"),
+    FileNotFoundError: (CheckpointNotFound, ""),
+    FileExistsError: (
+        CheckpointExists,
+        "Something is there already under that name: remove it, or use another name",
+    ),
+    PermissionError: _DENIED,
+    NotADirectoryError: (InvalidRequest, "Part of the path is a file: use another path"),
+    IsADirectoryError: (
+        InvalidRequest,
+        "A file is needed there: remove the directory, or use another name",
+    ),
+}
+"""By class; of those that an error is an instance of, the first one counts."""
+
+BY_ERRNO: dict[int, Row] = {
+    errno.ENOSPC: (StoreFull, ""),
+    errno.EDQUOT: (StoreFull, ""),
+    errno.EFBIG: (StoreFull, ""),
+    errno.EMLINK: (
+        StoreFull,
+        "No more directories or links fit there: remove old checkpoints (ckptstore prune, ckptstore gc)",
+    ),
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: _DENIED,
+    errno.ENAMETOOLONG: (InvalidRequest, "Use a shorter path, or shorter names"),
+    errno.ELOOP: (InvalidRequest, "Use a path without that symbolic link, or mend the link"),
+    errno.EINVAL: _UNSUITABLE,
+    errno.ENOSYS: _UNSUITABLE,
+    errno.ENOTSUP: _UNSUITABLE,
+    errno.EOPNOTSUPP: _UNSUITABLE,
+    errno.EXDEV: _UNSUITABLE,
+    # These pass, but not by waiting alone.
+    errno.EMFILE: (StoreUnavailable, "Raise the limit of open files (ulimit -n), or close some"),
+    errno.EBADF: (
+        StoreUnavailable,
+        "Find what in this process closes files that it did not open, then try again",
+    ),
+    errno.ENOTEMPTY: (
+        StoreUnavailable,
+        "Another program writes there or keeps files open: stop it, then try again",
+    ),
+}
+"""By errno, for errors whose class says nothing."""
 
 
 def to_typed_error(error: OSError | EOFError, what: str) -> CheckpointError:
     """The typed error for `error`, which happened to `what`. Raise it ``from error``."""
     if isinstance(error, CheckpointError):
         return error
+    number = error.errno if isinstance(error, OSError) else None
     why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    if isinstance(error, EOFError):
-        return CheckpointCorrupt(what, why)
-    if isinstance(error, NotPlain):
-        return CheckpointCorrupt(
-            str(error.filename or what), why, "Remove it, or use an older checkpoint if it was part of one"
-        )
-    if isinstance(error, TooLarge):
-        return CheckpointCorrupt(
-            str(error.filename), why, "Bring back the file that was there, or use an older checkpoint"
-        )
-    if isinstance(error, BadOptions):
-        return InvalidRequest(
-            f"storage_options of {what}", why, "See what s3fs, gcsfs or fsspec's own file system takes"
-        )
-    if isinstance(error, PlaceMissing):
-        return StoreNotFound(what, why, "Bring it back, or open a new CheckpointStore to begin anew")
-    if isinstance(error, FileNotFoundError):
-        return CheckpointNotFound(what, why)
-    if error.errno in _FULL:
-        return StoreFull(what, why)
-    if isinstance(error, PermissionError) or error.errno in _DENIED:
-        return StoreDenied(
-            what,
-            why,
-            "Check the credentials, the clock here, the file modes and whether it is mounted read-only",
-        )
-    return StoreUnavailable(what, why)
+    rows = (row for kind, row in BY_CLASS.items() if isinstance(error, kind))
+    typed, remedy = next(rows, None) or BY_ERRNO.get(number or 0, (StoreUnavailable, ""))
+    if isinstance(error, (NotPlain, TooLarge)):
+        what = str(error.filename or what)
+    elif isinstance(error, BadOptions):
+        what = f"storage_options of {what}"
+    return typed(what, why, remedy)
 
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:
-    """Lets no OSError or EOFError out untyped; CheckpointErrors pass as they are."""
+    """Raise the typed error for any OSError or EOFError inside; CheckpointErrors pass as they are."""
     try:
         yield
     except CheckpointError:
@@ -75,7 +118,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def explain_memory_error(what: str) -> Iterator[None]:
-    """Says what is too large for this machine's memory: a length is claimed by whoever wrote the file."""
+    """Raise UnsafeContent for a MemoryError inside: it is the file that claims how long its data are."""
     try:
         yield
     except MemoryError as error:
@@ -87,7 +130,7 @@ def explain_memory_error(what: str) -> Iterator[None]:
 def retry_if_corrupt(read: Callable[P, T]) -> Callable[P, T]:
     """Decorate `read` to run once more on CheckpointCorrupt: damage in transit rarely repeats.
 
-    What nobody has damaged must not be passed over for something older.
+    A checkpoint that is whole must not be passed over for an older one.
     """
 
     @functools.wraps(read)

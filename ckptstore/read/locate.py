@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
-from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreUnavailable
+from ckptstore.errors import CheckpointNotFound, InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
 from ckptstore.read.manifests import require_manifest
@@ -44,9 +44,9 @@ def locate(
     backend = open_backend(path, storage_options)
     try:
         return _look(backend, trust)
-    except (CheckpointNotFound, StoreUnavailable) as error:
+    except (CheckpointNotFound, InvalidRequest) as error:
         through_a_file = isinstance(error.__cause__, NotADirectoryError)
-        if isinstance(error, StoreUnavailable) and not through_a_file:
+        if isinstance(error, InvalidRequest) and not through_a_file:
             raise
         parent, name = _split(path)
         directory = open_backend(parent, storage_options) if parent else None
