@@ -1,4 +1,4 @@
-"""Records of well-known classes, turned into plain descriptions. Pure; imports none of the frameworks.
+"""Turn records of well-known classes into plain descriptions, without their frameworks.
 
 The safe decoder leaves an `Opaque` for every object a pickle would build. For the classes that RLlib's
 checkpoints are full of, the meaning of the record is known, so callers get data they can use: versions as
@@ -24,7 +24,7 @@ from ckptstore.errors import UnsafeContent
 def plain(value: Any, size: int = 0) -> Any:
     """`value` with every record of a well-known class replaced by its description.
 
-    `size` is that of the file in bytes: tensors may take memory in proportion to it. Raises UnsafeContent
+    `size` is the file's, in bytes: tensors may take memory in proportion to it. Raises UnsafeContent
     where a record contradicts itself, for example a tensor larger than its storage.
     """
     meter = Meter(DEFAULT, size)
@@ -136,7 +136,7 @@ def _number(value: Any) -> Any:
 
 
 def _space(item: Opaque, name: str) -> Any:
-    # What a constructor was called with says the same as the attributes, where a pickle has it so.
+    # Some pickles hold what the constructor was called with, which says the same as the attributes.
     given = zip(_ARGUMENTS.get(name, ()), item.args or (), strict=False)
     fields = {**{key: value for key, value in given if value is not None}, **_fields(item)}
     kind, keep = _SPACES[name]
@@ -151,7 +151,7 @@ def _space(item: Opaque, name: str) -> Any:
     if name in {"Box", "MultiDiscrete"}:
         shapes = [fields[key] for key in ("_shape", "shape") if fields.get(key) is not None]
         if not all(isinstance(shape, (tuple, list)) for shape in shapes):
-            return item  # no space that either library could have made
+            return item  # not a space that either library could have made
         result["shape"] = next((tuple(shape) for shape in shapes if shape), ())
         result["dtype"] = _dtype_name(fields.get("dtype"))
     if name == "Dict" and isinstance(result.get("spaces"), dict):
@@ -162,7 +162,7 @@ def _space(item: Opaque, name: str) -> Any:
 def _other_space(item: Opaque, name: str) -> Any:
     fields = _fields(item)
     if not all(isinstance(key, str) for key in fields):
-        return item  # no space that either library could have made
+        return item  # not a space that either library could have made
     return {"space": name.lower(), **{key.lstrip("_"): value for key, value in fields.items()}}
 
 
@@ -230,7 +230,7 @@ def _to_dict(item: Opaque, _name: str) -> Any:
 
 
 def _attributes(item: Opaque, _name: str) -> Any:
-    """Nothing but its attributes: the class adds no meaning to them."""
+    """Its attributes alone: the class adds no meaning to them."""
     return _fields(item) or item
 
 

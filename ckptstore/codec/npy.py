@@ -1,7 +1,7 @@
 """Arrays from a dtype string, a shape and raw bytes, with every length checked before numpy sees it.
 
-Three of RLlib's encodings spell arrays this way (msgpack, torch storages, base64 `.npy` texts inside
-JSON). None of them goes through numpy's own `__setstate__` or through a pickle.
+Three of RLlib's encodings spell arrays this way (msgpack, torch storages, base64 ``.npy`` texts inside
+JSON). None of them goes through numpy's own ``__setstate__`` or through a pickle.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NPY_HEADER_BYTES = 64 * 1024  # a structured dtype with hundreds of fields stil
 def dtype_of(spec: object) -> np.dtype[Any]:
     """The dtype that `spec` names; UnsafeContent for anything that holds Python objects or no bytes."""
     if not isinstance(spec, (str, list)):
-        raise UnsafeContent("array", f"{str(spec)[:80]!r} is no dtype")  # numpy takes None for float64
+        raise UnsafeContent("array", f"{str(spec)[:80]!r} is not a dtype")  # numpy takes None for float64
     try:
         dtype: np.dtype[Any] = np.dtype(spec)
     except (TypeError, ValueError, SyntaxError, RecursionError) as error:
-        raise UnsafeContent("array", f"{str(spec)[:80]!r} is no dtype") from error
+        raise UnsafeContent("array", f"{str(spec)[:80]!r} is not a dtype") from error
     if dtype.hasobject or dtype.itemsize == 0:
         raise UnsafeContent("array", f"the dtype {dtype} can't be made from bytes")
     return dtype
@@ -44,7 +44,7 @@ def shape_of(raw: object) -> tuple[int, ...]:
         or len(raw) > MAX_DIMENSIONS
         or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in raw)
     ):
-        raise UnsafeContent("array", f"{str(raw)[:80]!r} is no shape")
+        raise UnsafeContent("array", f"{str(raw)[:80]!r} is not a shape")
     return tuple(raw)
 
 
@@ -70,7 +70,7 @@ def array(data: bytes | memoryview, dtype: np.dtype[Any], shape: Sequence[int], 
 
 
 def npy_base64(text: str | bytes, meter: Meter, max_bytes: int = 64 * 2**20) -> Any:
-    """The array in RLlib's space JSON: base64 of zlib of a `.npy` file, at most `max_bytes` inflated.
+    """The array in RLlib's space JSON: base64 of zlib of a ``.npy`` file, at most `max_bytes` inflated.
 
     What it inflates to is charged to `meter`, because a small file may hold many such texts.
     """
@@ -87,7 +87,7 @@ def npy_base64(text: str | bytes, meter: Meter, max_bytes: int = 64 * 2**20) -> 
 
 
 def npy(data: bytes) -> Any:
-    """The array in the `.npy` file `data` (versions 1 to 3), never an object array."""
+    """The array in the ``.npy`` file `data` (versions 1 to 3), never an object array."""
     if not data.startswith(_NPY_MAGIC) or len(data) < 10 or data[6] not in {1, 2, 3}:
         raise UnsafeContent("array", "not a .npy file")
     start = 10 if data[6] == 1 else 12

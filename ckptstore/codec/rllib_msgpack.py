@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.codec import npy as npbytes
+from ckptstore.codec import npy
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnsafeContent
 
@@ -24,7 +24,7 @@ NOT_SERIALIZABLE = "__not_serializable__"
 
 
 def loads(data: bytes, max_containers: int = MAX_CONTAINERS) -> object:
-    """The one value in `data`; UnsafeContent if it is malformed, too deep, too large or goes on after it."""
+    """The one value in `data`; UnsafeContent if it is malformed, too deep, too large or followed by more."""
     import msgpack  # here, so that only reading such a file needs the package
 
     left = max_containers
@@ -40,20 +40,20 @@ def loads(data: bytes, max_containers: int = MAX_CONTAINERS) -> object:
         return msgpack.unpackb(
             data,
             strict_map_key=False,
-            object_hook=lambda raw: count(_map(raw)),
+            object_hook=lambda raw: count(_decode_map(raw)),
             list_hook=count,
             ext_hook=lambda number, body: Opaque(f"msgpack.ext{number}", args=(body,)),
             timestamp=1,
         )
     except UnsafeContent:
         raise
-    # What the package raises for malformed input; TypeError is a key that can't be one.
+    # What the package raises for malformed input; TypeError for a key that can't be one.
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise UnsafeContent("msgpack", str(error) or type(error).__name__) from error
 
 
-def _map(raw: dict[Any, Any]) -> object:
-    return _numpy(raw) if b"nd" in raw or "nd" in raw else _complex(raw)
+def _decode_map(raw: dict[Any, Any]) -> object:
+    return _decode_numpy(raw) if b"nd" in raw or "nd" in raw else _decode_complex(raw)
 
 
 def _field(raw: dict[Any, object], name: str) -> object:
@@ -61,13 +61,13 @@ def _field(raw: dict[Any, object], name: str) -> object:
     return raw.get(name.encode(), raw.get(name))
 
 
-def _numpy(raw: dict[Any, object]) -> object:
-    """What msgpack_numpy meant by a map with an `nd` key; `raw` itself if it isn't one of its own."""
+def _decode_numpy(raw: dict[Any, object]) -> object:
+    """What msgpack_numpy means by a map with the key ``nd``; `raw` itself if it isn't one of its own."""
     is_array, data, spec = _field(raw, "nd"), _field(raw, "data"), _field(raw, "type")
     if not isinstance(is_array, bool) or not isinstance(data, bytes):
         return raw
     if not is_array:
-        return npbytes.array(data, npbytes.dtype_of(spec), ())[()]
+        return npy.array(data, npy.dtype_of(spec), ())[()]
     kind = _field(raw, "kind")
     if kind in (b"O", "O"):  # the data are a pickle: kept, never loaded
         return Opaque("pickle.loads", args=(data,))
@@ -75,14 +75,14 @@ def _numpy(raw: dict[Any, object]) -> object:
         spec = [tuple(_as_text(part) for part in item) for item in spec if isinstance(item, list)]
     elif isinstance(spec, bytes):
         spec = spec.decode("latin-1")
-    return npbytes.array(data, npbytes.dtype_of(spec), npbytes.shape_of(_field(raw, "shape")))
+    return npy.array(data, npy.dtype_of(spec), npy.shape_of(_field(raw, "shape")))
 
 
 def _as_text(value: object) -> object:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _complex(raw: dict[Any, object]) -> object:
+def _decode_complex(raw: dict[Any, object]) -> object:
     """A complex number, which msgpack_numpy keeps as its text."""
     if len(raw) == 2 and _field(raw, "complex") is True:
         text = _field(raw, "data")

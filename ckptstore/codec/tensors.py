@@ -29,7 +29,7 @@ _NUMPY_HAS = frozenset(
 
 
 def tensor_types() -> tuple[type, ...]:
-    """The tensor types that are written as arrays, as far as torch has been imported by somebody.
+    """The tensor types that are written as arrays; none unless torch has been imported.
 
     Other subclasses of Tensor carry more than their elements and keep their own pickling.
     """
@@ -47,9 +47,9 @@ class Storages:
         self._written: dict[tuple[str, int], pickle.PickleBuffer] = {}
 
     def reduce(self, tensor: Any, buffer_of: Callable[[np.ndarray[Any, Any]], pickle.PickleBuffer]) -> Any:
-        """A reduce tuple for ``tensor``, or NotImplemented for a layout other than plain strides.
+        """A reduce tuple for `tensor`, or NotImplemented for a layout other than plain strides.
 
-        ``buffer_of`` makes a buffer of flat bytes.
+        `buffer_of` makes a buffer of flat bytes.
         """
         if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type == "meta":
             return NotImplemented

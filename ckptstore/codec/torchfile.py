@@ -7,7 +7,7 @@ from bytes, with offset, shape and strides checked against the storage's real le
 arrays of their own, in C order and native byte order; whatever else torch pickles stays `Opaque`.
 
 Nothing a file claims is believed: records must be stored uncompressed, each under its own name, and their
-checksums must hold; so all of them together are no more than the file. Expanded views count against the
+checksums must hold; so together they take no more memory than the file. Expanded views count against the
 budget.
 """
 
@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.codec import npy as npbytes
-from ckptstore.codec import trees
+from ckptstore.codec import npy, trees
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles import safe
 from ckptstore.codec.pickles.budget import DEFAULT, Budget, Meter
@@ -98,7 +97,7 @@ _PREFIX_BYTES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """The bytes behind tensors, and the element type the storage itself tells (None: bytes only)."""
+    """The bytes behind tensors, and the element type that the storage itself names (None: only bytes)."""
 
     data: memoryview
     dtype: np.dtype[Any] | None
@@ -106,7 +105,7 @@ class Storage:
 
 
 def is_torch(data: bytes) -> bool:
-    """Whether `data` begins as torch.save begins: an ordinary pickle is no torch file."""
+    """Whether `data` begins like a file of torch.save, which an ordinary pickle does not."""
     return data.startswith(_ZIP_MAGIC) or _LEGACY_MAGIC in data[:_LEGACY_MAGIC_WITHIN]
 
 
@@ -123,7 +122,7 @@ def loads(data: bytes, budget: Budget = DEFAULT) -> Any:
 
 
 def _load(data: bytes, budget: Budget, meter: Meter) -> Any:
-    """`loads` on the account of whatever `data` was found in: a file may hold thousands of streams."""
+    """Like `loads`, charged to the meter of the file around `data`: it may hold thousands of streams."""
     meter.charge(_STREAM_BYTES)
     if data.startswith(_ZIP_MAGIC):
         return _load_zip(data, budget, meter)
@@ -232,7 +231,7 @@ def pickles_of_stream(data: bytes) -> list[bytes]:
 
 
 def _end_of_pickle(data: bytes, start: int) -> int:
-    """Where the pickle that starts at `start` ends: steps over opcodes, does nothing that they say."""
+    """Where the pickle that starts at `start` ends, found by stepping over its opcodes."""
     at, size = start, len(data)
     while at < size:
         code = data[at]
@@ -279,7 +278,7 @@ def _storage_dtype(kind: Any) -> np.dtype[Any] | None:
         return _extension_dtype(short.lower())
     if short == "Untyped":
         return None
-    raise UnsafeContent("torch file", f"{name or kind!r:.80} is no storage type known here")
+    raise UnsafeContent("torch file", f"{name or kind!r:.80} is not a storage type known here")
 
 
 def _extension_dtype(name: str) -> np.dtype[Any]:
@@ -303,7 +302,7 @@ def _storage(content: memoryview, kind: Any, count: int, big_endian: bool) -> St
 def _rebuilder(
     storage: Callable[[tuple[Any, ...]], Storage], meter: Meter, budget: Budget
 ) -> Callable[[Opaque], Any]:
-    """The conversion of every record of a tree, storages found through `storage`."""
+    """What converts the records of a tree; `storage` finds the storage of a persistent id."""
 
     def rebuild(item: Opaque) -> Any:
         pid = _persistent(item)
@@ -330,9 +329,8 @@ def tensor(item: Opaque, meter: Meter, budget: Budget = DEFAULT) -> Any:
         return _array(args[0], args[1], args[2], args[3], None, meter)
     if short == "_utils._rebuild_tensor_v3" and len(args) >= 7:
         return _array(args[0], args[1], args[2], args[3], args[6], meter)
-    if (
-        short == "_tensor._rebuild_from_type_v2" and len(args) >= 3
-    ):  # a subclass, or with attributes of its own
+    # A subclass, or with attributes of its own.
+    if short == "_tensor._rebuild_from_type_v2" and len(args) >= 3:
         rebuild, inner_args = args[0], args[2]
         if isinstance(rebuild, Opaque) and rebuild.is_reference and isinstance(inner_args, tuple):
             found = tensor(Opaque(rebuild.name, inner_args), meter, budget)
@@ -347,7 +345,7 @@ def tensor(item: Opaque, meter: Meter, budget: Budget = DEFAULT) -> Any:
 
 
 def _array(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, meter: Meter) -> Any:
-    """An array of its own over a part of `storage`; `offset` and `strides` count elements."""
+    """A new array with a part of `storage`; `offset` and `strides` count elements."""
     if not isinstance(storage, Storage):
         raise UnsafeContent("torch file", "a tensor without a storage")
     kind = storage.dtype
@@ -362,10 +360,10 @@ def _array(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, mete
         )
     if kind is None:
         raise UnsafeContent("torch file", f"a tensor of the type {dtype!r:.80}, which is not known here")
-    shape, strides = npbytes.shape_of(shape), npbytes.shape_of(strides)
+    shape, strides = npy.shape_of(shape), npy.shape_of(strides)
     if len(shape) != len(strides) or not isinstance(offset, int) or offset < 0:
         raise UnsafeContent("torch file", "a tensor whose shape and strides don't fit each other")
-    count = npbytes.count_of(shape)
+    count = npy.count_of(shape)
     available = storage.data.nbytes // kind.itemsize
     last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if count else -1
     if offset + last >= available:

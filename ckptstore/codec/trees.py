@@ -1,4 +1,4 @@
-"""Walking decoded data: dicts, lists, tuples, arrays of objects and `Opaque` records, with cycles. Pure."""
+"""Walk decoded data: dicts, lists, tuples, arrays of objects and `Opaque` records, with cycles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEAVES = frozenset((str, int, float, bool, type(None), bytes, complex))
 """Kinds that hold nothing: most containers hold only these, and are passed over without a call each."""
 
 _LOOK_AGAIN = 32
-"""A container of fewer leaves is looked at again wherever it is mentioned: cheaper than noting it."""
+"""A container of fewer leaves is looked at again each time it turns up: cheaper than noting it."""
 
 
 def rewrite(value: Any, convert: Callable[[Opaque], Any]) -> Any:
@@ -72,7 +72,7 @@ class _Rewriter:
                 value[key] = self.visit(item)
             return
         entries = [(self._key(key), self.visit(item)) for key, item in value.items()]
-        if len({key for key, _ in entries}) < len(entries):  # two keys of different kinds and one meaning
+        if len({key for key, _ in entries}) < len(entries):  # two different keys became equal
             entries = [(key, item) for key, (_, item) in zip(value, entries, strict=True)]
         value.clear()
         value.update(entries)

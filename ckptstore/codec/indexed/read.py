@@ -1,7 +1,7 @@
-"""Reads indexed pickles: the file without its array data, and the arrays handed in from elsewhere.
+"""Read an indexed pickle with its arrays handed in.
 
 The skeleton is the pickle with each array's bytes cut out and the opcode before them replaced by
-NEXT_BUFFER, a few KB for a file of any size. Whoever opens it supplies the arrays' memory: private,
+NEXT_BUFFER, a few KB for a file of any size. The caller supplies the arrays' memory: private,
 memory-mapped, or fetched by range.
 """
 
@@ -17,10 +17,10 @@ _NEXT_BUFFER, _READONLY_BUFFER = b"\x97", b"\x98"
 
 
 def skeleton(gaps: Sequence[bytes | memoryview], regions: Sequence[tuple[int, int]]) -> bytes:
-    """The pickle that refers to ``regions`` instead of holding them.
+    """The pickle that refers to `regions` instead of holding them.
 
-    ``gaps`` are the bytes of the file before, between and after the regions: one more than regions.
-    ``regions`` are (offset, length) in bytes. Nothing about them is believed: they must be ordered and
+    `gaps` are the bytes of the file before, between and after the regions: one more than regions.
+    `regions` are (offset, length) in bytes. Nothing about them is believed: they must be ordered and
     disjoint, lie where the gaps' sizes say, and each must follow an opcode that announces bytes of that
     very length. Raises CheckpointCorrupt otherwise: such an index belongs to another file.
     """
@@ -43,9 +43,9 @@ def skeleton(gaps: Sequence[bytes | memoryview], regions: Sequence[tuple[int, in
 
 
 def load_trusted(skeleton: bytes, buffers: Sequence[bytes | bytearray | memoryview]) -> object:
-    """Unpickle a skeleton with the arrays in ``buffers``, in order. **Runs whatever code the file names.**
+    """Unpickle a skeleton with the arrays in `buffers`, in order. **Runs whatever code the file names.**
 
-    Arrays that were writable when saved come back writable: they are views of ``buffers``, and a
+    Arrays that were writable when saved come back writable: they are views of `buffers`, and a
     read-only buffer is copied first. Raises what unpickling raises.
     """
     return pickle.loads(

@@ -32,10 +32,10 @@ import numpy as np
 
 from ckptstore.codec.tensors import Storages, tensor_types
 
-DEFAULT_WAY = NotImplemented
+DEFAULT_REDUCER = NotImplemented
 """Returned by :meth:`Reducers.reduce` for what is not an array: let cloudpickle do it."""
 
-Reduced = Any  # a reduce tuple, a global's name, or DEFAULT_WAY
+Reduced = Any  # a reduce tuple, a global's name, or DEFAULT_REDUCER
 # Plain functions: bound methods in a dict of their own object would keep every array until the next gc.
 Reducer = Callable[["Reducers", Any], Reduced]
 
@@ -76,23 +76,23 @@ _PICKLING = (
 
 
 class Reducers:
-    """The reducers of one dump. ``made`` collects, by id, every buffer they make."""
+    """The reducers of one dump. `made` collects, by id, every buffer they make."""
 
     def __init__(self, made: dict[int, pickle.PickleBuffer]) -> None:
         self._made = made
         self._storages = Storages()
-        self._ways: dict[type, Reducer] = {np.ndarray: Reducers._array}
+        self._by_type: dict[type, Reducer] = {np.ndarray: Reducers._array}
 
     def reduce(self, obj: Any) -> Reduced:
-        """A reduce tuple for ``obj``, or DEFAULT_WAY. Asked for every object but the plainest."""
+        """A reduce tuple for `obj`, or DEFAULT_REDUCER. Asked for every object but the plainest."""
         kind = type(obj)
-        way = self._ways.get(kind)
-        if way is None:
-            way = self._ways[kind] = self._way_for(kind)
-        return way(self, obj)
+        reducer = self._by_type.get(kind)
+        if reducer is None:
+            reducer = self._by_type[kind] = self._reducer_for(kind)
+        return reducer(self, obj)
 
-    def _way_for(self, kind: type) -> Reducer:
-        """Decided once for each type, since a checkpoint may hold a million small objects."""
+    def _reducer_for(self, kind: type) -> Reducer:
+        """Chosen once for each type, since a checkpoint may hold a million small objects."""
         if issubclass(kind, type):
             return _class
         if issubclass(kind, np.ndarray):
@@ -116,7 +116,7 @@ class Reducers:
         return _default
 
     def _buffer(self, flat: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
-        """``flat``, one-dimensional bytes, as a buffer that the writer will recognise as ours."""
+        """`flat`, one-dimensional bytes, as a buffer that the writer will recognise as ours."""
         buffer = pickle.PickleBuffer(flat)  # type: ignore[arg-type]
         self._made[id(buffer)] = buffer
         return buffer
@@ -140,9 +140,9 @@ class Reducers:
     def _scalar(self, scalar: np.generic) -> Reduced:
         kind = type(scalar)
         if scalar.dtype.type is not kind:
-            return DEFAULT_WAY  # somebody's subclass
+            return DEFAULT_REDUCER  # a subclass of the user's
         if kind in _EXACT and bool(scalar == scalar):
-            # A signalling NaN would come back quiet from Python's float, so NaNs go the longer way.
+            # A signalling NaN would come back quiet from Python's float, so NaNs are written as arrays.
             # numpy's str() and item() drop zeros at the end of text, which slicing by Python does not.
             plain = _EXACT[kind]
             return kind, (plain.__getitem__(scalar, slice(None)) if plain in (str, bytes) else scalar.item(),)
@@ -155,7 +155,7 @@ class Reducers:
         """Something that shares its memory, as an array; as itself where it declines to."""
         array = _borrow(obj)
         if array is None or type(array) is not np.ndarray or array.dtype.hasobject or array.dtype.kind == "T":
-            return DEFAULT_WAY
+            return DEFAULT_REDUCER
         return self._array(array)
 
 
@@ -168,11 +168,11 @@ def _flat(array: np.ndarray[Any, Any], order: str) -> np.ndarray[Any, Any]:
 
 
 def _default(reducers: Reducers, obj: object) -> Reduced:
-    return DEFAULT_WAY
+    return DEFAULT_REDUCER
 
 
 def _class(reducers: Reducers, obj: type) -> Reduced:
-    return "bool_" if obj is np.bool_ else DEFAULT_WAY
+    return "bool_" if obj is np.bool_ else DEFAULT_REDUCER
 
 
 def _subclass(reducers: Reducers, array: np.ndarray[Any, Any]) -> Reduced:
@@ -192,7 +192,7 @@ def _random_state(reducers: Reducers, state: np.random.RandomState) -> Reduced:
 
 
 _TENSOR = ("__dlpack__", "shape", "dtype")
-"""What jax, cupy and TensorFlow arrays have in common, and Arrow's columns, which are more, have not."""
+"""What arrays of jax, cupy and TensorFlow have, and columns of Arrow, which hold more, do not."""
 
 
 def _has_reducer(kind: type) -> bool:
@@ -212,10 +212,10 @@ def _is_buffer(kind: type) -> bool:
 
 def _borrow(obj: Any) -> np.ndarray[Any, Any] | None:
     """An array over the object's own memory, or None if it does not really offer that."""
-    for way in (np.from_dlpack, _from_array, _from_buffer):
+    for borrow in (np.from_dlpack, _from_array, _from_buffer):
         try:
-            array: np.ndarray[Any, Any] | None = way(obj)
-        except Exception:  # noqa: BLE001  # any refusal means: try the next offer
+            array: np.ndarray[Any, Any] | None = borrow(obj)
+        except Exception:  # noqa: BLE001  # whatever the refusal, try the next
             continue
         if array is not None:
             return array

@@ -15,7 +15,7 @@ class Region(NamedTuple):
 
 
 def length_opcode(before: bytes | memoryview, length: int) -> int:
-    """Size of the opcode at the end of ``before`` that announces ``length`` bytes, or 0 if there is none.
+    """Size of the opcode at the end of `before` that announces `length` bytes, or 0 if there is none.
 
     A match can't be an accident of a length that looks like an opcode: for both forms to fit, the upper
     half of the length would have to equal the whole.

@@ -1,4 +1,4 @@
-"""Finds which part of a value can't be pickled, after pickling the whole has failed."""
+"""Find which part of a value can't be pickled, after pickling the whole has failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WIDEST = 10_000
 
 
 def explain(obj: object, error: Exception, attempt: Callable[[object], object]) -> InvalidRequest:
-    """An InvalidRequest that names the type and path of the innermost part for which ``attempt`` fails.
+    """An InvalidRequest that names the type and path of the innermost part for which `attempt` fails.
 
     Each level tries its parts one by one, so this costs about one more pickling for each level.
     """

@@ -1,12 +1,12 @@
-"""Writes ordinary protocol-5 pickles, and notes where in them the array data lie.
+"""Write an ordinary protocol-5 pickle, and note where its array data lie.
 
 ``pickle.load`` opens the result on Python 3.8 to 3.13 with numpy 1.24 to 2.x. It differs from what the
 plain pickler makes in that every array is a call of ``numpy.ndarray`` on its bytes, and the bytes of
 large ones begin on multiples of 64 in the file, so that they can be read, verified and memory-mapped by
 themselves.
 
-How a large array gets its place: the C pickler closes its frame, writes the opcode with the length, and
-then hands the buffer itself to ``write`` in a call of its own. :class:`_Sink` holds back the last chunk,
+How a large array is aligned: the C pickler closes its frame, writes the opcode with the length, and
+then hands the buffer itself to `write` in a call of its own. :class:`_Sink` holds back the last chunk,
 and when the next write *is* a buffer made here, puts a padding string, pushed and popped again, in front
 of the opcode. A large write by itself says nothing: frames, and bytes and str of 64 KiB and more, arrive
 the same way, and padding inside one of those makes the file unreadable.
@@ -20,7 +20,7 @@ from typing import Any
 
 import cloudpickle
 
-from ckptstore.codec.indexed.reducers import DEFAULT_WAY, Reducers
+from ckptstore.codec.indexed.reducers import DEFAULT_REDUCER, Reducers
 from ckptstore.codec.indexed.regions import Region, length_opcode
 from ckptstore.codec.indexed.unpicklable import explain
 from ckptstore.errors import CheckpointError, InvalidRequest
@@ -32,14 +32,14 @@ Write = Callable[["bytes | memoryview"], object]
 
 
 def dump(obj: object, write: Write) -> list[Region]:
-    """Pickle ``obj`` through ``write`` and return the regions of its large arrays, in file order.
+    """Pickle `obj` through `write` and return the regions of its large arrays, in file order.
 
-    ``write`` takes bytes or a memoryview and must consume all of it before it returns; what it is given
+    `write` takes bytes or a memoryview and must consume all of it before it returns; what it is given
     may be reused afterwards. Array data of contiguous arrays are passed as views, never copied. What
-    ``write`` raises comes through as it is.
+    `write` raises comes through as it is.
 
-    Raises InvalidRequest for something that can't be pickled, naming its type and, where it can be told,
-    the path to it.
+    Raises InvalidRequest for something that can't be pickled, naming its type and, where it can be
+    found, the path to it.
     """
     sink = _Sink(write)
     try:
@@ -58,7 +58,7 @@ class _Nowhere:
 
 
 class _Sink:
-    """Stands between the pickler and ``write``: counts bytes, pads, and notes regions."""
+    """Stands between the pickler and `write`: counts bytes, pads, notes regions."""
 
     def __init__(self, write: Write) -> None:
         self.regions: list[Region] = []
@@ -129,4 +129,4 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = self._reducers.reduce(obj)
-        return super().reducer_override(obj) if reduced is DEFAULT_WAY else reduced
+        return super().reducer_override(obj) if reduced is DEFAULT_REDUCER else reduced

@@ -1,6 +1,6 @@
-"""Rebuilds numpy arrays and scalars from what an untrusted pickle says about them.
+"""Rebuild numpy arrays and scalars from what an untrusted pickle says about them.
 
-numpy's own ``__setstate__`` trusts its arguments: a lying length is a read outside of memory, a
+numpy's own ``__setstate__`` trusts its arguments: a false length is a read outside of memory, a
 second state frees what others look at. Here every number is checked against the bytes that are really
 there before numpy sees any of it, and objects are never made from bytes.
 """
@@ -37,7 +37,7 @@ class Arrays:
             self._meter.charge(8 * math.prod(length or 1 for length in shape))
         return shape
 
-    # -- arrays ---------------------------------------------------------------------------------------
+    # ---- Arrays
 
     def make_empty(self) -> Array:
         """An empty array that gets its content from a state that follows."""
@@ -52,7 +52,7 @@ class Arrays:
         return self.make_empty()
 
     def fill(self, array: Array, state: Any) -> None:
-        """Give a waiting array its content: ``state`` is (version, shape, dtype, fortran, bytes or list)."""
+        """Give a waiting array its content: `state` is (version, shape, dtype, fortran, bytes or list)."""
         # Only once: filling frees the old memory, which views of it could still be looking at.
         if self._waiting.pop(id(array), None) is not array:
             raise UnsafeContent("pickle", "state for a numpy array that already has its content")
@@ -149,7 +149,7 @@ class Arrays:
             raise UnsafeContent("pickle", "numpy array whose bytes don't fit its shape and dtype")
         return self.ndarray((shape, dtype, buffer, 0, None, order))
 
-    # -- scalars --------------------------------------------------------------------------------------
+    # ---- Scalars
 
     def scalar(self, args: tuple[Any, ...]) -> Any:
         """``scalar(dtype, bytes)``."""
@@ -219,7 +219,7 @@ def _bytes_like(value: Any) -> memoryview:
     if isinstance(value, Opaque):
         raise NotPlainError
     if type(value) not in (bytes, bytearray, memoryview):
-        raise UnsafeContent("pickle", f"numpy array over a {type(value).__name__}")
+        raise UnsafeContent("pickle", f"numpy array over a value of type {type(value).__name__}")
     return memoryview(value)
 
 

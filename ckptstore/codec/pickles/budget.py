@@ -13,13 +13,13 @@ _BASE = 256 * 2**20
 class Budget:
     """Limits for decoding one pickle. The first two grow with the input, so honest files of any size pass.
 
-    ``steps``: one for each byte of input walked and about one for each byte of memory that an opcode
+    `steps`: one for each byte of input walked and about one for each byte of memory that an opcode
     makes out of nothing (an empty set is one byte in the file and 216 in memory). The densest honest
     file, a list of empty dicts, takes 33 for each of its bytes.
-    ``bytes``: what calls may produce: copies of arrays, sets made of lists, expanded views.
-    ``steps_per_input_byte``, ``per_input_byte``: added to ``steps`` and ``bytes`` for each byte of input.
-    ``depth``: nesting of the result; beyond it, code that walks the value recursively would fail.
-    ``key_nodes``: size of one dict key or set member when written out. A tuple that holds the former one
+    `bytes`: what calls may produce: copies of arrays, sets made of lists, expanded views.
+    `steps_per_input_byte`, `per_input_byte`: added to `steps` and `bytes` for each byte of input.
+    `depth`: nesting of the result; beyond it, code that walks the value recursively would fail.
+    `key_nodes`: size of one dict key or set member when written out. A tuple that holds the one before
     twice, sixty times over, is a short file whose hash takes longer than a life.
     """
 
@@ -35,7 +35,7 @@ DEFAULT = Budget()
 
 
 class Meter:
-    """Counts what calls produce against ``Budget.bytes``."""
+    """Counts what calls produce against `Budget.bytes`."""
 
     __slots__ = ("left",)
 
@@ -43,7 +43,7 @@ class Meter:
         self.left = budget.bytes + budget.per_input_byte * size
 
     def charge(self, amount: int) -> None:
-        """Take ``amount`` bytes. Raises UnsafeContent once the budget is spent."""
+        """Take `amount` bytes. Raises UnsafeContent once the budget is spent."""
         self.left -= amount
         if self.left < 0:
             raise UnsafeContent("pickle", "decodes to more memory than its size allows")

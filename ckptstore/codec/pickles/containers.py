@@ -1,7 +1,7 @@
-"""Fills dicts and sets with keys from an untrusted file.
+"""Fill dicts and sets with keys from an untrusted file.
 
 Hashing is the one thing that Python does by itself with decoded data, and a file can make it slow or
-deadly: a tuple that holds the former tuple twice, sixty times over, takes 2**60 steps; a million keys with
+deadly: a tuple that holds the one before twice, sixty times over, takes 2**60 steps; a million keys with
 one hash take 10**12 comparisons; a tuple nested deeply enough overflows the C stack. So keys other than
 the plainest are looked at before they are hashed.
 """
@@ -19,7 +19,7 @@ _FAST = frozenset((str, bytes, bool, float, type(None)))
 _HASH_MODULUS = 2**61 - 1  # smaller ints are their own hash and can't be made to collide
 _CROWD = 100  # keys of one dict that may share a hash
 _DEEPEST = 500
-_NODE = 64  # what looking at one part of a key counts for; it is time that this limits, not memory
+_NODE = 64  # charged for looking at one part of a key; it is time that this limits, not memory
 
 
 class Containers:
@@ -28,7 +28,7 @@ class Containers:
     def __init__(self, meter: Meter, budget: Budget) -> None:
         self.charge = meter.charge
         self._most_nodes = budget.key_nodes
-        # Only of large ones, by id; the container is kept so that the id stays its.
+        # Only of large ones, by id; the container is kept so that its id stays taken.
         self._crowds: dict[int, tuple[Any, dict[int, int]]] = {}
 
     def put_entries(self, target: dict[Any, Any], entries: Iterable[tuple[Any, Any]]) -> None:

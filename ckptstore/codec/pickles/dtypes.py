@@ -1,4 +1,4 @@
-"""Rebuilds numpy dtypes from what an untrusted pickle says about them.
+"""Rebuild numpy dtypes from what an untrusted pickle says about them.
 
 A dtype decides how memory is read: one that lies about its size or where its fields are is a read outside
 of an array. So each is made from a code that we know, and every number in its state is checked against
@@ -50,14 +50,14 @@ SCALAR_TYPES |= {"bool": np.bool_, "long": np.dtype("l").type, "ulong": np.dtype
 
 
 class NotPlainError(Exception):
-    """What is described is no plain data that we can make; keep it as a record."""
+    """Not plain data that we can make: keep it as a record."""
 
 
 class Dtypes:
     """Makes the dtypes of one pickle."""
 
     def __init__(self) -> None:
-        # Size of each dtype written out with its fields, by id; the dtype is kept so that the id stays its.
+        # Size of each dtype written out with its fields, by id; the dtype is kept so that its id stays taken.
         self._extent: dict[int, tuple[np.dtype[Any], int, int]] = {}
 
     def dtype(self, args: tuple[Any, ...]) -> np.dtype[Any]:
@@ -79,7 +79,7 @@ class Dtypes:
         return _dtype_of_code(what)
 
     def with_state(self, dtype: np.dtype[Any], state: Any) -> np.dtype[Any]:
-        """``dtype`` with the byte order, fields, unit or shape that its pickled state adds."""
+        """`dtype` with the byte order, fields, unit or shape that its pickled state adds."""
         if type(state) is not tuple or len(state) < 5 or type(state[0]) is not int:
             raise UnsafeContent("pickle", "malformed numpy dtype state")
         version, order, subdtype, names, fields = state[:5]
@@ -165,7 +165,7 @@ class Dtypes:
         known = self._extent.get(id(dtype))
         if known is not None:
             return known[1], known[2]
-        if dtype.names is not None or dtype.subdtype is not None:  # none of ours: its size is not known
+        if dtype.names is not None or dtype.subdtype is not None:  # not made here: its size is not known
             raise UnsafeContent("pickle", "numpy dtype of unknown extent")
         return 1, 0
 
@@ -177,7 +177,7 @@ class Dtypes:
 
 
 def text_of(value: Any) -> str:
-    """``value`` if it is text, else the empty text: an array in its place would compare item by item."""
+    """`value` if it is text, else the empty text: an array in its place would compare item by item."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return value if type(value) is str else ""

@@ -30,7 +30,7 @@ def _frame(m: Machine, stack: list[Any], pos: int) -> int:
 def _newobj_ex(m: Machine, stack: list[Any], pos: int) -> int:
     kwargs, args = stack.pop(), stack.pop()
     if type(kwargs) is not dict:
-        raise UnsafeContent("pickle", "keyword arguments that are no dict")
+        raise UnsafeContent("pickle", "keyword arguments that are not a dict")
     m.call(stack, stack.pop(), args, pos, kwargs)
     return pos
 
@@ -46,7 +46,7 @@ def _global(m: Machine, stack: list[Any], pos: int) -> int:
 def _stack_global(m: Machine, stack: list[Any], pos: int) -> int:
     name, module = stack.pop(), stack.pop()
     if type(name) is not str or type(module) is not str:
-        raise UnsafeContent("pickle", "a name that is no text")
+        raise UnsafeContent("pickle", "a name that is not text")
     stack.append(m.reference(module, name, pos))
     return pos
 
@@ -72,7 +72,7 @@ def _dup(m: Machine, stack: list[Any], pos: int) -> int:
 
 
 def _payload(width: int, make: Callable[[bytes], Any]) -> Handler:
-    """A length of ``width`` bytes, and that much content."""
+    """A length of `width` bytes, and that much content."""
 
     def handle(m: Machine, stack: list[Any], pos: int) -> int:
         start, end = m.read_size(pos, width)
@@ -131,7 +131,7 @@ def _readonly_buffer(m: Machine, stack: list[Any], pos: int) -> int:
     if type(value) in (bytes, bytearray, memoryview):
         stack[-1] = memoryview(value).toreadonly()
     elif m.buffers is not None:
-        raise UnsafeContent("pickle", f"makes a {type(value).__name__} read-only")
+        raise UnsafeContent("pickle", f"makes a value of type {type(value).__name__} read-only")
     return pos
 
 

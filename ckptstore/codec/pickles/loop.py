@@ -1,4 +1,4 @@
-"""The opcode loop: runs a `Machine` over its pickle, the opcodes of ordinary pickles inlined for speed."""
+"""The opcode loop; the opcodes of ordinary pickles are inlined for speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(machine: Machine) -> Any:
     """Execute to STOP and return the top of the stack.
 
     The instructions that make up nearly all of an ordinary pickle are spelled out here, because a call
-    for each would double the time; the others are in ``HANDLERS``. The most frequent three come first,
+    for each would double the time; the others are in `HANDLERS`. The most frequent three come first,
     the rest is split by opcode so that none is many comparisons away. Slices are not checked against
     the end: a short one is followed by reading an opcode beyond it, which fails.
     """
@@ -80,7 +80,7 @@ def run(machine: Machine) -> Any:
                     check_depth(value, machine.budget.depth)
                     return value
                 else:
-                    stack, pos = _rare(machine, op, stack, pos)
+                    stack, pos = _run_rare(machine, op, stack, pos)
                     limit -= 100
             elif op < 0x80:
                 if op == 0x6A:  # LONG_BINGET
@@ -134,7 +134,7 @@ def run(machine: Machine) -> Any:
                     else:
                         machine.put(slot, stack[-1])
                 else:
-                    stack, pos = _rare(machine, op, stack, pos)
+                    stack, pos = _run_rare(machine, op, stack, pos)
                     limit -= 100
             elif op == 0x86:  # TUPLE2
                 value = stack.pop()
@@ -160,7 +160,7 @@ def run(machine: Machine) -> Any:
                 stack.append(set())
                 limit -= 216
             else:
-                stack, pos = _rare(machine, op, stack, pos)
+                stack, pos = _run_rare(machine, op, stack, pos)
                 limit -= 100
     except UnsafeContent as error:
         raise _refuse(pos, error.why) from error
@@ -177,7 +177,7 @@ def run(machine: Machine) -> Any:
     raise _refuse(pos, "takes more steps than its size allows")
 
 
-def _rare(machine: Machine, op: int, stack: list[Any], pos: int) -> tuple[list[Any], int]:
+def _run_rare(machine: Machine, op: int, stack: list[Any], pos: int) -> tuple[list[Any], int]:
     """Execute one of the rarer instructions; returns the stack and position to go on with."""
     handler = HANDLERS[op]
     if handler is not None:

@@ -1,8 +1,7 @@
-"""The stack machine that decodes a pickle: see ``safe`` for what it promises."""
+"""The decoder's stack, memo and calls; ``safe`` says what they promise."""
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,13 +20,9 @@ _OWN_RECORD = f"{Opaque.__module__}.{Opaque.__qualname__}"
 HOLE = object()  # a memo slot that nothing was put into
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
-_unpack_float = struct.Struct(">d").unpack_from
-_unpack_int = struct.Struct("<i").unpack_from
-_unpack_uint = struct.Struct("<I").unpack_from
-
 
 class GlobalUse(NamedTuple):
-    """A name that a pickle would import (``called`` is False) or call, and the byte where it does."""
+    """A name that a pickle would import (`called` is False) or call, and the byte where it does."""
 
     name: str
     position: int
@@ -64,7 +59,7 @@ class Machine:
         self.metastack: list[list[Any]] = []
         self.origins: dict[tuple[int, int], _Origin] = {}
 
-    # -- names and calls ------------------------------------------------------------------------------
+    # ---- Names and calls
 
     def reference(self, module: str, name: str, pos: int) -> Any:
         """What importing ``module.name`` stands for: a constant that we know, or a record of the name."""
@@ -79,16 +74,16 @@ class Machine:
     ) -> None:
         """Push what calling would give: a plain value if we can make it ourselves, else a record."""
         if type(args) is not tuple:
-            raise UnsafeContent("pickle", "a call whose arguments are no tuple")
+            raise UnsafeContent("pickle", "a call whose arguments are not a tuple")
         if type(callee) is not Opaque:
-            raise UnsafeContent("pickle", f"calls a {type(callee).__name__}")
+            raise UnsafeContent("pickle", f"calls a value of type {type(callee).__name__}")
         name = callee.name
         if callee.args is not None:
             name, args = name.removesuffix("()") + "()", (callee, *args)
         if self.uses is not None:
             self.uses.append(GlobalUse(name, pos, True))
         try:
-            # What a call returned, and keyword arguments, are nothing that plain data are made with.
+            # Plain data are never made with keyword arguments, or by what a call returned.
             value = self.make("" if kwargs or callee.args is not None else name, args)
         except NotPlainError:
             value = Opaque(name, args)
@@ -146,7 +141,9 @@ class Machine:
                 self.set_state(value, state)
         elif kind is np.ndarray or isinstance(value, np.dtype):
             if origin is None:
-                raise UnsafeContent("pickle", f"state for a {kind.__name__} that was not just made")
+                raise UnsafeContent(
+                    "pickle", f"state for a value of type {kind.__name__} that was not just made"
+                )
             try:
                 if kind is np.ndarray:
                     self.arrays.fill(value, state)
@@ -159,7 +156,7 @@ class Machine:
         elif kind in (OrderedDict, Counter):
             _set_attributes(value, state)
         else:
-            raise UnsafeContent("pickle", f"state for a {kind.__name__}")
+            raise UnsafeContent("pickle", f"state for a value of type {kind.__name__}")
 
     def finish(self, stack: list[Any], value: Opaque, origin: _Origin, state: Any) -> bool:
         """Whether a record becomes something else now that its state is known."""
@@ -175,14 +172,14 @@ class Machine:
         return False
 
     def replace(self, stack: list[Any], origin: _Origin, value: Any) -> None:
-        """Put ``value`` where the one that it supersedes was pushed and memoised."""
+        """Put `value` where the one that it supersedes was pushed and memoised."""
         stack[-1] = value
         key = origin.memo_key
         if key is not None and key < len(self.memo) and self.memo[key] is origin.value:
             self.memo[key] = value
 
     def memo_key(self, pos: int) -> int | None:
-        """The memo slot that the instruction at ``pos`` puts the value into, if it is one that does."""
+        """The memo slot that the instruction at `pos` puts the value into, if it is one that does."""
         op = self.data[pos : pos + 1]
         if op == b"\x94":
             return len(self.memo)
@@ -206,7 +203,7 @@ class Machine:
             memo.extend([HOLE] * (key + 1 - len(memo)))
         memo[key] = value
 
-    # -- containers -----------------------------------------------------------------------------------
+    # ---- Containers
 
     def append(self, target: Any, items: Sequence[Any]) -> None:
         if type(target) in (list, deque):
@@ -216,7 +213,7 @@ class Machine:
                 target.items = []
             target.items.extend(items)
         else:
-            raise UnsafeContent("pickle", f"appends to a {type(target).__name__}")
+            raise UnsafeContent("pickle", f"appends to a value of type {type(target).__name__}")
 
     def set_entries(self, target: Any, items: list[Any]) -> None:
         if len(items) & 1:
@@ -229,9 +226,9 @@ class Machine:
                 target.entries = []
             target.entries.extend(pairs)
         else:
-            raise UnsafeContent("pickle", f"sets items of a {type(target).__name__}")
+            raise UnsafeContent("pickle", f"sets items of a value of type {type(target).__name__}")
 
-    # -- rarer instructions ---------------------------------------------------------------------------
+    # ---- Rarer instructions
 
     def end_mark(self, op: int, stack: list[Any], items: list[Any], pos: int) -> int:
         """Those that take everything above the last mark."""
@@ -242,7 +239,7 @@ class Machine:
             elif type(target) is Opaque:
                 self.append(target, items)
             else:
-                raise UnsafeContent("pickle", f"adds members to a {type(target).__name__}")
+                raise UnsafeContent("pickle", f"adds members to a value of type {type(target).__name__}")
         elif op == 0x91:  # FROZENSET
             members: set[Any] = set()
             self.containers.put_members(members, items)
@@ -271,7 +268,7 @@ class Machine:
         return self.data[pos:end], end + 1
 
     def read_size(self, pos: int, width: int) -> tuple[int, int]:
-        """Start and end of what a length of ``width`` bytes at ``pos`` announces."""
+        """Start and end of what a length of `width` bytes at `pos` announces."""
         start = pos + width
         size = int.from_bytes(self.data[pos:start], "little")
         if start + size > len(self.data):
@@ -319,7 +316,7 @@ def _set_attributes(value: Any, state: Any) -> None:
     """Attributes beside the content, as torch puts ``_metadata`` on its OrderedDict."""
     kind = type(value)
     if type(state) is not dict or any(type(k) is not str or hasattr(kind, k) for k in state):
-        raise UnsafeContent("pickle", f"impossible state for a {kind.__name__}")
+        raise UnsafeContent("pickle", f"impossible state for a value of type {kind.__name__}")
     vars(value).update(state)
 
 

@@ -1,4 +1,4 @@
-"""Tells how deeply a decoded value is nested, without recursion."""
+"""Check how deeply a decoded value is nested, without recursion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOLDERS = _DICTS | _ROWS | {Opaque, np.ndarray}
 
 
 def check_depth(value: Any, most: int) -> None:
-    """Raise UnsafeContent if some part of ``value`` lies more than ``most`` levels below it.
+    """Raise UnsafeContent if some part of `value` lies more than `most` levels below it.
 
     A part that is reached by several ways counts by the shortest, so cycles have a depth too.
     """

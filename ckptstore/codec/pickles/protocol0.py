@@ -1,4 +1,4 @@
-"""The text forms of values in protocol 0, and what remains of Python 2's str."""
+"""The text forms of protocol 0, and Python 2's str."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Decodes pickles of every protocol without running any of the code they name.
+"""Decode a pickle of any protocol without running what it names.
 
 A pickle is a program for a small stack machine. Ours executes the instructions that build plain data and
 only notes the others: nothing is imported, nothing a file names is called. What it knows, it rebuilds by
-constructors of its own (``plain``, ``arrays``); everything else becomes an :class:`Opaque` record.
+constructors of its own (``values``, ``arrays``); everything else becomes an :class:`Opaque` record.
 
 Every malformed, truncated or hostile input ends in UnsafeContent with the byte position.
 """
@@ -24,11 +24,11 @@ def loads(
     buffers: Sequence[memoryview | bytearray | bytes] = (),
     budget: Budget = DEFAULT,
 ) -> Any:
-    """The value in ``data``: plain Python and numpy values, and :class:`Opaque` for everything else.
+    """The value in `data`: plain Python and numpy values, and :class:`Opaque` for everything else.
 
-    ``buffers`` is the memory of out-of-band arrays, in order: writable ones are used in place, read-only
+    `buffers` is the memory of out-of-band arrays, in order: writable ones are used in place, read-only
     ones are copied where the array was writable. Bytes after the end of the pickle are ignored, as
-    ``pickle.loads`` does. Raises UnsafeContent.
+    by ``pickle.loads``. Raises UnsafeContent.
     """
     return run(Machine(data, buffers, budget))
 

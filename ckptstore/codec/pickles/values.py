@@ -1,4 +1,4 @@
-"""Rebuilds the standard library's plain values from the calls that a pickle describes.
+"""Rebuild the standard library's plain values from the calls that a pickle describes.
 
 Each maker gets the arguments as decoded, checks every one of them and calls a constructor of ours. If they
 are not what the type's own pickling gives, it raises NotPlainError and the decoder keeps an inert record.
