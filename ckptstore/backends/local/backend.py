@@ -2,7 +2,7 @@
 
 A new object is written under a temporary name in its own directory, synced, and given its real name
 by ``link``, which fails if the name is taken: that is the one create-only call that every local file
-system has. What a crash leaves carries the temporary name, is no key, and goes with the next sweep.
+system has. What a crash leaves carries the temporary name, is not a key, and goes with the next sweep.
 """
 
 from __future__ import annotations
