@@ -25,7 +25,7 @@ from ckptstore.backends.local.posix import Directory, Disk, Entry
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
 _DEEPEST = 110  # directories within directories: the 100 of a checkpoint, and a store below the root
-_AHEAD = 1 << 23  # bytes after which the disk is told to begin
+_AHEAD = 1 << 23  # bytes after which the disk begins to write
 
 
 class FileSink:

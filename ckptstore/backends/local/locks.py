@@ -36,7 +36,7 @@ class Lock:
         _locks.add(self)
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether this process still has it: False after `release`, and in a forked child."""
         return self.fd >= 0
 

@@ -124,7 +124,7 @@ class Arrays:
             last = offset + sum(r for r in reach if r > 0) + itemsize
             if first < 0 or last > size:
                 raise UnsafeContent("pickle", "strides of a numpy array lead outside of its bytes")
-            # Elements that share memory make a small file a large array for whoever copies it.
+            # Elements that share memory make a small file a large array once it is copied.
             if math.prod(shape) * itemsize > last - first:
                 self._meter.charge(math.prod(shape) * itemsize)
         return strides

@@ -1,6 +1,6 @@
 """The rarer instructions of pickles, one function each.
 
-Each gets the machine, its stack and the position after the opcode, and returns the position to go on with.
+Each gets the machine, its stack and the position after the opcode, and returns the position to continue at.
 What makes up most of an ordinary pickle is spelled out in ``loop``.
 """
 

@@ -178,7 +178,7 @@ def run(machine: Machine) -> Any:
 
 
 def _run_rare(machine: Machine, op: int, stack: list[Any], pos: int) -> tuple[list[Any], int]:
-    """Execute one of the rarer instructions; returns the stack and position to go on with."""
+    """Execute one of the rarer instructions; returns the stack and position to continue with."""
     handler = HANDLERS[op]
     if handler is not None:
         return stack, handler(machine, stack, pos)

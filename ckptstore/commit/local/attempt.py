@@ -141,7 +141,7 @@ class DirectoryAttempt:
     def _check_alive(self) -> None:
         if self._failure:
             raise self._failure
-        if not self._lock.held:
+        if not self._lock.is_held:
             raise SaveAborted(self._label, "it has ended, or began in another process", "Begin a new save")
 
     def _submit(self, settle: Callable[[], None]) -> None:
@@ -304,7 +304,7 @@ class DirectoryAttempt:
 
     def abandon(self) -> None:
         """Remove what was staged; never raises an Exception. What it can't remove, a sweep will."""
-        if not self._lock.held or self._published:
+        if not self._lock.is_held or self._published:
             return
         with contextlib.suppress(Exception):
             self._failure = self._failure or SaveAborted(self._label, "it was abandoned")
@@ -322,7 +322,7 @@ class DirectoryAttempt:
         self._staging.close()
 
     def _drop_lock(self) -> None:
-        if self._lock.held:
+        if self._lock.is_held:
             with contextlib.suppress(OSError):
                 drop_lock(self._disk, self._staging, self.id, self._lock)
 
