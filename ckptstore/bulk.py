@@ -33,7 +33,8 @@ from ckptstore.format.names import check_checkpoint_name
 from ckptstore.format.signing import Trust
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
-from ckptstore.rllib_formats.migrate import Step, Version, fingerprint
+from ckptstore.rllib_formats.migrate import Step, fingerprint
+from ckptstore.rllib_formats.versions import Writable
 from ckptstore.save.migrate import Migration
 from ckptstore.store import CheckpointStore
 
@@ -200,7 +201,7 @@ class Mirror(Stores):
     """Writes checkpoints to stores that lie below the URL as their directories do below theirs."""
 
     def migrate(
-        self, found: Found, *, to: Version = "1.1", steps: Iterable[Step] = (), dry_run: bool = False
+        self, found: Found, *, to: Writable = "1.1", steps: Iterable[Step] = (), dry_run: bool = False
     ) -> Done:
         """See `Checkpoint.migrate`. One whose migration to `to` the store has already is left alone."""
         path, step = found.home

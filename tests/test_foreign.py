@@ -132,7 +132,7 @@ def test_a_directory_around_checkpoints_says_what_to_open(tmp_path: Path) -> Non
     with pytest.raises(UnreadableFormat, match=r"Did you mean trial/checkpoint_000010\?"):
         Checkpoint.open(tmp_path)
     shutil.copytree(WRITTEN, tmp_path / "trial" / "checkpoint_000020")
-    with pytest.raises(UnreadableFormat, match="2 directories in it look like some") as caught:
+    with pytest.raises(UnreadableFormat, match="2 directories in it look like one") as caught:
         Checkpoint.open(tmp_path / "trial")
     assert caught.value.what == f"file://{tmp_path}/trial"
     CheckpointStore(tmp_path / "store").save(1, {"a": 1})

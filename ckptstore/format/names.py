@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import total_ordering
 from typing import NamedTuple, SupportsIndex
 
-from ckptstore.errors import CheckpointCorrupt, InvalidRequest
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
 
 META = "_ckptstore"
 STORE = f"{META}/store.json"
@@ -126,6 +126,16 @@ def check_policy_ids(policy_ids: Iterable[object], what: str = "policy id") -> l
             )
         seen[folded] = policy_id
     return list(seen.values())
+
+
+def refuse_unknown_policies(
+    where: str, unknown: Iterable[str], known: Iterable[str], reason: str = ""
+) -> CheckpointNotFound:
+    """The error for policies that the checkpoint `where` doesn't hold; it holds those in `known`."""
+    held = list(known)
+    shown = ", ".join(map(repr, held[:20])) + (", ..." if len(held) > 20 else "")
+    why = f"it holds no policy {', '.join(map(repr, unknown))}" + (f": {reason}" if reason else "")
+    return CheckpointNotFound(where, why, f"It holds {len(held)}: {shown}" if held else "It holds none")
 
 
 def check_checkpoint_name(text: str, what: str, remedy: str) -> CheckpointName:

@@ -1,10 +1,10 @@
-"""Which kind of RLlib directory this is and how it is laid out: files first, JSON second. Pure.
+"""Tell a checkpoint's kind, version and layout from its files first, and from its JSON second.
 
-``checkpoint_version`` is no schema version: "1.1" has been written unchanged while the content changed
-six times, 1.2 has three layouts, and early releases wrote no JSON or one they never read. So files
-decide the kind and the layout, the JSON decides the version where it says one, and a contradiction
-between the two is noted. Absolute paths, formats and policy lists inside the JSON are hints at most:
-they describe the writer's machine.
+``checkpoint_version`` is not a schema version: "1.1" has stayed the same while the content changed six
+times, 1.2 has three layouts, and early releases wrote no JSON, or one that they never read. So the files
+decide kind and layout, the JSON decides the version if it states one that fits them, and a contradiction
+between the two is noted. Absolute paths, formats and policy lists in the JSON describe the machine of the
+writer and are hints at most.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
+from ckptstore.format import names
+from ckptstore.rllib_formats import versions
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.paths import (
+    CTOR,
     EXTENSIONS,
     below,
     children,
@@ -25,47 +28,47 @@ from ckptstore.rllib_formats.paths import (
     state_file,
 )
 
-KNOWN = ("0.1", "1.0", "1.1", "1.2", "2.0", "2.1")
-"""Every ``checkpoint_version`` RLlib has written, oldest first."""
+_SINGLE_FILE = versions.select_versions("single_file")
+_POLICIES = versions.select_versions("policies")
+_WITHOUT_LEARNER = versions.select_versions("policies", "old")
+_WITH_LEARNER = versions.select_versions("policies", "new")
+_TREES = versions.select_versions("tree")
 
-_TREES = ("2.0", "2.1")
-_CTOR = "class_and_ctor_args.pkl"
 _LEARNER_TREE = "learner/learner/rl_module"
-_EXPORT = re.compile(r"policies/[^/]+/model/")
+_EXPORT = re.compile(rf"{names.POLICIES}/[^/]+/model/")
 V0_FILE = re.compile(r"checkpoint-\d+\Z", re.ASCII)
-"""The one file of a 0.1 checkpoint: what `save` returned, and `restore` took, up to Ray 1.13."""
-_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\Z", re.ASCII)
-_ROOT_JSONS = ("rllib_checkpoint.json", "metadata.json", "learner_state.json", "rl_module_metadata.json")
+"""The one file of a 0.1 checkpoint: up to Ray 1.13 `save` returned its path, and `restore` took it."""
+_ROOT_JSONS = (names.RLLIB_JSON, "metadata.json", "learner_state.json", "rl_module_metadata.json")
 
 MARKS = ("algorithm_state.", "policy_state.", "module_state.", "checkpoint-", "class_and_ctor_args.")
-"""How the names of files begin that tell a checkpoint's directory, or that of a part of one."""
+"""How the names of the files begin that mark a directory as a checkpoint, or as a part of one."""
 
 
 @dataclass(frozen=True)
-class Sniffed:
-    """What was found out without decoding a state file."""
+class Detected:
+    """What the names of the files and the JSON say, without decoding a state file."""
 
     kind: str
     """Algorithm, Policy, LearnerGroup, Learner, MultiRLModule, RLModule or Checkpointable."""
     version: str
-    """One of `KNOWN`."""
+    """One of `versions.KNOWN`."""
     state_file: str
     """The file with the state of the whole; empty where the layout has none."""
     ray_version: str = ""
-    """As the JSON tells it; empty if it doesn't."""
+    """As the JSON states it; empty if it doesn't."""
     policy_files: Mapping[str, str] = field(default_factory=dict)
     """State file of every old-stack policy, by id."""
     modules: str | None = None
     """Directory whose sub-directories are RLModules; "" is the root itself, None means there is none."""
     learner: str | None = None
-    """Directory of the Learner: it holds the optimizer; None if there is none."""
+    """Directory of the Learner, which holds the optimizers; None if there is none."""
     listed: tuple[str, ...] = ()
     """Policy ids that the JSON lists, whether or not they were written."""
     notes: tuple[Note, ...] = ()
 
 
 class _Clues(NamedTuple):
-    """What there is to go by."""
+    """What the kind of the directory is inferred from."""
 
     files: Mapping[str, int]
     info: dict[str, Any]
@@ -81,21 +84,21 @@ class _Clues(NamedTuple):
         if self.claimed is None:
             why = "the JSON states no version"
         else:
-            why = f"the JSON says {self.claimed}, the files don't"
+            why = f"the JSON says {self.claimed}, which the files contradict"
         self.notes.append(Note("inferred", "checkpoint_version", f"taken as {guess}: {why}"))
         return guess
 
     def check_components(self, files: Mapping[str, int]) -> None:
-        """Note the parts that components are always written with and that are not there."""
+        """Note the files that every component is written with and that are missing."""
         for path in incomplete_components(files):
             self.notes.append(Note("missing", path, "every component is written with one"))
 
 
-def sniff(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) -> Sniffed:
-    """Say what the directory holding `files` (path to size) is; reads nothing but small JSON files.
+def detect(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) -> Detected:
+    """Say what the directory holding `files` (path to size in bytes) is; reads only small JSON files.
 
-    Raises UnreadableFormat if it is no RLlib checkpoint or one of a newer layout than any known,
-    CheckpointCorrupt if a part that makes it one is missing.
+    Raises UnreadableFormat if it is not an RLlib checkpoint, or is newer than any known version;
+    CheckpointCorrupt if a part is missing without which the rest means nothing.
     """
     info: dict[str, Any] = next((load_json(name) for name in _ROOT_JSONS if name in files), {})
     clues = _Clues(files, info, _version_in(info), [])
@@ -107,7 +110,7 @@ def sniff(files: Mapping[str, int], load_json: Callable[[str], dict[str, Any]]) 
 
 
 def _copies(files: Mapping[str, int], path: str) -> Iterator[Note]:
-    """Further copies of a state in other formats: somebody saved twice into one directory."""
+    """A note for each further copy of a state in another format: two saves went into one directory."""
     stem = path.rpartition(".")[0]
     for ext in EXTENSIONS:
         if stem and path != (other := f"{stem}.{ext}") and other in files:
@@ -115,21 +118,21 @@ def _copies(files: Mapping[str, int], path: str) -> Iterator[Note]:
 
 
 def _version_in(info: dict[str, Any]) -> str | None:
-    """The version that the JSON states; UnreadableFormat if it is newer than all known ones."""
+    """The version that the JSON states; None if it states none. UnreadableFormat if it is unknown."""
     raw = info.get("checkpoint_version")
     if raw is None:
         return None
     text = str(raw) if isinstance(raw, (str, float)) else ""
-    if text in KNOWN:
+    if text in versions.KNOWN:
         return text
-    match = _VERSION.match(text)
-    if match and (int(match[1]), int(match[2])) > (0, 1):
+    number = versions.parse(text)
+    if number is not None and number > versions.VERSIONS[0].number:
         raise UnreadableFormat(
             "checkpoint_version",
-            f"{text} is not one of the layouts this ckptstore knows ({', '.join(KNOWN)})",
+            f"{text} is not among the versions that this ckptstore knows ({', '.join(versions.KNOWN)})",
             "Upgrade ckptstore: pip install --upgrade ckptstore",
         )
-    raise UnreadableFormat("checkpoint_version", f"{text or raw!r:.80} is no version RLlib has ever written")
+    raise UnreadableFormat("checkpoint_version", f"RLlib has never written the version {text or raw!r:.80}")
 
 
 def _ray_version(info: dict[str, Any]) -> str:
@@ -137,29 +140,28 @@ def _ray_version(info: dict[str, Any]) -> str:
     return raw[:100] if isinstance(raw, str) else ""
 
 
-def _tree(clues: _Clues) -> Sniffed | None:
-    """2.0 and 2.1: a tree of components, each with its constructor's arguments beside its state."""
+def _tree(clues: _Clues) -> Detected | None:
+    """A tree of components, each with its constructor's arguments beside its state."""
     files = clues.files
-    if _CTOR not in files:
+    if CTOR not in files:
         if clues.claimed in _TREES and clues.info.keys() >= {"class_and_ctor_args_file"}:
-            raise CheckpointCorrupt(_CTOR, "the JSON names it and it is not there")
+            raise CheckpointCorrupt(CTOR, "it is missing, although the JSON names it")
         return None
     clues.check_components(files)
     torch = any(path.endswith("module_state.pt") for path in files)
-    version = clues.version(_TREES, "2.0" if torch else "2.1")
+    version = clues.version(_TREES, versions.guess_version(_TREES, "pt" if torch else "pkl"))
 
-    def build(kind: str, stem: str, modules: str | None, learner: str | None) -> Sniffed:
+    def build(kind: str, stem: str, modules: str | None, learner: str | None) -> Detected:
         path = state_file(files, stem, ("msgpack", "pkl", "pt"))
         if path is None:
-            raise CheckpointCorrupt(f"{stem}.pkl", f"the state of this {kind} is not there")
-        return Sniffed(kind, version, path, modules=modules, learner=learner)
+            raise CheckpointCorrupt(f"{stem}.pkl", f"it is missing, and it holds the state of this {kind}")
+        return Detected(kind, version, path, modules=modules, learner=learner)
 
-    if state_file(files, "algorithm_state") or "rllib_checkpoint.json" in files:
+    if state_file(files, "algorithm_state") or names.RLLIB_JSON in files:
         if not below(files, "learner_group/"):
             raise CheckpointCorrupt(
                 "learner_group/",
-                "this algorithm checkpoint has none: the weights are missing (RLlib itself would go on"
-                " with random ones)",
+                "it is missing, and with it all weights (RLlib itself would go on with random ones)",
             )
         learner = "learner_group/learner"
         return build("Algorithm", "algorithm_state", f"{learner}/rl_module", learner)
@@ -173,49 +175,54 @@ def _tree(clues: _Clues) -> Sniffed | None:
     return build("Checkpointable", "state", None, None)
 
 
-def _policy(clues: _Clues) -> Sniffed | None:
-    """1.0 and 1.1: one policy on its own."""
+def _policy(clues: _Clues) -> Detected | None:
+    """One policy by itself."""
     path = state_file(clues.files, "policy_state")
     algorithm = state_file(clues.files, "algorithm_state")
     if path is None or (algorithm is not None and clues.info.get("type") != "Policy"):
         return None
-    version = clues.version(("1.0", "1.1", "1.2"), "1.0" if path.endswith(".pkl") else "1.1")
-    return Sniffed("Policy", version, path)
+    version = clues.version(_POLICIES, _guess_version(path))
+    return Detected("Policy", version, path)
 
 
-def _algorithm(clues: _Clues) -> Sniffed | None:
-    """1.0, 1.1 and 1.2: the algorithm's state, a directory per policy, and with 1.2 a Learner."""
+def _algorithm(clues: _Clues) -> Detected | None:
+    """The algorithm's state, a directory for each policy, and from 1.2 on a Learner."""
     files = clues.files
     path = state_file(files, "algorithm_state")
     if path is None:
-        if clues.info.get("type") == "Algorithm" or below(files, "policies/"):
+        if clues.info.get("type") == "Algorithm" or below(files, f"{names.POLICIES}/"):
             raise CheckpointCorrupt(
-                "algorithm_state.pkl",
-                "this algorithm checkpoint has none: a save or a copy was cut short",
-                "Copy the directory again; each directory below policies/ opens by itself",
+                names.STATE,
+                "it is missing: a save or a copy was cut short",
+                f"Copy the directory again; each directory below {names.POLICIES}/ opens by itself",
             )
         return None
     if clues.claimed in _TREES:
-        raise CheckpointCorrupt(_CTOR, f"a checkpoint of version {clues.claimed} has one")
+        raise CheckpointCorrupt(
+            CTOR, f"it is missing, and every checkpoint of version {clues.claimed} has one"
+        )
     policies = {}
-    for name in children(files, "policies"):
-        if policy := state_file(files, f"policies/{name}/policy_state"):
+    for name in children(files, names.POLICIES):
+        if policy := state_file(files, names.policy_path(name, "policy_state")):
             policies[name] = policy
         else:
-            clues.notes.append(Note("skipped", f"policies/{name}", "it holds no policy_state file"))
+            where = f"{names.POLICIES}/{name}"
+            clues.notes.append(Note("skipped", where, "it holds no policy_state file"))
     for export in sorted({path.rpartition("/model/")[0] for path in files if _EXPORT.match(path)}):
         clues.notes.append(Note("skipped", f"{export}/model", "an export for its framework"))
     modules, learner = _old_learner(files)
-    if modules is None and clues.claimed == "1.2":
-        raise CheckpointCorrupt("learner/", "a checkpoint of version 1.2 has one: the Learner is missing")
+    if modules is None and clues.claimed in _WITH_LEARNER:
+        raise CheckpointCorrupt(
+            "learner/", f"it is missing, and every checkpoint of version {clues.claimed} has one"
+        )
     if modules is None:
-        version = clues.version(("1.0", "1.1"), "1.0" if path.endswith(".pkl") else "1.1")
+        version = clues.version(_WITHOUT_LEARNER, _guess_version(path))
     else:
-        version = clues.version(("1.2",), "1.2")
+        version = clues.version(_WITH_LEARNER, _WITH_LEARNER[0])
     if modules == _LEARNER_TREE:
         clues.check_components({name: size for name, size in files.items() if name.startswith("learner/")})
     listed = clues.info.get("policy_ids")
-    return Sniffed(
+    return Detected(
         "Algorithm",
         version,
         path,
@@ -224,6 +231,11 @@ def _algorithm(clues: _Clues) -> Sniffed | None:
         learner=learner,
         listed=tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else (),
     )
+
+
+def _guess_version(path: str) -> str:
+    """The version that the extension of the state file `path` speaks for."""
+    return versions.guess_version(_WITHOUT_LEARNER, path.rpartition(".")[2])
 
 
 def _old_learner(files: Mapping[str, int]) -> tuple[str | None, str | None]:
@@ -235,20 +247,21 @@ def _old_learner(files: Mapping[str, int]) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _learner_json(clues: _Clues) -> Sniffed | None:
-    """Ray 2.5 to 2.32: a LearnerGroup or RLModule saved on its own; they state no version."""
+def _learner_json(clues: _Clues) -> Detected | None:
+    """Ray 2.5 to 2.32: a LearnerGroup or RLModule saved by itself; they state no version."""
+    version = _WITH_LEARNER[0]
     if "learner_state.json" in clues.files:
-        return Sniffed("LearnerGroup", "1.2", "", modules="module_state", learner="")
+        return Detected("LearnerGroup", version, "", modules="module_state", learner="")
     if "rl_module_metadata.json" not in clues.files:
         return None
     for inner in ("module_state_dir", "module_state_path"):
         if path := state_file(clues.files, f"{inner}/module_state", ("pt",)):
-            return Sniffed("RLModule", "1.2", path)
-    return Sniffed("MultiRLModule", "1.2", "", modules="")
+            return Detected("RLModule", version, path)
+    return Detected("MultiRLModule", version, "", modules="")
 
 
-def _v0(clues: _Clues) -> Sniffed | None:
-    """0.1: one pickle without an extension, named after the iteration."""
+def _v0(clues: _Clues) -> Detected | None:
+    """One pickle without an extension, named after the iteration."""
     found = sorted(path for path in clues.files if V0_FILE.match(path))
     if not found:
         return None
@@ -258,31 +271,36 @@ def _v0(clues: _Clues) -> Sniffed | None:
             f"it holds several checkpoints of Ray 2.0 and older ({', '.join(found[:5])})",
             "Move each into a directory of its own, with its .tune_metadata",
         )
-    return Sniffed("Algorithm", clues.version(("0.1", None), "0.1"), found[0])
+    version = clues.version((*_SINGLE_FILE, None), _SINGLE_FILE[0])
+    return Detected("Algorithm", version, found[0])
 
 
 def _explain(files: Mapping[str, int]) -> tuple[str, str, str]:
-    """What, why and remedy for a directory that is none of the known ones."""
+    """What, why and remedy of the error for a directory of an unknown kind."""
     if not files:
         return "checkpoint directory", "it is empty or does not exist", "Check the path"
     marked = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2].startswith(MARKS)} - {""}
     inner = sorted(path for path in marked if not any(above in marked for above in _above(path)))
-    names = _some(sorted({path.split("/")[0] for path in files}))
+    top = _some(sorted({path.split("/")[0] for path in files}))
     if not inner:
-        why = f"nothing RLlib writes at its top, only {names}"
+        why = f"nothing at its top is RLlib's, only {top}"
         remedy = "Name the directory of one checkpoint, such as .../checkpoint_000010"
         return "checkpoint directory", why, remedy
     if len(inner) == 1:
-        return "checkpoint directory", f"no state file at its top, only {names}", f"Did you mean {inner[0]}?"
-    why = f"it is no checkpoint, but {len(inner)} directories in it look like some: {_some(inner)}"
+        return (
+            "checkpoint directory",
+            f"there is no state file at its top, only {top}",
+            f"Did you mean {inner[0]}?",
+        )
+    why = f"it is not a checkpoint, but {len(inner)} directories in it look like one: {_some(inner)}"
     return "checkpoint directory", why, "Name one of them"
 
 
 def _above(path: str) -> Iterator[str]:
-    """The directories that the directory `path` lies in."""
+    """The directories that contain the directory `path`, the innermost first."""
     while path := path.rpartition("/")[0]:
         yield path
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:6]) + (", ..." if len(items) > 6 else "")

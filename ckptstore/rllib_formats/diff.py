@@ -1,4 +1,4 @@
-"""What differs between two checkpoints: policies, arrays, config. Pure apart from what they read."""
+"""Compare two checkpoints: their policies, arrays and configs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptstore.rllib_formats.model import class_name
 
 
 class Comparable(Protocol):
-    """What `diff` needs of a checkpoint, whoever wrote it."""
+    """What `diff` needs of a checkpoint, whichever program wrote it."""
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
@@ -24,12 +24,12 @@ class Comparable(Protocol):
 
 
 class ArrayDifference(NamedTuple):
-    """One array that is not the same on both sides."""
+    """One array that differs, or that only one side has."""
 
     policy_id: str
     name: str
     before: str
-    """dtype and shape on the left, such as "float32 (16, 4)"; empty if it isn't there."""
+    """Dtype and shape on the left, such as "float32 (16, 4)"; empty if the left has no such array."""
     after: str
     l2: float | None
     """Euclidean norm of the difference; None where the two can't be subtracted."""
@@ -53,7 +53,7 @@ class Difference:
     """Everything `diff` found; empty fields mean equal."""
 
     only_before: tuple[str, ...]
-    """Policies only the left has."""
+    """Policies that only the left has."""
     only_after: tuple[str, ...]
     arrays: tuple[ArrayDifference, ...]
     config: tuple[ConfigDifference, ...]
@@ -70,7 +70,7 @@ def diff(
     policy_ids: Iterable[str] | None = None,
     configs: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
 ) -> Difference:
-    """Compare the policies both have (only `policy_ids` if given), and the `configs` if they are passed."""
+    """Compare the policies that both have (of `policy_ids` if given), and `configs` if given."""
     left, right = set(before.policy_ids), set(after.policy_ids)
     if policy_ids is not None:
         left, right = left & set(policy_ids), right & set(policy_ids)
@@ -90,7 +90,7 @@ def diff_weights(
 ) -> list[ArrayDifference]:
     """The arrays that differ, in name order. NaN equals NaN and -0.0 equals 0.0; another dtype differs.
 
-    `l2` and `largest` are computed in float64, so they may be 0.0 for what differs by less than that tells.
+    `l2` and `largest` are computed in float64: a difference that is too small for it gives 0.0.
     """
     found = []
     for name in sorted(before.keys() | after.keys()):
@@ -105,9 +105,9 @@ def diff_weights(
 
 
 def diff_config(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[ConfigDifference]:
-    """The keys whose values differ, nested dicts by their path joined with ``/``.
+    """The keys whose values differ; keys of nested dicts are joined with ``/``.
 
-    A class is equal to its own dotted name: releases that write msgpack keep only that.
+    A class equals its own dotted name, which is all that MessagePack keeps of it.
     """
     found: list[ConfigDifference] = []
     for key in sorted(before.keys() | after.keys(), key=str):
@@ -144,5 +144,5 @@ def _by_name(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    # Records compare all they hold, arrays and NaN included; 1 == 1.0 and lists are no tuples.
+    # Records compare all that they hold: NaN equals NaN, 1 equals 1.0, and a list differs from a tuple.
     return Opaque("", (a,)) == Opaque("", (b,))

@@ -6,40 +6,41 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound
+from ckptstore.format import names
 from ckptstore.rllib_formats import migrations, model
-from ckptstore.rllib_formats.detect import Sniffed, sniff
+from ckptstore.rllib_formats.detect import Detected, detect
 from ckptstore.rllib_formats.layouts import Want, layout
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.source import Source
 
 
 def open(files: Mapping[str, int], read: Callable[[str], bytes]) -> ForeignCheckpoint:
-    """Say what the directory holding `files` is, and make it readable.
+    """The checkpoint in the directory that holds `files`, to be read lazily.
 
     `files` maps each path below the directory, ``/``-separated, to its size in bytes; `read` returns the
-    whole content of one of them and may raise what it likes, which passes through. Reads the JSON at the
-    top, nothing else.
+    whole content of one of them, and what it raises passes through. Reads the JSON at the top and nothing
+    else.
 
-    Raises UnreadableFormat for what is no RLlib checkpoint or newer than any known, CheckpointCorrupt if
-    a part is missing without which the rest means nothing.
+    Raises UnreadableFormat for a directory that is not an RLlib checkpoint, or is newer than any known
+    version; CheckpointCorrupt if a part is missing without which the rest means nothing.
     """
     source = Source(files, read)
-    return ForeignCheckpoint(source, sniff(source.files, source.json))
+    return ForeignCheckpoint(source, detect(source.files, source.json))
 
 
 class ForeignCheckpoint:
-    """What RLlib wrote, in the one model of `docs/model.md`. Not thread-safe; nothing is ever written.
+    """What RLlib wrote, in the one model of ``docs/model.md``. Not thread-safe; nothing is ever written.
 
-    Decoded state is kept, policies are not: ask once and hold on to the answer.
+    Decoded state is kept, policies are not: ask once and keep the answer.
     """
 
-    def __init__(self, source: Source, sniffed: Sniffed) -> None:
-        self._sniffed = sniffed
-        self._layout = layout(source, sniffed)
+    def __init__(self, source: Source, detected: Detected) -> None:
+        self._detected = detected
+        self._layout = layout(source, detected)
         self._state: dict[str, Any] | None = None
-        self._notes = list(sniffed.notes)
-        if sniffed.version != migrations.NEWEST:
-            text = f"from {sniffed.version} to {migrations.NEWEST} in memory; the files are as they were"
+        self._notes = list(detected.notes)
+        if detected.version != migrations.NEWEST:
+            text = f"from {detected.version} to {migrations.NEWEST} in memory; the files are as they were"
             self._notes.append(Note("migrated", "checkpoint_version", text))
 
     def __repr__(self) -> str:
@@ -48,26 +49,25 @@ class ForeignCheckpoint:
     @property
     def kind(self) -> str:
         """Algorithm, Policy, LearnerGroup, Learner, MultiRLModule, RLModule, or Checkpointable (the rest)."""
-        return self._sniffed.kind
+        return self._detected.kind
 
     @property
     def version(self) -> str:
-        """RLlib's ``checkpoint_version``, from "0.1" to "2.1"."""
-        return self._sniffed.version
+        """RLlib's ``checkpoint_version``, one of `versions.KNOWN`."""
+        return self._detected.version
 
     @property
     def ray_version(self) -> str:
-        """The Ray that wrote it; empty where the files don't tell."""
+        """The Ray that wrote it; empty where no file says."""
         return self._layout.ray_version
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
-        """Ids of the policies (or RLModules) that belong to it, sorted.
+        """Ids of its policies or RLModules, sorted.
 
         May read one file the first time, where the JSON doesn't list them. Includes a policy whose files
-        are missing although they should be there: reading that one raises CheckpointCorrupt, so that a
-        loop over all never ends with a part. A policy or module that was saved by itself is called
-        "default_policy".
+        should be there but are missing: reading it raises CheckpointCorrupt, so that a loop over all never
+        returns only some. A policy or module that was saved by itself is called "default_policy".
         """
         return self._layout.policy_ids
 
@@ -79,7 +79,7 @@ class ForeignCheckpoint:
     def state(self) -> dict[str, Any]:
         """The algorithm's state: iteration, counters, config, filters and more. Kept after the first call.
 
-        Of what is no algorithm (a policy or module saved by itself) every field is empty.
+        For a policy or module that was saved by itself every field is empty.
         """
         if self._state is None:
             raw = migrations.upgrade(self._layout.algorithm(), self.version)
@@ -89,44 +89,44 @@ class ForeignCheckpoint:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Names of the parts with files of their own that are neither the algorithm nor a policy, sorted."""
+        """Names of its other parts with files of their own, neither algorithm nor policy, sorted."""
         return self._layout.components
 
     def component(self, name: str) -> Any:
-        """What the files of the component `name` hold; CheckpointNotFound lists the known ones."""
+        """What the files of the component `name` hold. CheckpointNotFound, listing all, if there is none."""
         if name not in self.components:
             known = ", ".join(map(repr, self.components)) or "none"
             raise CheckpointNotFound(
-                f"component {name!r}", "the checkpoint has none of that name", f"It has: {known}"
+                "checkpoint directory", f"it holds no component {name!r}", f"It holds {known}"
             )
         return self._layout.component(name)
 
     def policy(self, policy_id: str, *, optimizer: bool = True) -> dict[str, Any]:
         """Everything about one policy. Without its `optimizer` fewer bytes are read from 1.2 on.
 
-        Raises CheckpointNotFound listing the known ids, or CheckpointCorrupt if its files are missing.
+        Raises CheckpointNotFound, listing all ids, for an unknown one; CheckpointCorrupt if its files are
+        missing.
         """
         raw = self._raw_policy(policy_id, Want(optimizer, details=True))
         return model.policy(raw, policy_id, self._layout.path_of(policy_id))
 
     def weights(self, policy_id: str) -> dict[str, Any]:
-        """Name to array of one policy, as the live algorithm has them. Reads that policy only."""
+        """The weights of one policy, by their names in the live algorithm. Reads that policy only."""
         raw = self._raw_policy(policy_id, Want(optimizer=False, details=False))
         return model.weights(raw.get("module_state"), self._layout.path_of(policy_id))
 
     def holds(self, policy_id: str) -> bool:
-        """Whether `policy_id` is one of `policy_ids`; for one that has a file, without reading any."""
+        """Whether `policy_id` is one of `policy_ids`. Reads nothing for a policy with a file of its own."""
         return policy_id in self._layout.written or policy_id in self.policy_ids
 
     def path_of(self, policy_id: str) -> str:
-        """The file with the weights of the policy `policy_id`. Where all share one file, that."""
+        """The file with the weights of the policy `policy_id`; in 0.1 all share one."""
         return self._layout.path_of(policy_id)
 
     def _raw_policy(self, policy_id: str, want: Want) -> dict[str, Any]:
         if not self.holds(policy_id):
-            why = self._layout.absence(policy_id) or "the checkpoint has no such policy"
-            known = ", ".join(map(repr, self.policy_ids[:20])) or "none"
-            raise CheckpointNotFound(f"policy {policy_id!r}", why, f"It has: {known}")
+            reason = self._layout.absence(policy_id) or ""
+            raise names.refuse_unknown_policies("checkpoint directory", [policy_id], self.policy_ids, reason)
         try:
             raw = self._layout.policy(policy_id, want)
         except CheckpointCorrupt as error:

@@ -1,7 +1,7 @@
-"""The one model: what RLlib wrote, in the same fields whatever the release. Pure.
+"""The model: what RLlib wrote, in the same fields whatever the release.
 
-`docs/model.md` says field by field where each comes from. Input is a raw checkpoint that was upgraded to
-the newest version (`ckptstore.rllib_formats.migrations`); nothing here knows an older layout.
+``docs/model.md`` says where each field comes from. The input is a raw checkpoint that `migrations` has
+upgraded to the newest version; nothing here knows an older layout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.codec import npy as npbytes
+from ckptstore.codec import npy
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.errors import UnsafeContent
@@ -22,7 +22,7 @@ _SPACES = Budget(bytes=256 * 2**20)  # bounds of all spaces nested in one: a lar
 
 
 def state(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The algorithm's part of the model. `raw` holds the documents ``algorithm`` and ``tune_metadata``."""
+    """The algorithm's part of the model, from the documents ``algorithm`` and ``tune_metadata`` in `raw`."""
     algorithm = raw.get("algorithm") or {}
     tune = _dict(raw.get("tune_metadata"))
     own, old = _dict(algorithm.get("algorithm_state")), _dict(algorithm.get("old_stack"))
@@ -86,11 +86,11 @@ def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any
 
 
 def weights(module_state: Any, source: str) -> dict[str, Any]:
-    """Name to array, the names of the live algorithm; places in nested containers are joined by ``/``.
+    """Name to array, named as in the live algorithm; names in nested containers are joined by ``/``.
 
-    A policy of eager TensorFlow has a list of weights: their names are "0", "1" and so on. One that follows
-    rules of its own has none (None, where RLlib asked it). Raises UnsafeContent if anything in it is no
-    array, since a model without some of its weights is none.
+    A policy of eager TensorFlow has a list of weights: their names are "0", "1" and so on. A policy without
+    a network has none (its `module_state` may be None). Raises UnsafeContent, naming the file `source`, if
+    anything in it is not an array: part of the weights is worse than none.
     """
     flat: dict[str, Any] = {}
     if module_state is None:
@@ -109,13 +109,13 @@ def weights(module_state: Any, source: str) -> dict[str, Any]:
             continue
         else:
             what = f"{value.name!r:.80}" if isinstance(value, Opaque) else type(value).__name__
-            raise UnsafeContent(source, f"the weight {name!r:.80} is no array but {what}")
+            raise UnsafeContent(source, f"the weight {name!r:.80} is not an array: it is of type {what}")
         pending.extend((f"{name}/{key}" if name else str(key), item) for key, item in reversed(list(inner)))
     return flat
 
 
 def class_name(value: Any) -> str | None:
-    """The dotted name of a class that is mentioned, pickled by value (as Tune does) or spelled out."""
+    """The dotted name of a class that was pickled by name or by value (as Tune does), or spelled out."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Opaque):
@@ -123,24 +123,22 @@ def class_name(value: Any) -> str | None:
     if value.args is None:
         return value.name
     if value.name.endswith("._make_skeleton_class") and len(value.args) > 1:
-        places = [*value.args, *(value.state if isinstance(value.state, tuple) else ())]
-        modules = [
-            place["__module__"] for place in places if isinstance(place, dict) and "__module__" in place
-        ]
+        parts = [*value.args, *(value.state if isinstance(value.state, tuple) else ())]
+        modules = [part["__module__"] for part in parts if isinstance(part, dict) and "__module__" in part]
         name = str(value.args[1])
         return f"{modules[-1]}.{name}" if modules and isinstance(modules[-1], str) else name
     return value.name
 
 
 def config_dict(config: Any) -> dict[str, Any]:
-    """The config as a dict of what the release that wrote it called its attributes."""
+    """The config as a dict, with its attributes' names in the release that wrote it."""
     if isinstance(config, Opaque):
         return {**dict(config.entries or ()), **_dict(config.state), "class": config.name}
     return dict(config) if isinstance(config, dict) else {}
 
 
 def space(value: Any, meter: Meter | None = None) -> Any:
-    """A space as one plain description, whether it came from a pickle or from RLlib's JSON for spaces."""
+    """The plain description of a space, whether it comes from a pickle or from RLlib's JSON for spaces."""
     meter = meter or Meter(_SPACES, 0)
     if not isinstance(value, dict):
         return value
@@ -155,7 +153,7 @@ def space(value: Any, meter: Meter | None = None) -> Any:
     result = dict(value)
     for key in ("low", "high", "nvec"):
         if isinstance(result.get(key), (str, bytes)):
-            result[key] = npbytes.npy_base64(result[key], meter)
+            result[key] = npy.npy_base64(result[key], meter)
     inner = result.get("spaces")
     if isinstance(inner, dict):
         result["spaces"] = {key: space(item, meter) for key, item in inner.items()}
@@ -164,12 +162,12 @@ def space(value: Any, meter: Meter | None = None) -> Any:
     if isinstance(result.get("shape"), list):
         result["shape"] = tuple(result["shape"])
     if isinstance(result.get("dtype"), str):
-        result["dtype"] = npbytes.dtype_of(result["dtype"]).name
+        result["dtype"] = npy.dtype_of(result["dtype"]).name
     return result
 
 
 def lifetime_counters(metrics: Any) -> dict[str, Any]:
-    """The counters over a whole life among the new stack's metrics, by their path joined with ``/``."""
+    """The lifetime counters among the new stack's metrics, by their paths joined with ``/``."""
     stats = _dict(_dict(metrics).get("stats"))
     found = {}
     for key, stat in stats.items():
@@ -195,9 +193,9 @@ def _counters(
 
 
 def _iteration(own: dict[str, Any], tune: dict[str, Any]) -> int | None:
-    """From the state (Ray 2.7 on), else from what Tune noted beside the checkpoint."""
-    for place in (own, {"training_iteration": tune.get("iteration")}, _dict(tune.get("last_result"))):
-        if (number := _integer(place.get("training_iteration"))) is not None:
+    """The iteration: from the state (Ray 2.7 on), else from what Tune noted beside the checkpoint."""
+    for source in (own, {"training_iteration": tune.get("iteration")}, _dict(tune.get("last_result"))):
+        if (number := _integer(source.get("training_iteration"))) is not None:
             return number
     return None
 
@@ -208,7 +206,7 @@ def _config(ctor: dict[str, Any]) -> Any:
 
 
 def _policies_to_train(config: dict[str, Any], worker: dict[str, Any]) -> Any:
-    """The ids where they are data (the config has them), else the function, which stays a record."""
+    """The ids if the config lists them as data, else the record of the function that decides."""
     ids = config.get("policies_to_train")
     if ids is None and isinstance(config.get("multiagent"), dict):
         ids = config["multiagent"].get("policies_to_train")

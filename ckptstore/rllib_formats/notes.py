@@ -1,15 +1,15 @@
-"""What a reader has to tell about what it read. Pure."""
+"""Notes on a checkpoint that was read: what was inferred, migrated, missing or skipped."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
 Kind = Literal["absent", "inferred", "migrated", "mismatch", "missing", "skipped"]
-"""What is absent was never written, on purpose; what is missing should be there."""
+"""An "absent" part was left out on purpose; a "missing" one should be there."""
 
 
 class Note(NamedTuple):
-    """One thing that was not simply read and handed over."""
+    """One thing that the caller can't tell from the values alone."""
 
     kind: Kind
     path: str

@@ -1,7 +1,7 @@
-"""What loading a checkpoint's files with pickle would import and call, found out without doing it.
+"""List what unpickling a checkpoint's files would import and call, without doing it.
 
-Looks into pickles, pickles inside pickles, both containers of torch.save and object arrays in msgpack; in
-files with the names that these have, and in those that RLlib's JSON calls a state file.
+Looks into pickles, pickles inside pickles, both containers of torch.save, and object arrays in MessagePack:
+in files with the usual names, and in those that RLlib's JSON calls a state file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Rank = Literal["data", "library", "code"]
 _ENDINGS = (".pkl", ".pickle", ".pt", ".pth", ".msgpck", ".msgpack", ".tune_metadata")
 _JSONS = ("rllib_checkpoint.json", "metadata.json")
 _MOST_DEPTH = 8  # pickles inside pickles; RLlib nests three deep
-_INNER = Budget(steps=1 << 26, bytes=1 << 26)  # what a byte string is worth that is only perhaps a pickle
+_INNER = Budget(steps=1 << 26, bytes=1 << 26)  # for a byte string that may not be a pickle at all
 
-# Names whose call makes a value and nothing else. Everything under these packages is not trusted for it.
+# Names whose call makes a value and nothing else. That says nothing about the rest of their packages.
 _DATA = frozenset(
     (
         "_codecs.encode",
@@ -83,7 +83,7 @@ _CONSTRUCTORS = frozenset(
     )
 )
 _CODE = frozenset(("CDLL", "CodeType", "FunctionType", "LambdaType", "Popen", "Process", "PyDLL", "Thread"))
-# A library's modules have imported these, and a dotted name leads through them: numpy.x.subprocess.Popen.
+# Modules that libraries import, so that a dotted name reaches them: numpy.x.subprocess.Popen.
 _PASSAGES = frozenset(
     (
         "asyncio",
@@ -127,9 +127,9 @@ class Use(NamedTuple):
 
 
 def scan(files: Mapping[str, int], read: Callable[[str], bytes]) -> tuple[Use, ...]:
-    """Every name in every file that unpickling would touch, worst first, then by path.
+    """Every name that unpickling the files would look up, worst rank first, then by path.
 
-    A file that can't be decoded is itself reported as code: whatever it is, it is not what RLlib writes.
+    A file that can't be decoded is itself reported as code, since RLlib writes no such file.
     """
     found: list[Use] = []
     called = _find_state_files(files, read)
@@ -147,7 +147,7 @@ def scan(files: Mapping[str, int], read: Callable[[str], bytes]) -> tuple[Use, .
 
 
 def _find_state_files(files: Mapping[str, int], read: Callable[[str], bytes]) -> set[str]:
-    """Files that RLlib unpickles because the JSON beside them says so, whatever their names."""
+    """Files of any name that RLlib unpickles because the JSON beside them says so."""
     found = set()
     for path in files:
         directory, _, name = path.rpartition("/")
@@ -175,7 +175,7 @@ def scan_bytes(path: str, data: bytes) -> list[Use]:
 
 
 def rank(name: str) -> Rank:
-    """How far the name of something callable is from plain data."""
+    """How dangerous it is to call the object called `name`."""
     package, short = name.partition(".")[0], name.rpartition(".")[2]
     if not _PASSAGES.isdisjoint(name.split(".")[1:-1]):
         return "code"
@@ -183,8 +183,8 @@ def rank(name: str) -> Rank:
         return "data"
     if package == "torch" and (short in _TORCH_DATA or short.endswith("Storage")):
         return "data"
-    # A library's class makes an object of that class; its functions may do anything: numpy's own test
-    # helpers have one that executes its argument.
+    # Calling a library's class makes an object of that class, but a function of it may do anything: one of
+    # numpy's test helpers executes its argument.
     is_class = short[:1].isupper() or short in _CONSTRUCTORS
     return "library" if is_class and short not in _CODE and name.startswith(_LIBRARIES) else "code"
 
@@ -195,7 +195,7 @@ def _uses(path: str, data: bytes, depth: int) -> Iterator[tuple[str, int, bool]]
     if path.endswith((".msgpck", ".msgpack")) and not depth:
         value = rllib_msgpack.loads(data)
         for item in _parts(value):
-            if isinstance(item, Opaque):  # an array of objects: RLlib's reader unpickles its bytes
+            if isinstance(item, Opaque):  # an object array, whose bytes RLlib's reader unpickles
                 yield item.name, 0, True
         yield from _inside(path, value, depth)
         return
@@ -218,8 +218,8 @@ def _inside(path: str, value: Any, depth: int) -> Iterator[tuple[str, int, bool]
 def _perhaps(path: str, data: bytes, depth: int) -> Iterator[tuple[str, int, bool]]:
     """The uses in what may or may not be a pickle.
 
-    Bytes behind its end change nothing for pickle.loads, and neither does damage behind the call that an
-    attacker wants. So what is no whole pickle still counts where it calls something or says it is one.
+    pickle.loads ignores bytes after the end of a pickle, and has made an attacker's call before it meets
+    damage after that call. So bytes that aren't a whole pickle count if they call something or begin as one.
     """
     uses: list[GlobalUse] = []
     value = None
@@ -236,7 +236,7 @@ def _perhaps(path: str, data: bytes, depth: int) -> Iterator[tuple[str, int, boo
 
 
 def _pickles(data: bytes) -> list[bytes]:
-    """The pickles of a file: itself, or those a container of torch.save holds."""
+    """The pickles in a file: the file itself, or those in a container of torch.save."""
     if not torchfile.is_torch(data):
         return [data]
     if data.startswith(b"PK"):

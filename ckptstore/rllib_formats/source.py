@@ -1,7 +1,7 @@
-"""The files of one foreign checkpoint, decoded on demand. The only place here that touches bytes.
+"""The files of one checkpoint, decoded on demand: the only module of this package that touches bytes.
 
-Everything else in this room works on paths and plain data. Reading goes through the `read` function
-that was passed in, so a bucket, a directory or a dict of bytes serve alike.
+All others work on paths and plain data. Reading goes through a `read` function that is passed in, so a
+bucket, a directory or a dict of bytes will do.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ MAX_JSON_BYTES = 16 * 2**20  # the metadata of a hundred large modules is a tent
 
 
 class Source:
-    """`files` maps every path to its size in bytes; `read` gives a file's whole content."""
+    """`files` maps every path to its size in bytes; `read` returns the whole content of a file."""
 
     def __init__(self, files: Mapping[str, int], read: Callable[[str], bytes]) -> None:
         self.files = files
         self._read = read
 
     def data(self, path: str) -> bytes:
-        """The bytes of `path`. CheckpointCorrupt if it isn't there, is empty or has another size."""
+        """The bytes of `path`. CheckpointCorrupt if it is missing, empty, or of another size."""
         size = self.files.get(path)
         if size is None:
             raise CheckpointCorrupt(path, "the file is missing")
@@ -49,14 +49,15 @@ class Source:
         return value
 
     def value(self, path: str) -> Any:
-        """What `path` holds, as plain data: msgpack by its name, torch files and pickles by their bytes.
+        """What `path` holds, as plain data.
 
-        The name says nothing about the latter two: Ray 2.33 to 2.40 call ordinary pickles ``.pt``.
+        MessagePack is recognised by the name; torch files and pickles by their bytes, since Ray 2.33 to 2.40
+        call ordinary pickles ``.pt``.
         """
         return self._decode(path, self.data(path))
 
     def decode_nested(self, path: str, field: str, data: bytes) -> Any:
-        """What the pickle `data` holds, which stands under `field` inside `path`."""
+        """What the pickle `data`, the value of `field` in `path`, holds."""
         return self._decode(f"{path}[{field!r}]", data)
 
     def _decode(self, path: str, data: bytes) -> Any:
@@ -76,7 +77,7 @@ class Source:
         """What `path` holds, which must be a dict."""
         value = self.value(path)
         if not isinstance(value, dict):
-            raise UnsafeContent(path, f"it holds a {type(value).__name__}, not a dict", _REMEDY)
+            raise UnsafeContent(path, f"its content is of type {type(value).__name__}, not dict", _REMEDY)
         return value
 
 

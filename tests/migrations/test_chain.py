@@ -14,7 +14,6 @@ import pytest
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import UnreadableFormat
 from ckptstore.rllib_formats import migrations
-from ckptstore.rllib_formats.detect import KNOWN
 from ckptstore.rllib_formats.migrations import (
     v0_1_to_v1_0,
     v1_0_to_v1_1,
@@ -22,6 +21,7 @@ from ckptstore.rllib_formats.migrations import (
     v1_2_to_v2_0,
     v2_0_to_v2_1,
 )
+from ckptstore.rllib_formats.versions import KNOWN
 
 
 def test_the_chain_is_whole_and_names_itself() -> None:

@@ -225,7 +225,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path_factory: pytest.TempPathFact
     danger = Danger(str(target))
     state = with_pickle(files, "algorithm_state.pkl", {"config": danger, "worker": {"policy_ids": []}})
     read_all(state)
-    with pytest.raises(UnsafeContent, match="no array"):
+    with pytest.raises(UnsafeContent, match="not an array"):
         read_all(with_pickle(files, "policies/pol0/policy_state.pkl", {"weights": {"w": danger}}))
     assert not target.exists()
 

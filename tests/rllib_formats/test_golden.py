@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ckptstore.rllib_formats import migrations
-from ckptstore.rllib_formats.detect import KNOWN
+from ckptstore.rllib_formats.versions import KNOWN
 from tests.rllib_formats import corpus
 
 DATA = Path(__file__).parents[1] / "data"

@@ -14,7 +14,7 @@ from ckptstore.cli.destination import destination_option, open_destination, pars
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.errors import InvalidRequest
-from ckptstore.rllib_formats.migrate import VERSIONS, Version
+from ckptstore.rllib_formats.versions import WRITABLE, Writable
 from ckptstore.save.migrate import Migration
 
 _FATES = ("carried", "renamed", "dropped", "opaque")
@@ -24,7 +24,7 @@ _FATES = ("carried", "renamed", "dropped", "opaque")
 @click.argument("source", metavar="CHECKPOINT|URL/**")
 @click.argument("to_store", metavar="STORE")
 @click.option(
-    "--to", "version", type=click.Choice(VERSIONS), default="1.1", help="RLlib's checkpoint version to write."
+    "--to", "version", type=click.Choice(WRITABLE), default="1.1", help="RLlib's checkpoint version to write."
 )
 @click.option("--step", type=int, metavar="N", help="Commit it as step N, not as its own.")
 @click.option("--dry-run", is_flag=True, help="Only report what would become of every field.")
@@ -34,7 +34,7 @@ def migrate(
     session: Session,
     source: str,
     to_store: str,
-    version: Version,
+    version: Writable,
     step: int | None,
     dry_run: bool,
     to_storage_option: tuple[str, ...],

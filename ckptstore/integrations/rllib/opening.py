@@ -6,10 +6,10 @@ import os
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, UnreadableFormat
+from ckptstore.rllib_formats.versions import NEW_STACK
 from ckptstore.store import CheckpointStore
 
-NEW_STACK = frozenset({"1.2", "2.0", "2.1"})
-"""The checkpoint versions that the new API stack writes."""
+__all__ = ["NEW_STACK", "Source", "open_source"]
 
 Source = Checkpoint | CheckpointStore | str | os.PathLike[str]
 

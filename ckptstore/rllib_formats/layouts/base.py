@@ -10,12 +10,9 @@ from ckptstore.rllib_formats.source import Source
 
 Raw = dict[str, Any]
 
-DEFAULT_ID = "default_policy"
-"""RLlib's name for an only policy; a policy or module saved by itself does not know its own."""
-
 
 class Want(NamedTuple):
-    """Which parts of a policy are worth reading another file for."""
+    """Parts of a policy that are read only if they are asked for, as they may be in other files."""
 
     optimizer: bool
     details: bool
@@ -29,11 +26,11 @@ class Layout(Protocol):
 
     @property
     def ray_version(self) -> str:
-        """The Ray that wrote it, empty if no file tells."""
+        """The Ray that wrote it; empty if no file says."""
 
     @property
     def written(self) -> frozenset[str]:
-        """Ids that have a file, as far as names alone tell."""
+        """Ids of the policies that have a file, judging by the names of the files."""
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
@@ -47,28 +44,28 @@ class Layout(Protocol):
         """The documents ``algorithm`` and ``tune_metadata``; empty ones where there is no algorithm."""
 
     def policy(self, policy_id: str, want: Want) -> Raw:
-        """The document of one policy; other files than that of the weights only if they are wanted."""
+        """The document of one policy; reads files beside the one with the weights only for `want`."""
 
     def component(self, name: str) -> Any:
-        """What the files of one of `components` hold."""
+        """What the files of `name`, one of `components`, hold."""
 
     def path_of(self, policy_id: str) -> str:
         """The file with that policy's weights."""
 
     def absence(self, policy_id: str) -> str | None:
-        """Why that policy, which the checkpoint mentions, is rightly not in it."""
+        """Why that policy, although the checkpoint mentions it, was never written; None if it was."""
 
 
 def owner(name: str, ids: Iterable[str]) -> str | None:
-    """The module of an optimizer called ``<module id>_<optimizer>``: the longest id that fits, or None."""
-    fitting = [policy_id for policy_id in ids if name == policy_id or name.startswith(f"{policy_id}_")]
-    return max(fitting, key=len, default=None)
+    """The module of an optimizer called ``<module id>_<optimizer>``: the longest matching id, or None."""
+    matching = [policy_id for policy_id in ids if name == policy_id or name.startswith(f"{policy_id}_")]
+    return max(matching, key=len, default=None)
 
 
 def tune_metadata(source: Source, state_path: str) -> Raw:
-    """What Ray's Tune noted beside the checkpoint, up to Ray 2.6; {} if there is nothing of the kind.
+    """What Ray's Tune noted beside the checkpoint, up to Ray 2.6; {} without such a file.
 
-    Up to Ray 1.13 the name began with the state file's. An empty file is a marker and not a loss.
+    Up to Ray 1.13 the name began with the state file's. An empty file was never more than a marker.
     """
     for name in (".tune_metadata", f"{state_path}.tune_metadata"):
         if source.files.get(name):

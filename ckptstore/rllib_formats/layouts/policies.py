@@ -1,7 +1,7 @@
-"""1.0, 1.1 and 1.2: a file for the algorithm, one per policy, from 1.2 on a Learner beside them.
+"""A file for the algorithm, one for each policy, and in 1.2 a Learner beside them: versions 1.0 to 1.2.
 
-Ray 2.5 to 2.32 let the Learner write JSON and torch files of its own, 2.33 to 2.37 a tree of components;
-some of the former wrote no policies at all, and then the Learner's modules are the policies.
+With Ray 2.5 to 2.32 the Learner wrote JSON and torch files of its own, with 2.33 to 2.37 a tree of
+components. Some of the former wrote no policies at all: then the Learner's modules are the policies.
 """
 
 from __future__ import annotations
@@ -13,53 +13,55 @@ import numpy as np
 
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
-from ckptstore.rllib_formats.detect import Sniffed
-from ckptstore.rllib_formats.layouts.base import DEFAULT_ID, Raw, Want, owner, tune_metadata
+from ckptstore.format import names
+from ckptstore.rllib_formats.detect import Detected
+from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, tune_metadata
 from ckptstore.rllib_formats.notes import Note
-from ckptstore.rllib_formats.paths import below, children, module_files, state_file
+from ckptstore.rllib_formats.paths import below, children, files_below, join, module_files, state_file
 from ckptstore.rllib_formats.source import Source
 
 _ALONE = {"Policy", "RLModule"}
-_BESIDE = "components/"  # where ckptstore keeps what RLlib's tree has no place for
+_BESIDE = f"{names.COMPONENTS}/"  # where ckptstore keeps what RLlib's tree can't hold
 
 
 class Policies:
     """Reads an algorithm, a policy, or what a Learner of that time saved by itself."""
 
-    def __init__(self, source: Source, sniffed: Sniffed) -> None:
-        self.source, self.sniffed = source, sniffed
+    def __init__(self, source: Source, detected: Detected) -> None:
+        self.source, self.detected = source, detected
         self.notes: list[Note] = []
-        self.ray_version = sniffed.ray_version
-        self._modules = {} if sniffed.modules is None else module_files(source.files, sniffed.modules, "2.0")
+        self.ray_version = detected.ray_version
+        self._modules: dict[str, str] = {}
+        if detected.modules is not None:
+            self._modules = module_files(source.files, detected.modules, detected.version)
         beside = {path[len(_BESIDE) : -len(".pkl")]: path for path in source.files if _is_beside(path)}
-        self._beside = beside if sniffed.kind == "Algorithm" else {}
+        self._beside = beside if detected.kind == "Algorithm" else {}
         learner = {"learner"} if self._learner_state is not None else set()
         self.components: tuple[str, ...] = tuple(sorted(learner | self._beside.keys()))
 
     @cached_property
     def _algorithm(self) -> Raw:
-        return self.source.read_mapping(self.sniffed.state_file) if self.sniffed.kind == "Algorithm" else {}
+        return self.source.read_mapping(self.detected.state_file) if self.detected.kind == "Algorithm" else {}
 
     @cached_property
     def written(self) -> frozenset[str]:
-        if self.sniffed.kind in _ALONE:
-            return frozenset({DEFAULT_ID})
-        return frozenset(self.sniffed.policy_files or self._modules)
+        if self.detected.kind in _ALONE:
+            return frozenset({names.DEFAULT_POLICY})
+        return frozenset(self.detected.policy_files or self._modules)
 
     @cached_property
     def _mentioned(self) -> frozenset[str]:
-        """Ids the algorithm's state tells; some releases list in the JSON only what they wrote."""
+        """Ids in the algorithm's state; some releases list in the JSON only those that they wrote."""
         worker = self._algorithm.get("worker")
         ids = worker.get("policy_ids") if isinstance(worker, dict) else None
         return frozenset(map(str, ids)) if isinstance(ids, (list, tuple, set, frozenset)) else frozenset()
 
     @cached_property
     def _elsewise(self) -> frozenset[str]:
-        """Modules the Learner kept in another form than torch's."""
-        base = self.sniffed.modules
-        names = [] if base is None else children(self.source.files, base)
-        prefix = f"{base}/" if base else ""
-        kept = [name for name in names if below(self.source.files, f"{prefix}{name}/module_state")]
+        """Modules that the Learner kept in another form than torch's."""
+        base = self.detected.modules
+        ids = [] if base is None else children(self.source.files, base)
+        kept = [each for each in ids if below(self.source.files, f"{join(base or '', each)}/module_state")]
         return frozenset(kept) - self._modules.keys()
 
     @cached_property
@@ -70,11 +72,11 @@ class Policies:
 
     @cached_property
     def policy_ids(self) -> tuple[str, ...]:
-        # The JSON's list is at hand; only where it is missing the state is read for its own.
-        listed = frozenset(self.sniffed.listed)
-        if not listed and self.sniffed.policy_files:
+        # The JSON has been read already. Only if it lists nothing, the state is read for its list.
+        listed = frozenset(self.detected.listed)
+        if not listed and self.detected.policy_files:
             listed = self._mentioned
-        if not self.sniffed.policy_files:
+        if not self.detected.policy_files:
             listed |= self._elsewise
         absent = listed - self.written
         if absent and self._trainable_only:
@@ -84,17 +86,18 @@ class Policies:
 
     def _note_untrained(self, absent: frozenset[str]) -> None:
         for policy_id in sorted(absent):
-            self.notes.append(Note("absent", f"policies/{policy_id}", "never written: it is not trained"))
+            where = f"{names.POLICIES}/{policy_id}"
+            self.notes.append(Note("absent", where, "never written: it is not trained"))
 
     def absence(self, policy_id: str) -> str | None:
-        if policy_id in self._mentioned | set(self.sniffed.listed) and self._trainable_only:
-            return "it was never written: this algorithm saves only the policies it trains"
+        if policy_id in self._mentioned | set(self.detected.listed) and self._trainable_only:
+            return "it was never written, since this algorithm saves only the policies it trains"
         return None
 
     def algorithm(self) -> Raw:
-        if self.sniffed.kind != "Algorithm":
+        if self.detected.kind != "Algorithm":
             return {"algorithm": {}}
-        unlisted = self._mentioned - set(self.policy_ids) if self.sniffed.policy_files else frozenset()
+        unlisted = self._mentioned - set(self.policy_ids) if self.detected.policy_files else frozenset()
         if unlisted and not self._trainable_only:
             missing = sorted(unlisted)[0]
             raise CheckpointCorrupt(
@@ -103,32 +106,34 @@ class Policies:
                 "Copy the directory again; the other policies can still be read one by one",
             )
         self._note_untrained(unlisted)
-        tune = tune_metadata(self.source, self.sniffed.state_file)
+        tune = tune_metadata(self.source, self.detected.state_file)
         return {"algorithm": self._algorithm, "tune_metadata": tune}
 
     def path_of(self, policy_id: str) -> str:
-        if self.sniffed.kind in _ALONE:
-            return self.sniffed.state_file
-        files = self.sniffed.policy_files or self._modules
-        return files.get(policy_id, f"policies/{policy_id}/policy_state.pkl")
+        if self.detected.kind in _ALONE:
+            return self.detected.state_file
+        files = self.detected.policy_files or self._modules
+        return files.get(policy_id, names.policy_path(policy_id))
 
     def policy(self, policy_id: str, want: Want) -> Raw:
         path = self.path_of(policy_id)
         document: Raw = {}
         module: Any = None
-        if self.sniffed.kind == "RLModule":
+        if self.detected.kind == "RLModule":
             module = self.source.read_mapping(path)
         else:
-            if self.sniffed.kind == "Policy" or self.sniffed.policy_files:
+            if self.detected.kind == "Policy" or self.detected.policy_files:
                 document = self.source.read_mapping(path)
                 if "weights" not in document:
-                    raise UnreadableFormat(path, "it holds no weights: not the state of an RLlib policy")
-            if self.sniffed.modules is not None:
+                    raise UnreadableFormat(
+                        path, "it holds no weights, as every state of an RLlib policy does"
+                    )
+            if self.detected.modules is not None:
                 module = self._module(policy_id)
         if module is None and "weights" not in document:
             raise UnreadableFormat(
-                f"{self.sniffed.modules}/{policy_id}",
-                "its weights are in a form of TensorFlow's, and there is no other copy of them",
+                f"{self.detected.modules}/{policy_id}",
+                "its weights are in a format of TensorFlow's, and there is no other copy of them",
                 "Open it with the Ray that wrote it, and save the policy by itself",
             )
         if module is not None:
@@ -144,7 +149,7 @@ class Policies:
         path = self._modules.get(policy_id)
         if path is not None:
             return self.source.read_mapping(path)
-        where = f"{self.sniffed.modules}/{policy_id}"
+        where = f"{self.detected.modules}/{policy_id}"
         if any(name.startswith(f"{where}/module_state") for name in self.source.files):
             self.notes.append(Note("skipped", where, "the Learner's module is not in torch's format"))
         else:
@@ -153,11 +158,11 @@ class Policies:
 
     @cached_property
     def _learner_state(self) -> str | None:
-        """The file with the state of the Learner, in the layout that has one."""
-        root = self.sniffed.learner
-        if root is None:
-            return None
-        return state_file(self.source.files, f"{root}/state" if root else "state", ("msgpack", "pkl"))
+        """The file with the state of the Learner; None where it wrote no such file."""
+        root = self.detected.learner
+        return (
+            None if root is None else state_file(self.source.files, join(root, "state"), ("msgpack", "pkl"))
+        )
 
     @cached_property
     def _learner(self) -> Raw:
@@ -170,14 +175,23 @@ class Policies:
             return self.source.value(self._beside[name])
         return {key: value for key, value in self._learner.items() if key != "optimizer"}
 
-    def _optimizer(self, policy_id: str) -> Raw:
-        """Named optimizers of the module: one file each, or one state for all of the Learner."""
-        folder = f"{self.sniffed.learner}/optimizer_state/" if self.sniffed.learner else "optimizer_state/"
-        paths = {
-            path[len(folder) :].removesuffix(".pt"): path
-            for path in sorted(self.source.files)
-            if path.startswith(folder) and path.endswith(".pt")
+    @property
+    def _optimizer_folder(self) -> str:
+        return join(self.detected.learner or "", "optimizer_state")
+
+    @cached_property
+    def _optimizer_files(self) -> dict[str, str]:
+        """Files of the Learner's optimizers by name, where each has one of its own."""
+        folder = self._optimizer_folder
+        return {
+            path[len(folder) + 1 :].removesuffix(".pt"): path
+            for path in files_below(self.source.files, folder)
+            if path.endswith(".pt")
         }
+
+    def _optimizer(self, policy_id: str) -> Raw:
+        """Named optimizers of the module: from a file each, or from the one state of the Learner."""
+        paths = self._optimizer_files
         found = paths or self._learner.get("optimizer")
         mine = {
             name: self.source.read_mapping(item) if paths else item
@@ -186,11 +200,11 @@ class Policies:
         }
         if not mine:
             text = f"no optimizer of {policy_id!r}, or not in torch's format"
-            self.notes.append(Note("missing", folder.rstrip("/"), text))
+            self.notes.append(Note("missing", self._optimizer_folder, text))
         return mine
 
     def _compare(self, policy_id: str, worker: Any, learner: Any) -> None:
-        """Both sides keep the weights, and RLlib has restored one and gone on training with the other."""
+        """Note where the two copies differ: RLlib has restored one and trained on with the other."""
         if not isinstance(worker, dict) or not isinstance(learner, dict):
             return
         common = sorted(str(name) for name in worker.keys() & learner.keys())
@@ -201,10 +215,10 @@ class Policies:
             self.notes.append(Note("mismatch", self._modules[policy_id], text))
 
     def _spec(self, path: str) -> Raw:
-        """Class, spaces and model config out of the JSON beside a module."""
-        directory = path.rpartition("/")[0]
-        for place in (directory.rpartition("/")[0], directory):
-            name = f"{place}/rl_module_metadata.json" if place else "rl_module_metadata.json"
+        """Class, spaces and model config, from the JSON beside a module."""
+        inner = path.rpartition("/")[0]
+        for directory in (inner.rpartition("/")[0], inner):
+            name = join(directory, "rl_module_metadata.json")
             if name not in self.source.files:
                 continue
             spec = self.source.json(name).get("module_spec_dict")

@@ -1,4 +1,4 @@
-"""2.0 and 2.1: a tree of components, each a directory with its state and its constructor's arguments."""
+"""A tree of components, each with its state and its constructor's arguments: versions 2.0 and 2.1."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from functools import cached_property
 from typing import Any
 
 from ckptstore.errors import CheckpointCorrupt
-from ckptstore.rllib_formats.detect import Sniffed
-from ckptstore.rllib_formats.layouts.base import DEFAULT_ID, Raw, Want, owner
+from ckptstore.format import names
+from ckptstore.rllib_formats.detect import Detected
+from ckptstore.rllib_formats.layouts.base import Raw, Want, owner
 from ckptstore.rllib_formats.notes import Note
-from ckptstore.rllib_formats.paths import children, module_files, state_file
+from ckptstore.rllib_formats.paths import CTOR, children, join, module_files, state_file
 from ckptstore.rllib_formats.source import Source
 
-_CTOR = "class_and_ctor_args.pkl"
 _STATES = {"state.pkl", "state.msgpack"}
 
 
 class Tree:
     """Reads an algorithm of the new API stack, or any component of one that was saved by itself."""
 
-    def __init__(self, source: Source, sniffed: Sniffed) -> None:
-        self.source, self.sniffed = source, sniffed
+    def __init__(self, source: Source, detected: Detected) -> None:
+        self.source, self.detected = source, detected
         self.notes: list[Note] = []
-        self.ray_version = sniffed.ray_version
-        self._modules = (
-            {} if sniffed.modules is None else module_files(source.files, sniffed.modules, sniffed.version)
-        )
-        parts = set(children(source.files, "")) - {"learner_group"} if sniffed.kind == "Algorithm" else set()
-        parts = {name for name in parts if self._state_path(name)}
-        self.components: tuple[str, ...] = tuple(
-            sorted(parts | ({"learner"} if sniffed.learner is not None else set()))
-        )
+        self.ray_version = detected.ray_version
+        self._modules: dict[str, str] = {}
+        if detected.modules is not None:
+            self._modules = module_files(source.files, detected.modules, detected.version)
+        parts = {"learner"} if detected.learner is not None else set()
+        if detected.kind == "Algorithm":
+            top = set(children(source.files, "")) - {"learner_group"}
+            parts |= {name for name in top if self._state_path(name)}
+        self.components: tuple[str, ...] = tuple(sorted(parts))
 
     @cached_property
     def _expected(self) -> frozenset[str]:
-        """Ids of the modules that the MultiRLModule was made of."""
-        if self.sniffed.modules is None:
+        """Ids of the modules that the MultiRLModule was constructed with."""
+        if self.detected.modules is None:
             return frozenset()
-        ctor = self._ctor(self.sniffed.modules)
+        ctor = self._ctor(self.detected.modules)
         specs = ctor["kwargs"].get("rl_module_specs")
         if specs is None and ctor["args"]:  # up to Ray 2.37 one config object
             fields = getattr(ctor["args"][0], "state", None)
@@ -46,28 +46,28 @@ class Tree:
 
     @property
     def written(self) -> frozenset[str]:
-        return frozenset({DEFAULT_ID} if self.sniffed.kind == "RLModule" else self._modules)
+        return frozenset({names.DEFAULT_POLICY} if self.detected.kind == "RLModule" else self._modules)
 
     @cached_property
     def policy_ids(self) -> tuple[str, ...]:
-        # A module that is expected and not there stays listed: nobody may take the rest for the whole.
+        # A module that is expected but missing stays listed, or the rest would pass for the whole.
         return tuple(sorted(self.written | self._expected))
 
     def absence(self, policy_id: str) -> str | None:
         return None
 
     def path_of(self, policy_id: str) -> str:
-        if self.sniffed.kind == "RLModule":
-            return self.sniffed.state_file
-        base = f"{self.sniffed.modules}/" if self.sniffed.modules else ""
-        return self._modules.get(policy_id, f"{base}{policy_id}/module_state.pkl")
+        if self.detected.kind == "RLModule":
+            return self.detected.state_file
+        directory = join(self.detected.modules or "", policy_id)
+        return self._modules.get(policy_id, f"{directory}/module_state.pkl")
 
     def algorithm(self) -> Raw:
-        if self.sniffed.kind in {"RLModule", "MultiRLModule"}:
+        if self.detected.kind in {"RLModule", "MultiRLModule"}:
             return {"algorithm": {}}
         document: Raw = {"ctor": self._ctor("")}
-        if self.sniffed.kind == "Algorithm":
-            document["algorithm_state"] = self.source.read_mapping(self.sniffed.state_file)
+        if self.detected.kind == "Algorithm":
+            document["algorithm_state"] = self.source.read_mapping(self.detected.state_file)
             document["env_runner"] = self._env_runner()
         return {"algorithm": document}
 
@@ -76,7 +76,7 @@ class Tree:
         document: Raw = {"module_state": self.source.read_mapping(path)}
         if want.details:
             document["ctor"] = self._ctor(path.rpartition("/")[0])
-        if want.optimizer and self.sniffed.learner is not None:
+        if want.optimizer and self.detected.learner is not None:
             found = self._learner.get("optimizer")
             found = found if isinstance(found, dict) else {}
             document["optimizer"] = {
@@ -93,10 +93,11 @@ class Tree:
 
     @cached_property
     def _learner(self) -> Raw:
-        base = f"{self.sniffed.learner}/" if self.sniffed.learner else ""
-        path = self._state_path(base.rstrip("/"))
+        directory = self.detected.learner or ""
+        path = self._state_path(directory)
         if path is None:
-            raise CheckpointCorrupt(f"{base}state.pkl", "the Learner's state (its optimizers) is missing")
+            why = "it is missing, and it holds the Learner's state and its optimizers"
+            raise CheckpointCorrupt(join(directory, "state.pkl"), why)
         return self.source.read_mapping(path)
 
     def component(self, name: str) -> Any:
@@ -108,14 +109,14 @@ class Tree:
 
     def _env_runner(self) -> Raw:
         if self._state_path("env_runner") is None:
-            text = "no state of connectors and environment steps"
+            text = "no state of connectors and no count of environment steps"
             self.notes.append(Note("missing", "env_runner", text))
             return {}
         states = self._states("env_runner")
         return {"state": states.pop(""), "connectors": states}
 
     def _states(self, directory: str) -> Raw:
-        """States of a component and of all below it, by their path relative to it."""
+        """States of a component and of all below it, by their paths relative to it."""
         found = {}
         for path in sorted(self.source.files):
             inner, _, file = path.rpartition("/")
@@ -124,12 +125,11 @@ class Tree:
         return found
 
     def _state_path(self, directory: str) -> str | None:
-        stem = f"{directory}/state" if directory else "state"
-        return state_file(self.source.files, stem, ("msgpack", "pkl"))
+        return state_file(self.source.files, join(directory, "state"), ("msgpack", "pkl"))
 
     def _ctor(self, directory: str) -> Raw:
-        """What the component was constructed from. Its file is part of every component ever written."""
-        path = f"{directory}/{_CTOR}" if directory else _CTOR
+        """What the component was constructed from; every component has a file for it."""
+        path = join(directory, CTOR)
         document = self.source.read_mapping(path)
         pair = document.get("ctor_args_and_kwargs")
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], dict):

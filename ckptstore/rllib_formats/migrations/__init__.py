@@ -1,11 +1,11 @@
-"""From what older RLlib releases wrote to what the newest one writes, in memory, one step at a time. Pure.
+"""Upgrade what older RLlib releases wrote to what the newest one writes, in memory, one step at a time.
 
-A *raw* checkpoint is a dict with any of these documents; a step upgrades those it is given, each on its
-own, so that one policy of a hundred can be read without the others:
+A *raw* checkpoint is a dict with any of these documents. A step upgrades those that it is given, each by
+itself, so that one policy of a hundred can be read without the others:
 
 ``algorithm``
-    Up to 1.2 the content of ``algorithm_state.*`` (0.1: of the one pickle). From 2.0 on a dict of what
-    the tree of components holds: ``algorithm_state``, ``ctor`` ({"class", "args", "kwargs"}),
+    Up to 1.2 the content of ``algorithm_state.*`` (0.1: of the one pickle). From 2.0 on a dict with the
+    content of the tree of components: ``algorithm_state``, ``ctor`` ({"class", "args", "kwargs"}),
     ``env_runner``, ``learner``, ``policy_ids``.
 ``policies``
     By id; up to 1.2 the content of ``policy_state.*``, with ``learner_state`` beside it in 1.2. From
@@ -13,9 +13,11 @@ own, so that one policy of a hundred can be read without the others:
 ``tune_metadata``
     The content of ``.tune_metadata``, which Ray wrote beside a checkpoint up to 2.6.
 
-What the old API stack stored and the new one has no place for travels on under ``old_stack``; nothing is
-dropped. Steps work on plain data, never import today's classes, never draw a random number or read a
-clock, and are frozen once released: a mistake is mended by a step that comes after.
+What the old API stack stored and the new one can't hold goes to ``old_stack``; nothing is dropped. Steps
+work on plain data, never import today's classes, draw no random number and read no clock. They are frozen
+once released: a later step mends a mistake.
+
+A new version is a file here, named after the two versions, and its place in `CHAIN`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ from ckptstore.rllib_formats.migrations import (
     v1_2_to_v2_0,
     v2_0_to_v2_1,
 )
+from ckptstore.rllib_formats.versions import NEWEST
+
+__all__ = ["CHAIN", "NEWEST", "Raw", "steps_from", "upgrade"]
 
 Raw = dict[str, Any]
 
@@ -42,11 +47,9 @@ CHAIN: tuple[ModuleType, ...] = (
     v2_0_to_v2_1,
 )
 
-NEWEST: str = CHAIN[-1].TO
-
 
 def steps_from(version: str) -> tuple[ModuleType, ...]:
-    """The steps that lead from `version` to `NEWEST`; none for `NEWEST` itself.
+    """The steps from `version` to `NEWEST`, in order; none for `NEWEST` itself.
 
     Raises UnreadableFormat for a version that no step starts from.
     """
@@ -63,9 +66,9 @@ def steps_from(version: str) -> tuple[ModuleType, ...]:
 
 
 def upgrade(raw: Raw, version: str) -> Raw:
-    """`raw`, written as `version`, as `NEWEST` would have it. Returns a new dict; `raw` is left alone.
+    """The raw checkpoint `raw`, of `version`, brought to `NEWEST`.
 
-    Values below the documents may be shared with `raw`.
+    Returns a new dict and doesn't change `raw`; the two may share values.
     """
     for step in steps_from(version):
         raw = step.upgrade(raw)

@@ -1,1 +1,1 @@
-"""From the model of `docs/model.md` to files that RLlib itself reads, one file per layout. Pure."""
+"""Write the model of ``docs/model.md`` as files that RLlib itself reads, one module per version."""

@@ -1,7 +1,7 @@
-"""Pickles that name classes of RLlib and gymnasium, made without them. Pure.
+"""Write pickles that call classes of RLlib and gymnasium, without either of them installed.
 
-RLlib's new API stack keeps beside every component what it was constructed from, as a pickle of the class and
-its arguments. The pickler of Python imports what it names, so these few opcodes are written here.
+Beside every component RLlib's new API stack keeps a pickle of its class and of the constructor's arguments.
+Python's pickler imports whatever it names, so this module writes the few opcodes itself.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ class Named(NamedTuple):
 
     @classmethod
     def parse(cls, dotted: str) -> Named:
-        """The one at ``a.module.Name``."""
+        """The class or function with the dotted name `dotted`."""
         module, _, name = dotted.rpartition(".")
         return cls(module, name)
 
 
 class Call(NamedTuple):
-    """What calling `what` with `args` gives."""
+    """The result of calling `what` with `args`."""
 
     what: Named
     args: tuple[Any, ...]
 
 
 def dumps(value: Any, path: str = "") -> bytes:
-    """`value`, plain data with names and calls in it, as a pickle of protocol 5.
+    """The pickle, of protocol 5, of plain data that may hold names and calls.
 
-    Raises InvalidRequest, naming the place below `path`, for anything else.
+    Raises InvalidRequest, naming the path below `path`, for anything else.
     """
     return b"".join([b"\x80\x05", *_opcodes(value, path), b"."])
 
 
 def _opcodes(value: Any, path: str) -> list[bytes]:
     if isinstance(value, Named):
-        # Not by the older opcode, whose names end in line breaks: RLlib reads from files of pyarrow,
+        # Not with the older opcode, whose names end in line breaks: RLlib unpickles from pyarrow's files,
         # which can't read a line.
         return [*_opcodes(value.module, path), *_opcodes(value.name, path), b"\x93"]
     if isinstance(value, Call):
@@ -67,7 +67,7 @@ def _opcodes(value: Any, path: str) -> list[bytes]:
     if isinstance(value, bytearray):
         return [b"\x96", struct.pack("<Q", len(value)), bytes(value)]
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        # As the indexed pickles have arrays; of a bytearray, so that they can be written to.
+        # The same call as in indexed pickles; on a bytearray, so that the array is writable.
         dtype = Call(Named("numpy", "dtype"), (value.dtype.str,))
         return _opcodes(
             Call(Named("numpy", "ndarray"), (value.shape, dtype, bytearray(value.tobytes()))), path
@@ -90,26 +90,28 @@ def _each(values: Any, path: str) -> list[bytes]:
 
 def _refuse(value: Any, path: str) -> list[bytes]:
     raise InvalidRequest(
-        path, f"it is a {type(value).__name__}, which a constructor can't be given", "Give numbers and text"
+        path,
+        f"it is of type {type(value).__name__}, which can't be an argument of a constructor",
+        "Use numbers and text",
     )
 
 
 def space(description: Any, path: str) -> Any:
-    """The call that makes gymnasium's space of the model's `description`; None for none."""
+    """The call that makes the gymnasium space of a `description` in the model; None for None."""
     if description is None:
         return None
     kind = str(description.get("space")).replace("-", "_") if isinstance(description, Mapping) else ""
     make = _SPACES.get(kind)
     if make is None:
         raise InvalidRequest(
-            path, f"gymnasium's constructor for {kind!r:.60} isn't known here", "Migrate it to 1.1"
+            path, f"no constructor of gymnasium's is known for {kind!r:.60}", "Migrate it to 1.1"
         )
     try:
         name, args = make(description, path)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InvalidRequest):
             raise
-        why = f"it is no {kind} ({type(error).__name__}: {error!s:.100})"
+        why = f"it isn't described as a {kind} is ({type(error).__name__}: {error!s:.100})"
         raise InvalidRequest(path, why, "Migrate it to 1.1") from error
     return Call(Named("gymnasium.spaces", name), args)
 
@@ -124,7 +126,7 @@ _LIMITS = (("low", -np.inf), ("high", np.inf))
 
 
 def _as_bound(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """One number for all places, which is what the constructor takes too, or one for each."""
+    """A bound for the constructor: one number for all elements, or an array of one for each."""
     bound = np.asarray(value)
     if bound.ndim == 0:
         return float(bound)

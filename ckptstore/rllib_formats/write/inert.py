@@ -1,13 +1,13 @@
-"""Makes decoded data fit for a pickle that names nobody's classes. Pure.
+"""Turn decoded data into data that pickle without naming a class of any library.
 
 Reading leaves an `Opaque` record for every object, class and function. A pickle of such a record would
-name ckptstore, so what is written is a dict that says the same in plain words::
+name ckptstore, so a dict is written that says the same in plain words::
 
     {"__opaque__": "ray.rllib.algorithms.callbacks.DefaultCallbacks"}
     {"__opaque__": "ray.cloudpickle.cloudpickle._make_function", "args": (...), "state": ...}
 
-RLlib would take such a dict for the value itself, so in places that it reads the record is set aside,
-under the path where it stood.
+RLlib would take such a dict for the value itself. So where RLlib would read it, it is set aside under the
+path that it had.
 """
 
 from __future__ import annotations
@@ -36,48 +36,48 @@ _FIELDS = ("args", "kwargs", "state", "items", "entries")
 
 
 def describe(value: Any, path: str) -> Any:
-    """A copy of `value` in which every record is a dict; shared and circular parts stay so.
+    """A copy of `value` with a dict for every record; shared and circular parts stay shared and circular.
 
-    Raises InvalidRequest naming the place if it holds an object that is neither plain nor a record.
+    Raises InvalidRequest, naming the path, if it holds an object that is neither plain data nor a record.
     """
     return _Describer().visit(value, path)
 
 
 def clean(value: Any, path: str, aside: dict[str, Any]) -> Any:
-    """A copy of `value` without the records in it, each of which goes to `aside` under its own path.
+    """A copy of `value` without the records in it, each of which moves to `aside` under its own path.
 
-    Inside dicts the entry goes; a list or tuple with a record anywhere in it goes as a whole, for its
-    other places would mean something else. None if `value` itself had to go.
+    Of a dict the entry moves. A list or tuple with a record anywhere in it moves as a whole, since its other
+    items would mean something else at other positions. None if `value` itself has to move.
     """
     if isinstance(value, dict) and not is_space(value) and not any(isinstance(k, Opaque) for k in value):
         result = {}
         for key, item in value.items():
-            place = f"{path}/{key}"
-            if _fit(item):
-                result[key] = describe(item, place)
+            inner = f"{path}/{key}"
+            if _is_plain(item):
+                result[key] = describe(item, inner)
             elif isinstance(item, dict) and not is_space(item):
-                result[key] = clean(item, place, aside)
+                result[key] = clean(item, inner, aside)
             else:
-                aside[place] = describe(item, place)
+                aside[inner] = describe(item, inner)
         return result
-    if _fit(value):
+    if _is_plain(value):
         return describe(value, path)
     aside[path] = describe(value, path)
     return None
 
 
 def is_space(value: Any) -> bool:
-    """Whether it describes a space, which RLlib would look for an object."""
+    """Whether it describes a space, where RLlib would expect an object."""
     return isinstance(value, dict) and isinstance(value.get("space"), str)
 
 
 def holds_record(value: Any) -> bool:
-    """Whether anywhere in `value` an object is described by its record."""
+    """Whether `value` holds a record of an object anywhere, or the dict for one."""
     return any(isinstance(item, Opaque) or (isinstance(item, dict) and MARK in item) for item in _walk(value))
 
 
-def _fit(value: Any) -> bool:
-    """Whether nothing in `value` is a record or the description of an object."""
+def _is_plain(value: Any) -> bool:
+    """Whether `value` holds no record and no description of a space."""
     return not any(isinstance(item, Opaque) or is_space(item) for item in _walk(value))
 
 
@@ -133,8 +133,8 @@ class _Describer:
             return self._keep(value, type(value)(self.visit(item, path) for item in value))
         raise InvalidRequest(
             path,
-            f"it is a {type(value).__name__}, which is no plain data",
-            "Give arrays and numbers",
+            f"it is of type {type(value).__name__}, which is not plain data",
+            "Use arrays, numbers, text and containers of them",
         )
 
     def _keep(self, value: Any, result: Any) -> Any:
@@ -160,7 +160,7 @@ class _Describer:
         if not value.dtype.hasobject:
             return value.view(np.ndarray)
         if value.dtype.names is not None:
-            raise InvalidRequest(path, "it is a table of Python objects", "Give it as a dict of columns")
+            raise InvalidRequest(path, "it is a table of Python objects", "Use a dict of columns")
         if id(value) not in self.done:
             self.alive.append(value)
             result = self._keep(value, np.empty(value.shape, object))

@@ -1,4 +1,4 @@
-"""What writing one policy (or the algorithm) in another layout did to each of its fields. Pure."""
+"""Reports: what became of each field of a policy, or of the algorithm, in another version."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ckptstore.format.layout import Item
 
 
 class PolicyReport(NamedTuple):
-    """Every field of one policy is in at least one of these, as ``a/path/into/it``.
+    """Every field of one policy is in at least one of these lists, as ``a/path/into/it``.
 
-    ``renamed`` has "old -> new", ``dropped`` has "path: why".
+    Lines of `renamed` read "old -> new", lines of `dropped` "path: why".
     """
 
     carried: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
-    """Objects, classes and functions that were kept as records, not as what they were."""
+    """Objects, classes and functions that were kept as descriptions of themselves."""
 
     def with_dropped(self, lines: Iterable[str]) -> PolicyReport:
-        """The same report with more that was dropped."""
+        """A copy of the report with more lines in `dropped`."""
         return self._replace(dropped=tuple(sorted({*self.dropped, *lines})))
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,14 +39,14 @@ class Reporter:
         self.opaque: list[str] = []
 
     def report(self) -> PolicyReport:
-        """What was collected, sorted."""
+        """The report of what was collected, sorted."""
         opaque = set(self.opaque)
         kept = (set(self.carried) - opaque, set(self.renamed), set(self.dropped), opaque)
         return PolicyReport(*(tuple(sorted(lines)) for lines in kept))
 
 
-class Laid(NamedTuple):
-    """A checkpoint laid out, not yet written."""
+class LaidOut(NamedTuple):
+    """The files of a checkpoint in another version, not yet written."""
 
     kind: str
     items: list[Item]

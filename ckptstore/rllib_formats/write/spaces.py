@@ -1,4 +1,4 @@
-"""A space of the model as RLlib spells one out in a policy's spec: JSON with arrays in base64. Pure."""
+"""Spell out a space of the model as RLlib does in a policy's spec: JSON with arrays in base64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def rllib_json(space: Any) -> dict[str, Any]:
-    """`space` as RLlib's ``space_to_dict`` has it; one that RLlib has no word for keeps the model's."""
+    """`space` as RLlib's ``space_to_dict`` gives it. Kinds that RLlib doesn't know stay as in the model."""
     if not isinstance(space, dict):
         return {"space": None}
     result: dict[str, Any] = {"space": _one(space)}

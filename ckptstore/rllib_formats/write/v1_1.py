@@ -1,8 +1,8 @@
-"""The model as RLlib's checkpoint version 1.1: plain pickles with nobody's classes in them. Pure.
+"""Write the model as version 1.1: plain pickles that name no class of any library.
 
-A bare ``pickle.load`` opens every file without Ray; RLlib since 2.1 knows the tree. What RLlib would
-take for the object itself (a class in a config, a function) is set aside under `ASIDE`, a key that
-RLlib does not look at, as the dict that `ckptstore.rllib_formats.write.inert` describes.
+A bare ``pickle.load`` opens every file without Ray, and RLlib since Ray 2.1 reads the tree. Values that
+RLlib would take for the object itself (a class in a config, a function) are set aside under `ASIDE`, a key
+that RLlib ignores, in the form that `inert` describes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckptstore.format import names
-from ckptstore.format.layout import Item, literal, pickle_item, rllib_json, tune_metadata
+from ckptstore.format.layout import (
+    CHECKPOINT_VERSION,
+    Item,
+    literal,
+    pickle_item,
+    rllib_json,
+    tune_metadata,
+)
 from ckptstore.rllib_formats.write import spaces
 from ckptstore.rllib_formats.write.inert import clean, describe, holds_record
-from ckptstore.rllib_formats.write.report import Laid, PolicyReport, Reporter
+from ckptstore.rllib_formats.write.report import LaidOut, PolicyReport, Reporter
 
+VERSION = CHECKPOINT_VERSION
 ASIDE = "ckptstore"
 _UNTRACED = "_traced"
 
-# Model field to key, for what keeps its meaning under RLlib's own key.
+# Model field to RLlib's key, for values that mean the same there.
 _POLICY_KEYS = {
     "global_timestep": "global_timestep",
     "num_grad_updates": "num_grad_updates",
@@ -33,24 +41,24 @@ _POLICY_KEYS = {
 _STATE_KEYS = {"iteration": "training_iteration", "metrics": "metrics_logger"}
 
 
-def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
+def lay_out(kind: str, model: Mapping[str, Any]) -> LaidOut:
     """The files of `model` and a report about each policy.
 
-    `kind` "Policy" or "RLModule" makes one policy alone, anything else an algorithm. InvalidRequest if
-    there is something in the model that is no plain data.
+    With `kind` "Policy" or "RLModule" the files of one policy by itself, else those of an algorithm. Raises
+    InvalidRequest if the model holds anything but plain data and records.
     """
     reports: dict[str, PolicyReport] = {}
     documents: dict[str, dict[str, Any]] = {}
     notes = []
     for policy_id, policy in model["policies"].items():
-        documents[policy_id], reports[policy_id] = policy_document(policy, f"policies/{policy_id}")
+        documents[policy_id], reports[policy_id] = policy_document(policy, f"{names.POLICIES}/{policy_id}")
         if str(policy.get("policy_class")).endswith("RLModule"):
             notes.append(
-                f"policies/{policy_id}: an RLModule's weights; no class of the old API stack has them"
+                f"{names.POLICIES}/{policy_id}: an RLModule's weights; no class of the old API stack has them"
             )
     if kind in ("Policy", "RLModule"):
         [document] = documents.values()
-        return Laid("Policy", _policy_files(document, str), reports, PolicyReport(), tuple(notes))
+        return LaidOut("Policy", _policy_files(document, str), reports, PolicyReport(), tuple(notes))
     state = model["state"]
     document, parts, report = algorithm_document(state, list(documents), model["components"])
     files = [
@@ -63,7 +71,7 @@ def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
     files += [pickle_item(names.component_path(name), value) for name, value in parts.items()]
     if isinstance(state["iteration"], int):
         files.append(pickle_item(".tune_metadata", _tune_metadata(state["iteration"], state)))
-    return Laid("Algorithm", files, reports, report, tuple(notes))
+    return LaidOut("Algorithm", files, reports, report, tuple(notes))
 
 
 def _policy_files(document: dict[str, Any], path: Callable[[str], str]) -> list[Item]:
@@ -73,22 +81,22 @@ def _policy_files(document: dict[str, Any], path: Callable[[str], str]) -> list[
     ]
 
 
-def policy_document(policy: Mapping[str, Any], place: str) -> tuple[dict[str, Any], PolicyReport]:
-    """The content of ``policy_state.pkl``. `place` begins the paths in errors."""
-    told, aside = Reporter(), _Aside(place)
+def policy_document(policy: Mapping[str, Any], where: str) -> tuple[dict[str, Any], PolicyReport]:
+    """The content of ``policy_state.pkl``, and the report. Paths in errors begin with `where`."""
+    reporter, aside = Reporter(), _Aside(where)
     rest = dict(policy)
     document: dict[str, Any] = {"weights": _to_list(rest.pop("weights"))}
-    document["policy_spec"] = _spec(rest, aside, told)
-    told.carried.append("weights")
-    document.update(_optimizer(rest.pop("optimizer", None) or {}, aside, told))
+    document["policy_spec"] = _spec(rest, aside, reporter)
+    reporter.carried.append("weights")
+    document.update(_optimizer(rest.pop("optimizer", None) or {}, aside, reporter))
     for field, key in _POLICY_KEYS.items():
         value = rest.pop(field, None)
         if value is None or (value == {} and field == "connectors"):
             continue
         if field == "connectors":
-            value = _without_episodes(value, aside, told)
+            value = _without_episodes(value, aside)
         document[key] = aside.clean(value, field)
-        told.carried.append(field)
+        reporter.carried.append(field)
     for key, value in {**rest, **(rest.pop("extra", None) or {})}.items():
         if key == "extra" or (key in document and document[key] == value == []):
             continue  # a policy beside a Learner has an empty list of optimizers
@@ -96,22 +104,22 @@ def policy_document(policy: Mapping[str, Any], place: str) -> tuple[dict[str, An
             aside.put(f"extra/{key}", value)
         else:
             document[key] = aside.clean(value, f"extra/{key}")
-            told.carried.append(f"extra/{key}")
-    return aside.into(document, told)
+            reporter.carried.append(f"extra/{key}")
+    return aside.into(document, reporter)
 
 
 def algorithm_document(
     state: Mapping[str, Any], policy_ids: list[str], components: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], PolicyReport]:
-    """The content of ``algorithm_state.pkl``, what stands beside it, and what became of the fields."""
-    told, aside = Reporter(), _Aside("algorithm")
+    """The content of ``algorithm_state.pkl``, the components beside it, and the report."""
+    reporter, aside = Reporter(), _Aside("algorithm")
     rest = dict(state)
     trained = rest.pop("policies_to_train", None)
     mapping = rest.pop("policy_mapping_fn", None)
     filters = describe(rest.pop("filters", None) or {}, "filters")
     config = dict(rest.pop("config", None) or {})
-    # RLlib's reader would set the first and fail on the rest, and has no attributes any more where an older
-    # release left a placeholder. Newer releases write neither.
+    # RLlib's reader would freeze the config and then fail to set the rest, and it no longer has the
+    # attributes for which an older release left a placeholder. Newer releases write neither.
     for name in [name for name, value in config.items() if name == "_is_frozen" or _is_placeholder(value)]:
         aside.put(f"config/{name}", config.pop(name))
     document: dict[str, Any] = {
@@ -125,7 +133,7 @@ def algorithm_document(
         },
         "counters": collections.defaultdict(int, describe(rest.pop("counters", None) or {}, "counters")),
     }
-    told.carried += [
+    reporter.carried += [
         "algorithm_class",
         "config",
         "counters",
@@ -138,30 +146,30 @@ def algorithm_document(
         value = rest.pop(field, None)
         if value is not None and value != {}:
             document[key] = aside.clean(value, field)
-            told.carried.append(field)
-    parts = {name: describe(value, f"components/{name}") for name, value in components.items()}
-    told.carried += [f"components/{name}" for name in parts]
-    # RLlib would hand them to its buffers, which want batches of its own class.
+            reporter.carried.append(field)
+    parts = {name: describe(value, f"{names.COMPONENTS}/{name}") for name, value in components.items()}
+    reporter.carried += [f"{names.COMPONENTS}/{name}" for name in parts]
+    # RLlib would load them into its buffers, which need batches of its own class.
     if (buffers := rest.pop("replay_buffers", None)) is not None:
         parts["replay_buffers"] = describe(buffers, "replay_buffers")
-        told.renamed.append("replay_buffers -> components/replay_buffers")
+        reporter.renamed.append(f"replay_buffers -> {names.COMPONENTS}/replay_buffers")
     if rest.pop("last_result", None):
-        told.carried.append("last_result")
+        reporter.carried.append("last_result")
     for field in ("env_runner", "connectors"):
         if value := rest.pop(field, None):
             if "env_runner" not in parts:
                 aside.put(field, value)
-            told.renamed.append(f"{field} -> components/env_runner")
+            reporter.renamed.append(f"{field} -> {names.COMPONENTS}/env_runner")
     for key, value in (rest.pop("extra", None) or {}).items():
         if key in document or key == ASIDE:
             aside.put(f"extra/{key}", value)
         else:
             document[key] = aside.clean(value, f"extra/{key}")
-            told.carried.append(f"extra/{key}")
+            reporter.carried.append(f"extra/{key}")
     for key, value in rest.items():
         document[key] = aside.clean(value, key)
-        told.carried.append(key)
-    document, report = aside.into(document, told)
+        reporter.carried.append(key)
+    document, report = aside.into(document, reporter)
     return document, parts, report
 
 
@@ -173,9 +181,10 @@ _SPEC = ("policy_class", "observation_space", "action_space", "config")
 
 
 def _with_specs(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with each policy's spec as the tuple that RLlib asks for; None is looked up when it builds.
+    """`config` with each policy's spec as the tuple that RLlib requires.
 
-    Classes and spaces are objects, which went aside. Each policy's own file describes its spaces.
+    Classes and spaces are objects, which were set aside: RLlib looks up what is None when it builds, and each
+    policy's own file describes its spaces.
     """
     for holder in (config, config.get("multiagent")):
         policies = holder.get("policies") if isinstance(holder, dict) else None
@@ -190,35 +199,35 @@ def _with_specs(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Aside:
-    """What stands where RLlib does not look, by the path it had."""
+    """The values that are set aside, by the paths that they had."""
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, where: str) -> None:
+        self._where = where
         self._found: dict[str, Any] = {}
 
     def clean(self, value: Any, path: str) -> Any:
         return clean(value, path, self._found)
 
     def put(self, path: str, value: Any) -> None:
-        self._found[path] = describe(value, f"{self._place}/{path}")
+        self._found[path] = describe(value, f"{self._where}/{path}")
 
-    def into(self, document: dict[str, Any], told: Reporter) -> tuple[dict[str, Any], PolicyReport]:
+    def into(self, document: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], PolicyReport]:
         if self._found:
             document[ASIDE] = {"aside": self._found}
         for path, value in self._found.items():
             if holds_record(value):
-                told.opaque.append(path)
+                reporter.opaque.append(path)
             else:
-                told.renamed.append(f"{path} -> {ASIDE}/aside")
-        return document, told.report()
+                reporter.renamed.append(f"{path} -> {ASIDE}/aside")
+        return document, reporter.report()
 
 
-def _spec(rest: dict[str, Any], aside: _Aside, told: Reporter) -> dict[str, Any]:
-    told.carried += ["policy_class", "config", "observation_space", "action_space"]
+def _spec(rest: dict[str, Any], aside: _Aside, reporter: Reporter) -> dict[str, Any]:
+    reporter.carried += ["policy_class", "config", "observation_space", "action_space"]
     name = rest.pop("policy_class", None)
     if isinstance(name, str) and name.startswith("ray.rllib.") and name.endswith("Policy"):
         short = name.rpartition(".")[2].removesuffix(_UNTRACED)
-        told.renamed.append(f"policy_class {name} -> {short}")
+        reporter.renamed.append(f"policy_class {name} -> {short}")
         name = short
     return {
         "policy_class": name,
@@ -228,10 +237,10 @@ def _spec(rest: dict[str, Any], aside: _Aside, told: Reporter) -> dict[str, Any]
     }
 
 
-def _optimizer(named: Mapping[str, Any], aside: _Aside, told: Reporter) -> dict[str, Any]:
-    """RLlib keeps a list (torch, eager TensorFlow) or a dict of variables; names only with a Learner."""
+def _optimizer(named: Mapping[str, Any], aside: _Aside, reporter: Reporter) -> dict[str, Any]:
+    """The keys for the optimizers: RLlib has a list or a dict of variables, and names only with a Learner."""
     if named:
-        told.carried.append("optimizer")
+        reporter.carried.append("optimizer")
     if not named:
         return {"_optimizer_variables": []}
     if named.keys() == {"variables"}:
@@ -243,7 +252,7 @@ def _optimizer(named: Mapping[str, Any], aside: _Aside, told: Reporter) -> dict[
 
 
 def _to_list(values: Any) -> Any:
-    """Weights or variables called "0", "1" ... are the list they came from."""
+    """`values` as the list that they came from if they are called "0", "1" and so on."""
     if isinstance(values, Mapping) and values:
         if list(values) == [str(index) for index in range(len(values))]:
             return [describe(item, "weights") for item in values.values()]
@@ -251,12 +260,12 @@ def _to_list(values: Any) -> Any:
     return describe(values, "weights")
 
 
-# What RLlib's own reader takes for "no episode is under way".
+# RLlib's own reader takes this for "no episode has begun".
 _NO_EPISODES = pickle.dumps({}, protocol=4)
 
 
-def _without_episodes(connectors: Any, aside: _Aside, told: Reporter) -> Any:
-    """`connectors` with no pickle inside: unfinished episodes are one, made of functions by value.
+def _without_episodes(connectors: Any, aside: _Aside) -> Any:
+    """`connectors` without unfinished episodes, which are a pickle with functions by value.
 
     RLlib unpickles it while it restores a policy, which fails on any other Python.
     """
@@ -277,7 +286,7 @@ def _without_episodes(connectors: Any, aside: _Aside, told: Reporter) -> Any:
 
 
 def _no_code(value: Any, path: str, aside: _Aside) -> Any:
-    """`value` if it is a list of ids; a function goes aside, and RLlib takes what the config says."""
+    """`value` if it is a list of ids; a function is set aside, and RLlib goes by the config."""
     if isinstance(value, (list, tuple)):
         return list(value)
     if value is not None:

@@ -1,8 +1,8 @@
-"""The model as RLlib's checkpoint version 2.1: the tree of components of the new API stack. Pure.
+"""Write the model as version 2.1: the tree of components of the new API stack.
 
-Ray since 2.41 restores modules, optimizers and counters from it. Classes are named, not imported
-(`ckptstore.rllib_formats.write.constructors`). What the new stack has no place for stands in the state of the
-algorithm under `ASIDE`, by its path, as `ckptstore.rllib_formats.write.inert` describes it.
+Ray since 2.41 restores modules, optimizers and counters from it. Classes are named, not imported (see
+`constructors`). What the new stack can't hold is set aside in the algorithm's state under `ASIDE`, by its
+path, in the form that `inert` describes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from ckptstore.format import names
 from ckptstore.format.layout import Item, literal, pickle_item
 from ckptstore.format.strictjson import dumps
 from ckptstore.rllib_formats.networks import Module, new_stack_module
-from ckptstore.rllib_formats.write import constructors as constructing
+from ckptstore.rllib_formats.paths import CTOR
+from ckptstore.rllib_formats.write import constructors
 from ckptstore.rllib_formats.write.constructors import Call, Named
 from ckptstore.rllib_formats.write.inert import describe, holds_record
-from ckptstore.rllib_formats.write.report import Laid, PolicyReport, Reporter
+from ckptstore.rllib_formats.write.report import LaidOut, PolicyReport, Reporter
 
+VERSION = "2.1"
 ASIDE = "ckptstore"
 _MODULES = "learner_group/learner/rl_module"
-_CTOR = "class_and_ctor_args.pkl"
-_SINGLE = Named("ray.rllib.core.rl_module.multi_rl_module", "MultiRLModule")
+_MULTI = Named("ray.rllib.core.rl_module.multi_rl_module", "MultiRLModule")
 _SPEC = Named("ray.rllib.core.rl_module.rl_module", "RLModuleSpec")
-_BESIDE = (_CTOR, "metadata.json", "module_state.pkl", "module_state.msgpack")
+_BESIDE = (CTOR, "metadata.json", "module_state.pkl", "module_state.msgpack")
 _STEPS = "num_env_steps_sampled_lifetime"
 
-# Algorithm and Learner that train a module, by its catalog.
+# The algorithm and the Learner that train a module, by the module's catalog.
 _TRAINERS = {
     "PPOCatalog": (
         "ray.rllib.algorithms.ppo.ppo.PPO",
@@ -45,17 +46,18 @@ _TRAINERS = {
 }
 
 
-def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
+def lay_out(kind: str, model: Mapping[str, Any]) -> LaidOut:
     """The files of `model` and a report about each policy.
 
-    `kind` "Policy" or "RLModule" makes one module alone, "MultiRLModule" one of several, anything else an
-    algorithm. UnreadableFormat for a network that isn't recognised; InvalidRequest for a value that is no
-    plain data.
+    With `kind` "Policy" or "RLModule" the files of one module by itself, with "MultiRLModule" those of
+    several in one, else those of an algorithm. Raises UnreadableFormat for a network that isn't recognised
+    and InvalidRequest for a value that isn't plain data.
     """
     policies = model["policies"]
     _check(policies)
     modules = {
-        policy_id: new_stack_module(policy, f"policies/{policy_id}") for policy_id, policy in policies.items()
+        policy_id: new_stack_module(policy, f"{names.POLICIES}/{policy_id}")
+        for policy_id, policy in policies.items()
     }
     aside: dict[str, Any] = {}
     alone = kind in ("Policy", "RLModule")
@@ -67,33 +69,35 @@ def lay_out(kind: str, model: Mapping[str, Any]) -> Laid:
     notes = [note for policy_id, module in modules.items() for note in _notes(policy_id, module)]
     if alone:
         [module] = modules.values()
-        return Laid("RLModule", _module("", module), reports, PolicyReport(), tuple(notes))
+        return LaidOut("RLModule", _module("", module), reports, PolicyReport(), tuple(notes))
     if kind == "MultiRLModule":
-        return Laid("MultiRLModule", _multi("", modules), reports, PolicyReport(), tuple(notes))
+        return LaidOut("MultiRLModule", _multi("", modules), reports, PolicyReport(), tuple(notes))
     items, report = _algorithm(model, modules, aside, notes)
-    return Laid("Algorithm", items, reports, report, tuple(notes))
+    return LaidOut("Algorithm", items, reports, report, tuple(notes))
 
 
 def _check(policy_ids: Iterable[str]) -> None:
-    """Each id is a directory beside the files of the MultiRLModule."""
+    """Refuse ids that can't be directories beside the files of the MultiRLModule."""
     for policy_id in names.check_policy_ids(policy_ids):
         if policy_id in _BESIDE:
             raise InvalidRequest(
-                f"policy id {policy_id!r}", "a file is called so", "Rename it in a step of your own"
+                f"policy id {policy_id!r}",
+                "RLlib has a file of that name beside the modules",
+                "Rename it in a step of your own",
             )
 
 
 def _algorithm(
     model: Mapping[str, Any], modules: Mapping[str, Module], aside: dict[str, Any], notes: list[str]
 ) -> tuple[list[Item], PolicyReport]:
-    state, told = dict(model["state"]), Reporter()
+    state, reporter = dict(model["state"]), Reporter()
     algorithm, learner = _TRAINERS[str(next(iter(modules.values())).catalog_class).rpartition(".")[2]]
     if state.get("algorithm_class") not in (None, algorithm):
-        told.renamed.append(f"algorithm_class {state['algorithm_class']} -> {algorithm}")
+        reporter.renamed.append(f"algorithm_class {state['algorithm_class']} -> {algorithm}")
     document: dict[str, Any] = {}
     if isinstance(state.get("iteration"), int):
         document["training_iteration"] = state["iteration"]
-        told.carried.append("iteration")
+        reporter.carried.append("iteration")
     old = model["components"].get("learner")
     old = old if isinstance(old, Mapping) else {}
     trained = state.get("policies_to_train")
@@ -114,34 +118,34 @@ def _algorithm(
     if any(_filters(state)):
         notes.append("filters: observations were normalised; on the new stack a connector of yours does that")
     for field in ("config", "counters", "policy_mapping_fn", "filters", "metrics", "last_result", "extra"):
-        _put(aside, told, field, state.get(field))
-    _put(aside, told, "replay_buffers", state.get("replay_buffers"))
+        _put(aside, reporter, field, state.get(field))
+    _put(aside, reporter, "replay_buffers", state.get("replay_buffers"))
     if not isinstance(trained, (list, tuple)):
-        _put(aside, told, "policies_to_train", trained)
+        _put(aside, reporter, "policies_to_train", trained)
     for name, value in model["components"].items():
         if name not in ("learner", "env_runner"):
-            _put(aside, told, f"components/{name}", value)
+            _put(aside, reporter, f"{names.COMPONENTS}/{name}", value)
     if aside:
         document[ASIDE] = {"aside": aside}
-    info = {"class_and_ctor_args_file": _CTOR, "state_file": "algorithm_state", "checkpoint_version": "2.1"}
+    info = {"class_and_ctor_args_file": CTOR, "state_file": "algorithm_state", "checkpoint_version": VERSION}
     group = "ray.rllib.core.learner.learner_group.LearnerGroup"
     items = [
         literal(names.RLLIB_JSON, (dumps(info) + "\n").encode("ascii")),
-        literal(_CTOR, _constructor(Named.parse(algorithm), ({},))),
+        literal(CTOR, _constructor(Named.parse(algorithm), ({},))),
         pickle_item(names.STATE, document),
         *_component("learner_group/", Named.parse(group), {}),
         *_component("learner_group/learner/", Named.parse(learner), learned),
         *_multi(f"{_MODULES}/", modules),
         *_runner(runner, state.get("connectors") or {}, len(modules) > 1),
     ]
-    told.carried += ["connectors"] if state.get("connectors") else []
-    return items, told.report()
+    reporter.carried += ["connectors"] if state.get("connectors") else []
+    return items, reporter.report()
 
 
 def _component(prefix: str, what: Named, state: dict[str, Any], name: str = "state") -> list[Item]:
     return [
         literal(f"{prefix}metadata.json", _metadata(name)),
-        literal(prefix + _CTOR, _constructor(what, ())),
+        literal(prefix + CTOR, _constructor(what, ())),
         pickle_item(f"{prefix}{name}.pkl", state),
     ]
 
@@ -151,8 +155,8 @@ def _runner(state: dict[str, Any], connectors: Mapping[str, Any], several: bool)
     what = Named(f"ray.rllib.env.{kind}_agent_env_runner", f"{kind.capitalize()}AgentEnvRunner")
     items = _component("env_runner/", what, state)
     for path, value in connectors.items():
-        place = names.relative_path(f"env_runner/{path}/state.pkl", "connectors")
-        items.append(pickle_item(place, describe(value, f"connectors/{path}")))
+        file = names.relative_path(f"env_runner/{path}/state.pkl", "connectors")
+        items.append(pickle_item(file, describe(value, f"connectors/{path}")))
     return items
 
 
@@ -168,7 +172,7 @@ def _multi(prefix: str, modules: Mapping[str, Module]) -> list[Item]:
     }
     items = [
         literal(f"{prefix}metadata.json", _metadata("module_state")),
-        literal(prefix + _CTOR, _constructor(_SINGLE, (), kwargs)),
+        literal(prefix + CTOR, _constructor(_MULTI, (), kwargs)),
         pickle_item(f"{prefix}module_state.pkl", {}),
     ]
     for policy_id, module in modules.items():
@@ -180,15 +184,15 @@ def _module(prefix: str, module: Module) -> list[Item]:
     kwargs = _arguments(prefix, module)
     return [
         literal(f"{prefix}metadata.json", _metadata("module_state")),
-        literal(prefix + _CTOR, _constructor(Named.parse(module.class_name), (), kwargs)),
+        literal(prefix + CTOR, _constructor(Named.parse(module.class_name), (), kwargs)),
         pickle_item(f"{prefix}module_state.pkl", module.weights),
     ]
 
 
 def _arguments(prefix: str, module: Module) -> dict[str, Any]:
     return {
-        "observation_space": constructing.space(module.observation_space, f"{prefix}observation_space"),
-        "action_space": constructing.space(module.action_space, f"{prefix}action_space"),
+        "observation_space": constructors.space(module.observation_space, f"{prefix}observation_space"),
+        "action_space": constructors.space(module.action_space, f"{prefix}action_space"),
         "inference_only": module.inference_only,
         "learner_only": False,
         "model_config": module.model_config,
@@ -201,56 +205,56 @@ def _spec(policy_id: str, module: Module) -> Call:
 
 
 def _constructor(what: Named, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> bytes:
-    return constructing.dumps({"class": what, "ctor_args_and_kwargs": (args, kwargs or {})}, _CTOR)
+    return constructors.dumps({"class": what, "ctor_args_and_kwargs": (args, kwargs or {})}, CTOR)
 
 
 def _metadata(state: str) -> bytes:
-    info = {"class_and_ctor_args_file": _CTOR, "state_file": state, "checkpoint_version": "2.1"}
+    info = {"class_and_ctor_args_file": CTOR, "state_file": state, "checkpoint_version": VERSION}
     return (dumps(info) + "\n").encode("ascii")
 
 
 def _report(
     policy_id: str, policy: Mapping[str, Any], module: Module, with_learner: bool, aside: dict[str, Any]
 ) -> PolicyReport:
-    told = Reporter()
-    told.renamed += module.renamed
-    told.dropped += module.dropped
-    told.carried += ["observation_space", "action_space", *([] if module.renamed else ["weights"])]
+    reporter = Reporter()
+    reporter.renamed += module.renamed
+    reporter.dropped += module.dropped
+    reporter.carried += ["observation_space", "action_space", *([] if module.renamed else ["weights"])]
     if policy.get("policy_class") != module.class_name:
-        told.renamed.append(f"policy_class {policy.get('policy_class')} -> {module.class_name}")
+        reporter.renamed.append(f"policy_class {policy.get('policy_class')} -> {module.class_name}")
     else:
-        told.carried.append("policy_class")
+        reporter.carried.append("policy_class")
     stored = policy.get("optimizer")
     if isinstance(stored, Mapping) and stored:
         if not with_learner:
-            told.dropped.append("optimizer: a module by itself has none")
+            reporter.dropped.append("optimizer: a module by itself has none")
         elif module.optimizer.keys() == stored.keys():
-            told.carried.append("optimizer")
+            reporter.carried.append("optimizer")
         elif module.optimizer:
-            told.renamed.append(f"optimizer/{', '.join(stored)} -> {', '.join(module.optimizer)}")
+            reporter.renamed.append(f"optimizer/{', '.join(stored)} -> {', '.join(module.optimizer)}")
         else:
-            told.dropped.append("optimizer: it isn't one of torch over the parameters of this module")
+            reporter.dropped.append("optimizer: it isn't one of torch over the parameters of this module")
     gone = {"weights", "optimizer", "policy_class", "observation_space", "action_space"}
     for field, value in policy.items():
         if field in gone:
             continue
         if with_learner:
-            _put(aside, told, field, value, f"policies/{policy_id}/{field}")
+            _put(aside, reporter, field, value, f"{names.POLICIES}/{policy_id}/{field}")
         elif not _empty(value):
-            told.dropped.append(f"{field}: a module by itself has no place for it")
-    return told.report()
+            reporter.dropped.append(f"{field}: a module by itself has nowhere to keep it")
+    return reporter.report()
 
 
-def _put(aside: dict[str, Any], told: Reporter, field: str, value: Any, path: str | None = None) -> None:
-    """Set `value` aside and say so; nothing for what holds nothing."""
+def _put(aside: dict[str, Any], reporter: Reporter, field: str, value: Any, path: str | None = None) -> None:
+    """Set `value` aside and report it, unless it is empty."""
     if _empty(value):
         return
     path = path or field
     aside[path] = describe(value, path)
     if holds_record(aside[path]):
-        told.opaque.append(field)
+        reporter.opaque.append(field)
     else:
-        told.renamed.append(f"{field} -> {ASIDE}/aside")
+        reporter.renamed.append(f"{field} -> {ASIDE}/aside")
 
 
 def _empty(value: Any) -> bool:
@@ -258,13 +262,11 @@ def _empty(value: Any) -> bool:
 
 
 def _notes(policy_id: str, module: Module) -> list[str]:
-    notes = []
+    notes, where = [], f"{names.POLICIES}/{policy_id}"
     if any(name.startswith(("_target_", "target_")) for name in module.weights) and module.renamed:
-        notes.append(f"policies/{policy_id}: target networks, which weren't stored, equal what they follow")
+        notes.append(f"{where}: target networks, which weren't stored, equal the networks that they follow")
     if module.inference_only and any(line.startswith("weights/q") for line in module.dropped):
-        notes.append(
-            f"policies/{policy_id}: a module for inference; training goes on with Q networks that start anew"
-        )
+        notes.append(f"{where}: a module for inference; training goes on with Q networks that start anew")
     return notes
 
 
