@@ -123,6 +123,15 @@ class ForeignCheckpoint:
         """The file with the weights of the policy `policy_id`; in 0.1 all share one."""
         return self._layout.path_of(policy_id)
 
+    def files_of(self, policy_id: str) -> list[str]:
+        """Every file that belongs to the policy `policy_id` alone, sorted.
+
+        Its state, the JSON beside it, exports of its model, and with a Learner its module and the optimizers
+        that have files of their own. Empty in 0.1, where all policies share one file. Goes by names alone:
+        nothing is read, and a policy that it doesn't hold (see `holds`) has no files.
+        """
+        return self._layout.files_of(policy_id)
+
     def _raw_policy(self, policy_id: str, want: Want) -> dict[str, Any]:
         if not self.holds(policy_id):
             reason = self._layout.absence(policy_id) or ""

@@ -52,6 +52,9 @@ class Layout(Protocol):
     def path_of(self, policy_id: str) -> str:
         """The file with that policy's weights."""
 
+    def files_of(self, policy_id: str) -> list[str]:
+        """Every file that belongs to that policy alone, sorted; reads nothing."""
+
     def absence(self, policy_id: str) -> str | None:
         """Why that policy, although the checkpoint mentions it, was never written; None if it was."""
 

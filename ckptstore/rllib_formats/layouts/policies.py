@@ -115,6 +115,19 @@ class Policies:
         files = self.detected.policy_files or self._modules
         return files.get(policy_id, names.policy_path(policy_id))
 
+    def files_of(self, policy_id: str) -> list[str]:
+        files, modules = self.source.files, self.detected.modules
+        if self.detected.kind in _ALONE:
+            return sorted(files)
+        found = (
+            files_below(files, join(names.POLICIES, policy_id)) if self.detected.kind == "Algorithm" else []
+        )
+        if modules is not None:
+            found += files_below(files, join(modules, policy_id))
+            optimizers = self._optimizer_files.items()
+            found += [path for name, path in optimizers if owner(name, self._modules) == policy_id]
+        return sorted(found)
+
     def policy(self, policy_id: str, want: Want) -> Raw:
         path = self.path_of(policy_id)
         document: Raw = {}

@@ -70,6 +70,9 @@ class SingleFile:
     def path_of(self, policy_id: str) -> str:
         return self.detected.state_file
 
+    def files_of(self, policy_id: str) -> list[str]:
+        return []  # even an only policy shares its file with the algorithm
+
     def absence(self, policy_id: str) -> str | None:
         return None
 

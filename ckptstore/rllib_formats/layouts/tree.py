@@ -10,7 +10,7 @@ from ckptstore.format import names
 from ckptstore.rllib_formats.detect import Detected
 from ckptstore.rllib_formats.layouts.base import Raw, Want, owner
 from ckptstore.rllib_formats.notes import Note
-from ckptstore.rllib_formats.paths import CTOR, children, join, module_files, state_file
+from ckptstore.rllib_formats.paths import CTOR, children, files_below, join, module_files, state_file
 from ckptstore.rllib_formats.source import Source
 
 _STATES = {"state.pkl", "state.msgpack"}
@@ -61,6 +61,12 @@ class Tree:
             return self.detected.state_file
         directory = join(self.detected.modules or "", policy_id)
         return self._modules.get(policy_id, f"{directory}/module_state.pkl")
+
+    def files_of(self, policy_id: str) -> list[str]:
+        if self.detected.kind == "RLModule":
+            return sorted(self.source.files)
+        modules = self.detected.modules
+        return [] if modules is None else files_below(self.source.files, join(modules, policy_id))
 
     def algorithm(self) -> Raw:
         if self.detected.kind in {"RLModule", "MultiRLModule"}:
