@@ -1,4 +1,5 @@
-"""Networks as files that other programs run, one module per format, each checked before it is handed out.
+"""Write policies as files that other programs read or run, one module per format of networks.
 
-The libraries are imported when a file is made.
+A file of a network is run and compared with the weights before it is written. The libraries are imported when
+a file is made.
 """

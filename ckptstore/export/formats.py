@@ -1,4 +1,4 @@
-"""One policy as one file that other tools read: a table of formats, open for more."""
+"""Export one policy as one file: the table of formats, and the formats that hold weights alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Exportable(Protocol):
-    """What is exported from: as much of a `Checkpoint` as that takes."""
+    """What exporting needs of a `Checkpoint`."""
 
     @property
     def name(self) -> str:
@@ -50,19 +50,19 @@ class Exportable(Protocol):
         """The weights of one policy: parameter name to array."""
 
     def rllib(self) -> Contents:
-        """Its files read as RLlib's."""
+        """Its files, read as RLlib's."""
 
 
 class Exported(NamedTuple):
     """What was written."""
 
     path: str
-    """The file, as it was named."""
+    """The file, as the caller named it."""
     policy_id: str
     format: str
     bytes: int
     difference: float | None = None
-    """Of a network: the largest one between what the file computed in a trial and what the weights do."""
+    """Of a network: the largest difference between the file's outputs in a trial and those of the weights."""
 
 
 class _File(NamedTuple):
@@ -82,19 +82,23 @@ def export(
     format: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write one policy to the new file `dest`, whole or not at all; see `Checkpoint.export`."""
+    """Write one policy to the new file `dest`, all of it or nothing; see `Checkpoint.export`."""
     path = os.fspath(dest)
     folder, name = _split(path)
     ending = name.rpartition(".")[2]
     kind = format or _ENDINGS.get(ending, ending)
     if kind not in FORMATS:
         raise InvalidRequest(
-            "format", f"{kind!r} is none of {', '.join(FORMATS)}", "Name one, or end the file's name in it"
+            "format",
+            f"{kind!r} isn't one of {', '.join(FORMATS)}",
+            "Name one of them, or use it as the ending of the file's name",
         )
     if policy_id is None:
         if len(checkpoint.policy_ids) != 1:
             raise InvalidRequest(
-                "policy_id", f"{checkpoint.name} holds {len(checkpoint.policy_ids)} policies", "Name one"
+                "policy_id",
+                f"{checkpoint.name} holds {len(checkpoint.policy_ids)} policies",
+                "Name one of them",
             )
         policy_id = checkpoint.policy_ids[0]
     data, difference = FORMATS[kind](checkpoint, policy_id)
@@ -102,20 +106,20 @@ def export(
         try:
             open_backend(folder, storage_options).publish(name, data)
         except FileExistsError as error:
-            raise InvalidRequest(path, "it is there already", "Name a new file") from error
+            raise InvalidRequest(path, "the file already exists", "Name a new file") from error
     return Exported(path, policy_id, kind, len(data), difference)
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The directory and the name of a file to be made."""
+    """The directory and the name of the file `path`."""
     folder, _, name = path.rpartition("/") if "://" in path else os.path.abspath(path).rpartition(os.sep)
     if not name or name in (".", "..") or path.endswith(("/", os.sep)) or folder.endswith(":/"):
-        raise InvalidRequest(path, "it names no file", "Name the file to write, such as pol1.npz")
+        raise InvalidRequest(path, "it isn't the path of a file", "Name the file to write, such as pol1.npz")
     return folder or os.sep, name
 
 
 def _about(checkpoint: Exportable, policy_id: str) -> dict[str, str]:
-    """Where the weights are from: text, as safetensors takes nothing else."""
+    """Metadata that say where the weights are from; as text, since safetensors takes nothing else."""
     return {
         "policy": policy_id,
         "checkpoint": checkpoint.name,
@@ -126,22 +130,22 @@ def _about(checkpoint: Exportable, policy_id: str) -> dict[str, str]:
 
 
 def _weights(checkpoint: Exportable, policy_id: str, kinds: str, remedy: str) -> Arrays:
-    """The weights, in this machine's byte order, if their types are among `kinds`."""
+    """The weights in this machine's byte order; InvalidRequest if a dtype isn't among `kinds`."""
     arrays = {}
     for name, array in checkpoint.weights(policy_id).items():
         if array.dtype.kind not in kinds or array.dtype.hasobject:
-            raise InvalidRequest(f"{checkpoint.name} weight {name!r}", f"it holds {array.dtype}", remedy)
+            raise InvalidRequest(f"{checkpoint.name} weight {name!r}", f"its dtype is {array.dtype}", remedy)
         arrays[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     return arrays
 
 
 def _npz(checkpoint: Exportable, policy_id: str) -> _File:
-    """What `numpy.load` opens. Not by `numpy.savez`, which can't write an array called "file"."""
+    """A file for `numpy.load`. Not by `numpy.savez`, which can't write an array called "file"."""
     arrays = _weights(checkpoint, policy_id, "biufcSU", "Export to safetensors")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # of no date: the same weights make the same file
+            entry = zipfile.ZipInfo(f"{name}.npy")  # without a date: the same weights give the same file
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
     return _File(buffer.getvalue())
@@ -165,7 +169,7 @@ def _safetensors(checkpoint: Exportable, policy_id: str) -> _File:
 
 
 def _json(checkpoint: Exportable, policy_id: str) -> _File:
-    """Nested lists, for languages without arrays. What JSON has no number for becomes text."""
+    """Nested lists, for languages without arrays. NaN and infinities, which JSON lacks, become text."""
     arrays = _weights(checkpoint, policy_id, "biufU", "Export to npz or safetensors")
     weights = {
         name: {"dtype": str(array.dtype), "shape": list(array.shape), "data": _finite(array.tolist())}
@@ -182,22 +186,22 @@ def _finite(value: Any) -> Any:
 
 
 def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]]) -> Format:
-    """The format that `dumps` writes networks in."""
+    """The format in which `dumps` writes networks."""
 
     def make(checkpoint: Exportable, policy_id: str) -> _File:
         network = network_of(checkpoint, policy_id)
-        told = about_network(network, _about(checkpoint, policy_id))
-        return _File(*dumps(network, told, _place(checkpoint, policy_id)))
+        about = about_network(network, _about(checkpoint, policy_id))
+        return _File(*dumps(network, about, _describe(checkpoint, policy_id)))
 
     return make
 
 
-def _place(checkpoint: Exportable, policy_id: str) -> str:
+def _describe(checkpoint: Exportable, policy_id: str) -> str:
     return f"{checkpoint.name} policy {policy_id!r}"
 
 
 def about_network(network: Network, about: Mapping[str, str]) -> dict[str, str]:
-    """`about`, and what is needed to act by the network's outputs."""
+    """`about`, and what a program needs to turn the network's outputs into actions."""
     return {
         **about,
         "module": network.module.class_name.rpartition(".")[2],
@@ -208,7 +212,7 @@ def about_network(network: Network, about: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> Any:
-    """A space, of plain values."""
+    """A space in values that JSON has."""
     if isinstance(value, Mapping):
         return {str(key): _text(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -217,19 +221,19 @@ def _text(value: Any) -> Any:
 
 
 def network_of(checkpoint: Exportable, policy_id: str) -> Network:
-    """What a policy computes from the observations that its environment gives it.
+    """What a policy computes from the observations of its environment.
 
-    UnreadableFormat if its network isn't one of RLlib's own, or if there is something before it that isn't
-    in the checkpoint or isn't known here.
+    Raises UnreadableFormat if its network isn't one of RLlib's own, or if observations pass through something
+    before it that isn't in the checkpoint or isn't known here.
     """
-    place = _place(checkpoint, policy_id)
+    where = _describe(checkpoint, policy_id)
     source = checkpoint.rllib()
     policy = source.policy(policy_id, False, False)
     state = source.state(False, False) if source.kind == "Algorithm" else {}
     found = (state.get("filters") or {}).get(policy_id)
     try:
-        _refuse_unseen(state, place)
-        return find_network(policy, found, place)
+        _refuse_unseen(state, where)
+        return find_network(policy, found, where)
     except UnreadableFormat as error:
         raise UnreadableFormat(error.what, error.why, _REMEDY) from error
 
@@ -237,11 +241,11 @@ def network_of(checkpoint: Exportable, policy_id: str) -> Network:
 _REMEDY = "Export its weights (npz, safetensors, json) and build the network yourself"
 
 
-def _refuse_unseen(state: Mapping[str, Any], place: str) -> None:
-    """Refuse a policy whose observations were normalised by what isn't known here."""
+def _refuse_unseen(state: Mapping[str, Any], where: str) -> None:
+    """Refuse a policy whose observations a connector of the new stack normalised."""
     normalised = [path for path in state.get("connectors") or {} if "meanstd" in str(path).lower()]
     if normalised:
-        raise UnreadableFormat(place, f"its observations went through the connector {normalised[0]!s:.80}")
+        raise UnreadableFormat(where, f"its observations went through the connector {normalised[0]!s:.80}")
 
 
 _ENDINGS = {"pt": "torchscript", "ts": "torchscript"}
@@ -253,4 +257,4 @@ FORMATS: dict[str, Format] = {
     "onnx": _by(onnxfile.dumps),
     "torchscript": _by(torchscript.dumps),
 }
-"""From a checkpoint and the id of one of its policies to the bytes of a file; by the file's extension."""
+"""Functions that make the file of one policy of a checkpoint, by the usual extension of such files."""

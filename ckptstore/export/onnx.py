@@ -1,4 +1,4 @@
-"""ONNX: a graph built node by node, so torch isn't needed, and run by onnxruntime before it is used."""
+"""ONNX: a graph that is built node by node, without torch, and run by onnxruntime before it is written."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ckptstore.rllib_formats.networks.normal import Normal
 from ckptstore.version import __version__
 
 OPSET = 17
-"""What is written unless asked for otherwise: runtimes of 2022 and later know it."""
+"""The default: runtimes of 2022 and later know it."""
 OPSETS = range(13, 22)
 _IR = {19: 9, 20: 9, 21: 10}
-"""The version of the file itself that came with an opset; 8 for older ones. Runtimes refuse newer ones."""
+"""The version of the file format that came with an opset; 8 before. Runtimes refuse files of newer ones."""
 
 
 def dumps(
-    network: Network, about: Mapping[str, str], place: str, *, opset: int = OPSET
+    network: Network, about: Mapping[str, str], where: str, *, opset: int = OPSET
 ) -> tuple[bytes, float]:
-    """The file's bytes, and the largest difference from the weights that a trial showed.
+    """The file's bytes, and the largest difference from the weights that a trial has shown.
 
     Raises InvalidRequest if onnx or onnxruntime isn't installed or the opset isn't one of `OPSETS`, and
     UnreadableFormat if the graph doesn't compute what the weights do.
@@ -47,13 +47,13 @@ def dumps(
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # neither library documents its exceptions
-        raise InvalidRequest(place, f"onnx says: {error!s:.200}", "Export to npz or torchscript") from error
+        raise InvalidRequest(where, f"onnx says: {error!s:.200}", "Export to npz or torchscript") from error
     names = list(network.outputs)
 
     def run(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(names, session.run(names, dict(given)), strict=True))
 
-    return data, largest_difference(network, run, place)
+    return data, largest_difference(network, run, where)
 
 
 def _model(network: Network, about: Mapping[str, str], opset: int) -> Any:
@@ -81,7 +81,7 @@ def _model(network: Network, about: Mapping[str, str], opset: int) -> Any:
 
 
 class _Graph:
-    """`Ops` on names of values: every step adds nodes, and returns what their result is called."""
+    """`Ops` on names of values: every operation adds nodes and returns the name of their result."""
 
     def __init__(self, network: Network, opset: int) -> None:
         from onnx import helper, numpy_helper

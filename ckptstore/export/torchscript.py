@@ -1,4 +1,4 @@
-"""TorchScript: a network in plain torch, traced, and loaded again from its bytes before it is used."""
+"""TorchScript: a network in plain torch that is traced, and loaded from its bytes before it is written."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ckptstore.rllib_formats.networks.forward import Convolution, Network
 from ckptstore.rllib_formats.networks.normal import Normal
 
 METADATA = "ckptstore.json"
-"""The extra file inside that says where the weights are from, and the names of inputs and outputs."""
+"""The extra file inside, which says where the weights are from and names the inputs and outputs."""
 
 
-def dumps(network: Network, about: Mapping[str, str], place: str) -> tuple[bytes, float]:
-    """The file's bytes, and the largest difference from the weights that a trial showed.
+def dumps(network: Network, about: Mapping[str, str], where: str) -> tuple[bytes, float]:
+    """The file's bytes, and the largest difference from the weights that a trial has shown.
 
     The module takes the inputs in their order and returns a dict of the outputs. Raises InvalidRequest if
     torch isn't installed, and UnreadableFormat if the module doesn't compute what the weights do.
@@ -28,23 +28,23 @@ def dumps(network: Network, about: Mapping[str, str], place: str) -> tuple[bytes
     except ImportError as error:
         raise InvalidRequest("format", "torch is not installed", "pip install 'ckptstore[torch]'") from error
     example = tuple(torch.zeros(2, *shape) for shape in network.inputs.values())
-    told = {**about, "inputs": list(network.inputs), "outputs": list(network.outputs)}
+    metadata = {**about, "inputs": list(network.inputs), "outputs": list(network.outputs)}
     buffer = io.BytesIO()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch would have people use torch.export
+            warnings.simplefilter("ignore")  # torch recommends torch.export instead
             traced = torch.jit.trace(_module(network), example, strict=False, check_trace=False)
-            torch.jit.save(traced, buffer, _extra_files={METADATA: strictjson.dumps(told)})
+            torch.jit.save(traced, buffer, _extra_files={METADATA: strictjson.dumps(metadata)})
             loaded = torch.jit.load(io.BytesIO(buffer.getvalue()), map_location="cpu")
     except Exception as error:  # it documents none
-        raise InvalidRequest(place, f"torch says: {error!s:.200}", "Export to npz or onnx") from error
+        raise InvalidRequest(where, f"torch says: {error!s:.200}", "Export to npz or onnx") from error
 
     def run(given: Mapping[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             made = loaded(*(torch.from_numpy(given[name]) for name in network.inputs))
         return {name: value.numpy() for name, value in made.items()}
 
-    return buffer.getvalue(), largest_difference(network, run, place)
+    return buffer.getvalue(), largest_difference(network, run, where)
 
 
 def _module(network: Network) -> Any:
@@ -67,7 +67,7 @@ def _module(network: Network) -> Any:
             tensors = dict(zip(network.inputs, given, strict=True))
             return network.run(_Tensors(dict(self.named_parameters())), tensors)
 
-    # A trace takes names and number of the inputs from the signature.
+    # A trace takes the names and the number of the inputs from the signature.
     class FeedForward(Step):
         def forward(self, obs: Any) -> Any:
             return self.run(obs)

@@ -110,11 +110,11 @@ def test_an_unknown_opset() -> None:
             onnxfile.dumps(find_network(policy), {"policy": "p"}, "here", opset=opset)
 
 
-@pytest.mark.parametrize("step", ["active", "affine", "lstm", "dueling", "convolve", "normal"])
+@pytest.mark.parametrize("step", ["active", "affine", "lstm", "combine_dueling", "convolve", "normal"])
 def test_a_file_that_computes_otherwise_is_not_written(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = {"lstm": "ppo_lstm", "dueling": "dqn_conv", "convolve": "ppo_conv"}
+    cases = {"lstm": "ppo_lstm", "combine_dueling": "dqn_conv", "convolve": "ppo_conv"}
     root = (
         DATA / "v1_1/ray_2.10.0_filter"
         if step == "normal"
@@ -126,12 +126,12 @@ def test_a_file_that_computes_otherwise_is_not_written(
         if step == "lstm":
             h, _ = right(self, x, *rest)
             return h, h
-        if step == "dueling":
+        if step == "combine_dueling":
             return x
         return right(self, self.add("Neg", [x]), *rest)
 
     monkeypatch.setattr(onnxfile._Graph, step, wrong)
-    with pytest.raises(UnreadableFormat, match="computes something else"):
+    with pytest.raises(UnreadableFormat, match="doesn't compute what the weights do"):
         Checkpoint.open(root / "checkpoint").export(tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -140,7 +140,7 @@ def test_a_frozen_batch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def frozen(self: Any, name: str, shape: tuple[int, ...]) -> Any:
         return onnx.helper.make_tensor_value_info(name, 1, [1, *shape])
 
-    monkeypatch.setattr(onnxfile._Graph, "described", frozen)
+    monkeypatch.setattr(onnxfile._Graph, "describe_value", frozen)
     with pytest.raises(UnreadableFormat, match="batch of 7"):
         gaussian().export(tmp_path / "x.onnx")
 
@@ -329,10 +329,10 @@ def test_kernels_that_only_the_config_of_a_module_claims(stride: int) -> None:
         Checkpoint.open(DATA / "old_stack/ppo_conv/checkpoint").rllib().policy("default_policy", False, False)
     )
     made = new_stack_module(policy)
-    network(made, place="here")
+    network(made, where="here")
     filters = [list(item) for item in made.model_config["conv_filters"]]
     filters[-1][2] = stride
     if stride == 1:
         filters[-1][1] = [10**5, 10**5]
     with pytest.raises(UnreadableFormat, match=r"has the shape|strides"):
-        network(made._replace(model_config={**made.model_config, "conv_filters": filters}), place="here")
+        network(made._replace(model_config={**made.model_config, "conv_filters": filters}), where="here")

@@ -196,7 +196,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no space": (lambda p: p.update(observation_space=None), "space that isn't in the checkpoint"),
     "table": (lambda p: p["observation_space"].update(shape=(2, 2)), r"\(2, 2\)"),
     "sharing": (lambda p: p["config"]["model"].update(vf_share_layers=True), "vf_share_layers"),
-    "no config": (lambda p: p.update(config={}), "config tells nothing"),
+    "no config": (lambda p: p.update(config={}), "config doesn't describe the network"),
     "no weights": (lambda p: p.update(weights={}), "no weights"),
 }
 

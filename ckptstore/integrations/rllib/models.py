@@ -65,7 +65,7 @@ def _network(policy: Any, step: int) -> tuple[Network, dict[str, str], str]:
             policy.save_to_path(directory)
         source = Checkpoint.open(directory).rllib()
         [policy_id] = source.policy_ids
-        network = find_network(source.policy(policy_id, False, False), place=what)
+        network = find_network(source.policy(policy_id, False, False), where=what)
     return network, about_network(network, {"policy": policy_id, "step": str(step)}), what
 
 

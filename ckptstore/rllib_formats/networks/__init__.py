@@ -1,9 +1,9 @@
-"""From the networks of RLlib's old API stack to the modules of the new one, weight by weight. Pure.
+"""Convert networks of RLlib's old API stack to modules of the new one, weight by weight.
 
-RLlib's default networks compute the same on both stacks; they differ in how weights are called and in a few
-that the old stack made and never used. A network is converted if every one of its weights is accounted for,
-and refused by name otherwise: a guess would be a policy that acts, and acts wrongly. What a module computes
-is said in `forward`, for files in formats that other programs run.
+RLlib's default networks compute the same on both stacks; they differ in the names of the weights and in a
+few weights that the old stack made but never used. A network is converted if every one of its weights is
+accounted for, and refused otherwise, with the name of what isn't known: a guess would give a policy that
+acts, but acts wrongly. `forward` says what a module computes, for files that other programs run.
 """
 
 from __future__ import annotations
@@ -23,61 +23,62 @@ _FRAMEWORKS = ("Torch", "TF1", "TF2", "TF")
 __all__ = ["Module", "Network", "find_network", "new_stack_module"]
 
 
-def new_stack_module(policy: Mapping[str, Any], place: str = "policy") -> Module:
-    """The default RLModule that computes what `policy`, in the model of ``docs/model.md``, computes.
+def new_stack_module(policy: Mapping[str, Any], where: str = "policy") -> Module:
+    """The default RLModule that computes the same as `policy`, which is in the model of ``docs/model.md``.
 
-    Weights that are a module's already are carried. `place` begins errors. UnreadableFormat, naming what
+    Weights of a module stay as they are. Errors begin with `where`. Raises UnreadableFormat, naming what
     isn't understood, if any weight, layer or setting isn't one of RLlib's own.
     """
     if not isinstance(policy.get("weights"), Mapping) or not policy["weights"]:
-        raise UnreadableFormat(place, "it has no weights", "Migrate a whole checkpoint")
+        raise UnreadableFormat(where, "it has no weights", "Migrate a whole checkpoint")
     try:
-        return _convert(policy, place)
+        return _convert(policy, where)
     except CheckpointError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # A config is whatever its file says, and any of its values may be of any type.
+        # The config comes from a file, so any value in it may be of any type.
         what = f"{type(error).__name__}: {error!s:.100}"
-        raise refuse(place, f"its config or spaces aren't as RLlib writes them ({what})") from error
+        raise refuse(where, f"its config or spaces aren't as RLlib writes them ({what})") from error
 
 
-def find_network(policy: Mapping[str, Any], filter: Any = None, place: str = "policy") -> Network:
-    """What `policy`, in the model of ``docs/model.md``, computes in one step, behind its observation filter.
+def find_network(policy: Mapping[str, Any], filter: Any = None, where: str = "policy") -> Network:
+    """What `policy`, which is in the model of ``docs/model.md``, computes in one step, filter included.
 
-    `filter` is the algorithm's for this policy, as the model has it; without one, it is the policy's own
-    connector if there is one. Raises UnreadableFormat as `new_stack_module` does, and where a filter is asked
-    for that isn't to be found.
+    `filter` is the algorithm's observation filter for this policy, as in the model; without one, the policy's
+    own connector is taken. Raises UnreadableFormat as `new_stack_module` does, and if the config asks for a
+    filter that the checkpoint doesn't hold.
     """
-    module = new_stack_module(policy, place)
+    module = new_stack_module(policy, where)
     clips = any(str(name).endswith(f".{CLIP}") for name in policy["weights"])
     found = filter if filter is not None else find_filter(policy)
     config = policy.get("config")
     asked = config.get("observation_filter") if isinstance(config, Mapping) else None
     if found is None and asked is not None and str(asked) != "NoFilter":
         raise UnreadableFormat(
-            place,
+            where,
             f"its observations went through a {asked!s:.40}, which only the algorithm's checkpoint holds",
-            "Export it from there",
+            "Export the policy from that checkpoint",
         )
-    return network(module, normal_of(found, place), clips=clips, place=place)
+    return network(module, normal_of(found, where), clips=clips, where=where)
 
 
-def _convert(policy: Mapping[str, Any], place: str) -> Module:
+def _convert(policy: Mapping[str, Any], where: str) -> Module:
     if new_stack.is_one(policy):
-        return new_stack.convert(policy, place)
-    algorithm, framework = _algorithm_and_framework(policy, place)
+        return new_stack.convert(policy, where)
+    algorithm, framework = _algorithm_and_framework(policy, where)
     if framework != "Torch":
-        policy = tensorflow.as_torch(policy, place)
-    return _CONVERTERS[algorithm](policy, place)
+        policy = tensorflow.as_torch(policy, where)
+    return _CONVERTERS[algorithm](policy, where)
 
 
-def _algorithm_and_framework(policy: Mapping[str, Any], place: str) -> tuple[str, str]:
-    """Algorithm and framework, as the class's name has them."""
+def _algorithm_and_framework(policy: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """The algorithm and the framework in the name of the policy's class."""
     name = str(policy.get("policy_class")).rpartition(".")[2].removesuffix("_traced")
     for algorithm in _CONVERTERS:
         for framework in _FRAMEWORKS:
             if name == f"{algorithm}{framework}Policy":
                 return algorithm, framework
     raise refuse(
-        place, f"the policy class {policy.get('policy_class')!s:.120} is none of {', '.join(_CONVERTERS)}'s"
+        where,
+        f"its policy class, {policy.get('policy_class')!s:.120}, isn't one for {', '.join(_CONVERTERS)}",
     )

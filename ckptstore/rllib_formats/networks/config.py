@@ -1,4 +1,4 @@
-"""The model config of the old API stack as the new one has it. Pure."""
+"""Translate a model config of the old API stack into one of the new."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ DEFAULTS: dict[str, Any] = {
     "fusionnet_activation": "tanh",
     **dict.fromkeys(_INITIALIZERS),
 }
-"""Every field of RLlib's DefaultModelConfig, so that a release that adds one finds the others."""
+"""Every field of RLlib's DefaultModelConfig: a release that adds one still finds the others."""
 
 # Names that both stacks resolve to the same function, by one and the same RLlib helper.
 ACTIVATIONS = ("relu", "tanh", "swish", "silu", "elu", "linear")
-# Settings whose networks this room does not know.
+# Settings that give networks which are not known here.
 _FOREIGN = (
     "custom_model",
     "custom_action_dist",
@@ -51,49 +51,49 @@ _FOREIGN = (
 )
 
 
-def old_model(policy: Mapping[str, Any], place: str, key: str = "model") -> Mapping[str, Any]:
-    """The old model config `key` of the policy; refused if it asks for a network that isn't RLlib's own."""
+def old_model(policy: Mapping[str, Any], where: str, key: str = "model") -> Mapping[str, Any]:
+    """The old model config `key` of the policy; refused if its network isn't one of RLlib's own."""
     config = policy.get("config")
     model = config.get(key) if isinstance(config, Mapping) else None
     if not isinstance(model, Mapping):
-        raise refuse(place, f"its config tells nothing of the network ({key!r})")
+        raise refuse(where, f"its config doesn't describe the network ({key!r} is missing)")
     for name in _FOREIGN:
         if model.get(name):
-            raise refuse(place, f"it is built with {name}={model[name]!r:.80}")
+            raise refuse(where, f"it is built with {name}={model[name]!r:.80}")
     return model
 
 
-def activation(value: Any, place: str) -> str:
+def activation(value: Any, where: str) -> str:
     """An activation's name; "linear" for none."""
     if value is None:
         return "linear"
     if not isinstance(value, str) or value.lower() not in ACTIVATIONS:
-        raise refuse(place, f"its activation is {value!r:.80}")
+        raise refuse(where, f"its activation is {value!r:.80}")
     return value.lower()
 
 
 def step(name: str) -> int:
-    """How many modules stand for one layer: itself, and its activation if that is one."""
+    """How many modules one layer takes: one, or two with an activation that is a module."""
     return 1 if name == "linear" else 2
 
 
-def read_activation(model: Mapping[str, Any], place: str) -> str:
+def read_activation(model: Mapping[str, Any], where: str) -> str:
     """The one activation of an old fully connected network's hidden layers."""
     return activation(
-        model.get("fcnet_activation" if model.get("fcnet_hiddens") else "post_fcnet_activation"), place
+        model.get("fcnet_activation" if model.get("fcnet_hiddens") else "post_fcnet_activation"), where
     )
 
 
-def observation_shape(policy: Mapping[str, Any], place: str) -> tuple[int, ...]:
+def observation_shape(policy: Mapping[str, Any], where: str) -> tuple[int, ...]:
     """The shape of what the network observes."""
     space = policy.get("observation_space")
     if not isinstance(space, Mapping) or space.get("space") != "box":
-        raise refuse(place, f"it observes {_kind(space)}, not a box")
+        raise refuse(where, f"it observes {_kind(space)}, not a box")
     return tuple(int(size) for size in space["shape"])
 
 
-def outputs(policy: Mapping[str, Any], place: str) -> int:
-    """How many numbers the distribution over the policy's actions takes."""
+def outputs(policy: Mapping[str, Any], where: str) -> int:
+    """How many numbers the distribution over the policy's actions is made of."""
     space = policy.get("action_space")
     kind = space.get("space") if isinstance(space, Mapping) else None
     if isinstance(space, Mapping):
@@ -103,7 +103,7 @@ def outputs(policy: Mapping[str, Any], place: str) -> int:
             return int(np.sum(space["nvec"]))
         if kind == "box" and np.dtype(space["dtype"]).kind == "f" and len(space["shape"]) == 1:
             return 2 * int(space["shape"][0])
-    raise refuse(place, f"its actions are {_kind(space)}")
+    raise refuse(where, f"its actions are {_kind(space)}")
 
 
 def _kind(space: Any) -> str:

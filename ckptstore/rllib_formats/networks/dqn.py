@@ -1,4 +1,4 @@
-"""DQN: a trunk under an advantage stream and, if it is dueling, a value stream. Pure."""
+"""DQN: a trunk under an advantage stream and, if it is dueling, a value stream."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ CLASS = "ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module.DefaultDQNTo
 CATALOG = "ray.rllib.algorithms.dqn.dqn_catalog.DQNCatalog"
 
 
-def convert(policy: Mapping[str, Any], place: str) -> Module:
-    """`policy`, a DQNTorchPolicy, as a module."""
-    model, settings = config.old_model(policy, place), dict(policy["config"])
-    outputs, actions = config.outputs(policy, place), policy["action_space"]
+def convert(policy: Mapping[str, Any], where: str) -> Module:
+    """The module for `policy`, a DQNTorchPolicy."""
+    model, settings = config.old_model(policy, where), dict(policy["config"])
+    outputs, actions = config.outputs(policy, where), policy["action_space"]
     if outputs != actions.get("n"):
-        raise refuse(place, "its actions aren't discrete")
+        raise refuse(where, "its actions aren't discrete")
     if settings.get("noisy"):
-        raise refuse(place, "its layers are noisy (noisy=True)")
+        raise refuse(where, "its layers are noisy (noisy=True)")
     if settings.get("num_atoms", 1) != 1:
-        raise refuse(place, f"it learns a distribution (num_atoms={settings['num_atoms']!r:.20})")
+        raise refuse(where, f"it learns a distribution (num_atoms={settings['num_atoms']!r:.20})")
     if model.get("use_lstm") or model.get("post_fcnet_hiddens"):
-        raise refuse(place, "it has an LSTM or post_fcnet_hiddens")
-    mover = Mover(policy["weights"], place)
-    made, latent = _trunk(mover, model, config.observation_shape(policy, place))
+        raise refuse(where, "it has an LSTM or post_fcnet_hiddens")
+    mover = Mover(policy["weights"], where)
+    made, latent = _trunk(mover, model, config.observation_shape(policy, where))
     mover.drop_unused("_value_branch", "the value head of RLlib's base network, which DQN never used")
     dueling = bool(settings.get("dueling"))
     hidden = _stream(mover, "advantage_module.dueling_A", "advantage_module.A", "af", latent, actions["n"])
     if dueling:
         if _stream(mover, "value_module.dueling_V", "value_module.V", "vf", latent, 1) != hidden:
-            raise refuse(place, "its two streams have layers of other sizes")
+            raise refuse(where, "its two streams have layers of other sizes")
     else:
         mover.drop_unused("value_module.", "the value stream of a network that isn't dueling")
     mover.done()
@@ -54,17 +54,17 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
 
 def _trunk(mover: Mover, model: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[dict[str, Any], int]:
     if len(shape) == 3:
-        active = config.activation(model.get("conv_activation"), mover.place)
-        filters = trunk.filters_of(model, shape, mover.place)
+        active = config.activation(model.get("conv_activation"), mover.where)
+        filters = trunk.filters_of(model, shape, mover.where)
         last = mover.left.get(f"_convs.{len(filters) - 1}._model.0.weight")
-        if last is not None:  # the last one was made as wide as the streams want it
+        if last is not None:  # the last one is as wide as the streams need it
             filters[-1][0] = int(last.shape[0])
         trunk.move_convolutions(mover, filters, shape[2], active, "_convs", "encoder.net.0.cnn")
         return {"conv_filters": filters, "conv_activation": active}, filters[-1][0]
     if len(shape) != 1:
-        raise refuse(mover.place, f"it flattens observations of the shape {shape}")
+        raise refuse(mover.where, f"it flattens observations of the shape {shape}")
     sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", "encoder.net.mlp")
-    active = config.read_activation(model, mover.place)
+    active = config.read_activation(model, mover.where)
     return {"fcnet_hiddens": sizes, "fcnet_activation": active}, sizes[-1]
 
 
@@ -75,17 +75,17 @@ def _stream(mover: Mover, old: str, last: str, new: str, latent: int, outputs: i
         shape = mover.layer(f"{old}_{len(hidden)}._model.0", f"{new}.net.mlp.{2 * len(hidden)}")
         hidden.append(shape[0])
     if not hidden:
-        raise refuse(mover.place, "it has no hidden layers of its own behind the trunk (hiddens=[])")
+        raise refuse(mover.where, "it has no hidden layers of its own after the trunk (hiddens=[])")
     mover.layer(f"{last}._model.0", f"{new}.net.mlp.{2 * len(hidden)}")
     layers = [f"{new}.net.mlp.{2 * index}" for index in range(len(hidden) + 1)]
-    check_chain(mover.made, latent, layers, mover.place)
+    check_chain(mover.made, latent, layers, mover.where)
     if mover.made[f"{layers[-1]}.bias"].shape != (outputs,):
-        raise refuse(mover.place, f"its stream {last!r} doesn't give {outputs} numbers")
+        raise refuse(mover.where, f"its stream {last!r} doesn't give {outputs} numbers")
     return hidden
 
 
 def _dqn_settings(settings: Mapping[str, Any], dueling: bool) -> dict[str, Any]:
-    """What DQN's module wants in its model config besides the network."""
+    """What the model config of DQN's module holds besides the network."""
     explored = settings.get("exploration_config")
     explored = explored if isinstance(explored, Mapping) else {}
     steps, first, final = (

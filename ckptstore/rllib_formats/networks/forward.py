@@ -1,8 +1,8 @@
-"""What a default module computes, said once for whatever computes it: numbers, or the nodes of a graph. Pure.
+"""What a default module computes, written once for numbers and for the nodes of a graph.
 
-`Network.run` takes one step: a batch of observations, and of states where there is an LSTM. It is written
-against `Ops`, so that a file in another format and the numbers that it is compared with follow from the same
-few lines. Every weight is used or known to be of no use for acting; anything else is refused.
+`Network.run` takes one step: a batch of observations, and of states if there is an LSTM. It calls only `Ops`,
+so that a file in another format and the numbers that it is compared with come from the same few lines. Every
+weight has to be used, or known not to matter for acting; all others are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ckptstore.rllib_formats.networks.normal import Normal
 T = TypeVar("T")
 
 LARGEST = 2**22
-"""Numbers in one observation: a file may claim any, and weights are compared with what is computed."""
+"""The most numbers in one observation: it is made to check the weights, and a file may claim any shape."""
 
 
 class Convolution(NamedTuple):
@@ -34,44 +34,44 @@ class Convolution(NamedTuple):
 
 
 class Ops(Protocol[T]):
-    """The steps that networks are made of. Layers go by name: ``<layer>.weight`` and ``<layer>.bias``."""
+    """The operations that networks are made of. Layers are named: ``<layer>.weight``, ``<layer>.bias``."""
 
     def normal(self, x: T, normal: Normal) -> T:
-        """Observations less a mean, by a deviation, within a limit; in double precision."""
+        """Observations minus a mean, divided by a deviation, clipped to a limit; in double precision."""
 
     def affine(self, x: T, layer: str) -> T:
         """``x @ weight.T + bias``."""
 
     def active(self, x: T, name: str) -> T:
-        """One of `config.ACTIVATIONS`, element by element."""
+        """The activation `name`, one of `config.ACTIVATIONS`, element by element."""
 
     def convolve(self, x: T, layers: list[Convolution], active: str) -> T:
-        """Images, channels last, through convolutions with an activation each; channels last, then flat."""
+        """Convolutions with an activation after each: from images with channels last to flat vectors."""
 
     def lstm(self, x: T, h: T, c: T, layer: str) -> tuple[T, T]:
-        """One step; the new h and c."""
+        """One step of an LSTM: the new h and c."""
 
     def combine_dueling(self, advantage: T, value: T) -> T:
         """``advantage - advantage.mean(-1) + value``."""
 
     def with_deviation(self, mean: T, log_std: str) -> T:
-        """The means, and the weight `log_std` behind them for every row."""
+        """The means, each row followed by the weight `log_std`."""
 
     def clip(self, x: T, limit: float) -> T:
-        """The second half of each row kept within -limit and limit."""
+        """The second half of each row clipped to [-limit, limit]."""
 
 
 class Network(NamedTuple):
-    """A recognised module as a function of named inputs. All are float32 and start with the batch's axis."""
+    """A module as a function of named inputs. All arrays are float32 and begin with the batch's axis."""
 
     module: Module
     weights: dict[str, Array]
-    """Those that it uses, float32, under the names that RLlib's newest module has for them."""
+    """The weights that it uses, float32, by their names in RLlib's newest module."""
     inputs: dict[str, tuple[int, ...]]
-    """Name to the shape of one."""
+    """Name to the shape of one item of the batch."""
     outputs: dict[str, tuple[int, ...]]
     distribution: str | None
-    """Over actions, by RLlib's name, that ``action_dist_inputs`` are for; None for Q values."""
+    """RLlib's name of the distribution over actions that ``action_dist_inputs`` define; None for Q values."""
     normal: Normal | None
     clip: float | None
 
@@ -81,59 +81,59 @@ class Network(NamedTuple):
         return walk.all(dict(given))
 
 
-def network(module: Module, normal: Normal | None = None, *, clips: bool = False, place: str) -> Network:
-    """`module` as a function. `clips`: whether its own class bounds the logarithm of deviations.
+def network(module: Module, normal: Normal | None = None, *, clips: bool = False, where: str) -> Network:
+    """`module` as a function. `clips` says whether its class clips the logarithms of deviations.
 
-    UnreadableFormat, naming what isn't understood, for layers or settings that aren't RLlib's own.
+    Raises UnreadableFormat, naming what isn't understood, for layers or settings that aren't RLlib's own.
     """
     try:
-        return _network(module, normal, clips, place)
+        return _network(module, normal, clips, where)
     except UnreadableFormat:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error!s:.100}"
-        raise refuse(place, f"its weights, config and spaces don't fit one another ({what})") from error
+        raise refuse(where, f"its weights, config and spaces don't fit one another ({what})") from error
 
 
-def _network(module: Module, normal: Normal | None, clips: bool, place: str) -> Network:
+def _network(module: Module, normal: Normal | None, clips: bool, where: str) -> Network:
     described = {"observation_space": module.observation_space, "action_space": module.action_space}
-    shape, size = config.observation_shape(described, place), config.outputs(described, place)
+    shape, size = config.observation_shape(described, where), config.outputs(described, where)
     if min(shape, default=1) < 1 or math.prod(shape) > LARGEST:
-        raise refuse(place, f"it observes boxes of the shape {shape!s:.80}")
-    _refuse_settings(module, place)
+        raise refuse(where, f"it observes boxes of the shape {shape!s:.80}")
+    _refuse_settings(module, where)
     kind = module.action_space["space"]
     gaussian, q = kind == "box", "DQN" in module.class_name
     if q and kind != "discrete":
-        raise refuse(place, "its actions aren't discrete")
+        raise refuse(where, "its actions aren't discrete")
     clip = float(module.weights[f"pi.{CLIP}"][0]) if clips and gaussian else None
-    recorder = Numbers(module.weights, place)
-    walk = _Walk(module, recorder, normal, clip, place)
+    recorder = Numbers(module.weights, where)
+    walk = _Walk(module, recorder, normal, clip, where)
     inputs = {"obs": shape, **walk.states()}
     one = {name: np.zeros((1, *size), np.float32) for name, size in inputs.items()}
     outputs = {name: value.shape[1:] for name, value in walk.all(one).items()}
     first = "qf_preds" if q else "action_dist_inputs"
     if outputs[first] != (size,):
-        raise refuse(place, f"its head gives {outputs[first]} numbers where its actions take {size}")
-    _refuse_leftovers(module, recorder.used, place)
-    weights = {name: _float32(name, module.weights[name], place) for name in recorder.used}
+        raise refuse(where, f"its head gives {outputs[first]} numbers where its actions take {size}")
+    _refuse_leftovers(module, recorder.used, where)
+    weights = {name: _float32(name, module.weights[name], where) for name in recorder.used}
     distribution = {"discrete": "Categorical", "box": "DiagGaussian"}.get(kind, "MultiCategorical")
     if "SAC" in module.class_name and gaussian:
         distribution = "SquashedGaussian"
     return Network(module, weights, inputs, outputs, None if q else distribution, normal, clip)
 
 
-def _refuse_settings(module: Module, place: str) -> None:
+def _refuse_settings(module: Module, where: str) -> None:
     for name in ("lstm_use_prev_action", "lstm_use_prev_reward", "fcnet_use_layernorm"):
         if module.model_config.get(name):
-            raise refuse(place, f"it is built with {name}=True")
+            raise refuse(where, f"it is built with {name}=True")
     if module.model_config.get("head_fcnet_use_layernorm"):
-        raise refuse(place, "it is built with head_fcnet_use_layernorm=True")
+        raise refuse(where, "it is built with head_fcnet_use_layernorm=True")
     if module.model_config.get("num_atoms", 1) != 1:
-        raise refuse(place, f"it learns a distribution (num_atoms={module.model_config['num_atoms']!r:.20})")
+        raise refuse(where, f"it learns a distribution (num_atoms={module.model_config['num_atoms']!r:.20})")
 
 
-def _refuse_leftovers(module: Module, used: Mapping[str, None], place: str) -> None:
-    """What isn't used must be what acting doesn't need: targets, critics of SAC, constants."""
+def _refuse_leftovers(module: Module, used: Mapping[str, None], where: str) -> None:
+    """Refuse weights that weren't used, except target networks, SAC's critics and constants."""
     idle = ("_target_", "target_", *(("qf",) if "SAC" in module.class_name else ()))
     left = [
         name
@@ -142,13 +142,13 @@ def _refuse_leftovers(module: Module, used: Mapping[str, None], place: str) -> N
     ]
     if left:
         names = ", ".join(repr(name) for name in left[:3])
-        raise refuse(place, f"the weights {names} ({len(left)} in all) belong to no known layer")
+        raise refuse(where, f"the weights {names} ({len(left)} in all) belong to no known layer")
 
 
-def _float32(name: str, value: Array, place: str) -> Array:
+def _float32(name: str, value: Array, where: str) -> Array:
     array = np.asarray(value)
     if array.dtype.kind != "f":
-        raise refuse(place, f"the weight {name!r} holds {array.dtype}")
+        raise refuse(where, f"the weight {name!r} holds {array.dtype}")
     return np.ascontiguousarray(array, np.float32)
 
 
@@ -156,9 +156,9 @@ class _Walk:
     """One pass through a module's layers."""
 
     def __init__(
-        self, module: Module, ops: Any, normal: Normal | None, clip: float | None, place: str
+        self, module: Module, ops: Any, normal: Normal | None, clip: float | None, where: str
     ) -> None:
-        self.module, self.ops, self.normal, self.clip, self.place = module, ops, normal, clip, place
+        self.module, self.ops, self.normal, self.clip, self.where = module, ops, normal, clip, where
         self.settings = module.model_config
         self.shared = bool(self.settings.get("vf_share_layers"))
         self.critic = any(name.startswith("vf.") for name in module.weights)
@@ -173,7 +173,7 @@ class _Walk:
         return self.recurrent(given) if self.settings.get("use_lstm") else self.ppo(given["obs"])
 
     def states(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the states that go in, by name."""
+        """Shapes of the input states, by name."""
         if not self.settings.get("use_lstm"):
             return {}
         return {
@@ -183,7 +183,7 @@ class _Walk:
         }
 
     def encoders(self) -> list[tuple[str, str]]:
-        """Role, as RLlib's states have it, and name: one for both heads, or one for each."""
+        """Role (the prefix of RLlib's states) and name of each encoder: one for both heads, or one each."""
         if self.shared:
             return [("", "encoder.encoder")]
         critic = [("critic_", "encoder.critic_encoder")] if self.critic else []
@@ -204,7 +204,7 @@ class _Walk:
         return {**self.heads(found), **states}
 
     def heads(self, found: list[Any]) -> dict[str, Any]:
-        """What comes of the latents that the encoders found."""
+        """The outputs for the latents of the encoders."""
         made = {"action_dist_inputs": self.apply_head(found[0])}
         if self.critic:
             made["vf_preds"] = self.layers("vf.net.mlp", found[-1], self.head, False)
@@ -219,7 +219,7 @@ class _Walk:
 
     @property
     def head(self) -> str:
-        return config.activation(self.settings.get("head_fcnet_activation"), self.place)
+        return config.activation(self.settings.get("head_fcnet_activation"), self.where)
 
     def act(self, encoder: str, x: Any) -> Any:
         return self.apply_head(self.encode(encoder, x))
@@ -232,20 +232,20 @@ class _Walk:
 
     def encode(self, name: str, x: Any) -> Any:
         if any(weight.startswith(f"{name}.net.0.cnn.") for weight in self.module.weights):
-            active = config.activation(self.settings.get("conv_activation"), self.place)
+            active = config.activation(self.settings.get("conv_activation"), self.where)
             return self.ops.convolve(x, self.convolutions(f"{name}.net.0.cnn", active), active)
-        active = config.activation(self.settings.get("fcnet_activation"), self.place)
+        active = config.activation(self.settings.get("fcnet_activation"), self.where)
         return self.layers(f"{name}.net.mlp", x, active, True)
 
     def layers(self, prefix: str, x: Any, active: str, last: bool) -> Any:
-        """Fully connected layers with an activation between them, and behind the last one if `last`."""
+        """Fully connected layers with an activation between them, and after the last one if `last`."""
         numbers = sorted(
             int(name[len(prefix) + 1 : -len(".weight")])
             for name in self.module.weights
             if name.startswith(f"{prefix}.") and name.endswith(".weight")
         )
         if numbers != list(range(0, len(numbers) * config.step(active), config.step(active))):
-            raise refuse(self.place, f"its layers {prefix!r} have the numbers {numbers}")
+            raise refuse(self.where, f"its layers {prefix!r} are numbered {numbers}")
         for number in numbers:
             x = self.ops.affine(x, f"{prefix}.{number}")
             if last or number != numbers[-1]:
@@ -256,22 +256,22 @@ class _Walk:
         filters, sizes = self.settings.get("conv_filters"), self.module.observation_space["shape"][:2]
         channels = self.module.observation_space["shape"][2]
         if not isinstance(filters, (list, tuple)):
-            raise refuse(self.place, "its config doesn't tell the strides of its convolutions")
+            raise refuse(self.where, "its config doesn't hold the strides of its convolutions")
         found, position = [], 0
         for item in filters:
             same = len(item) == 3 or item[3] == "same"
             kernel, stride = _pair(item[1]), _pair(item[2])
             if min(stride) < 1:
-                raise refuse(self.place, f"its convolutions have strides of {stride}")
+                raise refuse(self.where, f"its convolutions have strides of {stride}")
             sides = zip(sizes, kernel, stride, strict=True)
             pads = tuple(_same_padding(*side) if same else (0, 0) for side in sides)
             if min(pads[0] + pads[1]) < 0:
-                raise refuse(self.place, "its convolutions have strides larger than their kernels")
+                raise refuse(self.where, "its convolutions have strides larger than their kernels")
             position += int(same)
             layer, expected = f"{prefix}.{position}", (int(item[0]), channels, *kernel)
             shape = np.shape(self.module.weights[f"{layer}.weight"])
             if shape != expected:
-                raise refuse(self.place, f"its layer {layer!r} has the shape {shape}, not {expected}")
+                raise refuse(self.where, f"its layer {layer!r} has the shape {shape}, not {expected}")
             channels = expected[0]
             found.append(Convolution(layer, stride, (pads[0], pads[1])))
             position += config.step(active)
@@ -288,24 +288,24 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _same_padding(size: int, length: int, step: int) -> tuple[int, int]:
-    """As TensorFlow pads what it calls "same"."""
+    """Zeros before and after, as TensorFlow's padding "same" has them."""
     over = (-(-size // step) - 1) * step + length - size
     return over // 2, over - over // 2
 
 
 class Numbers:
-    """`Ops` on arrays in double precision: what files are compared with. Notes which weights were used."""
+    """`Ops` on arrays in double precision, which files are compared with. Records which weights are used."""
 
-    def __init__(self, weights: Mapping[str, Array], place: str) -> None:
-        self._weights, self._place = weights, place
+    def __init__(self, weights: Mapping[str, Array], where: str) -> None:
+        self._weights, self._where = weights, where
         self.used: dict[str, None] = {}
 
     def weight(self, name: str, axes: int) -> Array:
         if name not in self._weights:
-            raise refuse(self._place, f"there is no weight {name!r}")
+            raise refuse(self._where, f"there is no weight {name!r}")
         value = np.asarray(self._weights[name])
         if value.ndim != axes:
-            raise refuse(self._place, f"the weight {name!r} has the shape {value.shape}")
+            raise refuse(self._where, f"the weight {name!r} has the shape {value.shape}")
         self.used[name] = None
         return value.astype(np.float64)
 
@@ -317,7 +317,7 @@ class Numbers:
         weight, bias = self.weight(f"{layer}.weight", 2), self.weight(f"{layer}.bias", 1)
         if weight.shape != (bias.size, x.shape[-1]):
             raise refuse(
-                self._place, f"the layer {layer!r} has the shape {weight.shape} where {x.shape[-1]} come in"
+                self._where, f"the layer {layer!r} has the shape {weight.shape} where {x.shape[-1]} come in"
             )
         return x @ weight.T + bias
 

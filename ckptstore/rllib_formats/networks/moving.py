@@ -1,4 +1,4 @@
-"""Moves weights from names to names, and keeps count of what is left. Pure."""
+"""Move weights from old names to new ones, and keep track of those that are left."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Module(NamedTuple):
     weights: dict[str, Array]
     """In the order of the module's own state dict."""
     optimizer: dict[str, Any]
-    """By the name that the Learner gives it: the state of a torch optimizer in arrays."""
+    """States of torch optimizers in arrays, by the names that the Learner gives the optimizers."""
     renamed: tuple[str, ...]
     """Lines "old -> new"."""
     dropped: tuple[str, ...]
     """Lines "name: why"."""
 
 
-def refuse(place: str, why: str) -> UnreadableFormat:
-    """For a network that isn't recognised."""
+def refuse(where: str, why: str) -> UnreadableFormat:
+    """The error for a network that isn't recognised."""
     return UnreadableFormat(
-        place,
-        f"{why}, so it is none of the networks of RLlib's own that are known here",
+        where,
+        f"{why}, so it isn't one of RLlib's own networks that are known here",
         "Migrate it to 1.1, or convert it in a step of your own",
     )
 
@@ -46,8 +46,8 @@ def refuse(place: str, why: str) -> UnreadableFormat:
 class Mover:
     """The weights of an old network, taken one layer at a time."""
 
-    def __init__(self, weights: Mapping[str, Array], place: str) -> None:
-        self.place = place
+    def __init__(self, weights: Mapping[str, Array], where: str) -> None:
+        self.where = where
         self.order = list(weights)
         self.left = dict(weights)
         self.made: dict[str, Array] = {}
@@ -56,11 +56,11 @@ class Mover:
         self.dropped: list[str] = []
 
     def has(self, layer: str) -> bool:
-        """Whether `layer` has a weight that wasn't taken yet."""
+        """Whether `layer` has a weight that hasn't been moved yet."""
         return f"{layer}.weight" in self.left
 
     def layer(self, old: str, new: str, change: Callable[[Array], Array] | None = None) -> tuple[int, ...]:
-        """Move weight and bias of one layer; returns the shape of the weight as it is then."""
+        """Move weight and bias of one layer; returns the new shape of the weight."""
         self.one(f"{old}.weight", f"{new}.weight", change)
         self.one(f"{old}.bias", f"{new}.bias")
         return tuple(self.made[f"{new}.weight"].shape)
@@ -68,7 +68,7 @@ class Mover:
     def one(self, old: str, new: str, change: Callable[[Array], Array] | None = None) -> None:
         """Move one array."""
         if old not in self.left:
-            raise refuse(self.place, f"there is no weight {old!r}")
+            raise refuse(self.where, f"there is no weight {old!r}")
         value = np.asarray(self.left.pop(old))
         self.made[new] = change(value) if change else value
         self.sources[new] = old
@@ -76,17 +76,17 @@ class Mover:
             self.changes[new] = change
 
     def clip(self, head: str) -> None:
-        """The constant that every head of the new stack keeps among its weights."""
+        """Add the constant that every head of the new stack has among its weights."""
         self.made[f"{head}.{CLIP}"] = np.array([CLIP_DEFAULT], np.float32)
 
     def copies(self, prefixes: Mapping[str, str]) -> None:
-        """Target networks, which the old stack never stored, equal to what they follow."""
+        """Add target networks, which the old stack never stored, as copies of what they follow."""
         for old, new in prefixes.items():
             for name, value in [item for item in self.made.items() if item[0].startswith(f"{old}.")]:
                 self.made[new + name[len(old) :]] = value
 
     def drop_unused(self, prefix: str, why: str) -> None:
-        """Leave out what the old stack made and never used."""
+        """Drop weights that the old stack made but never used."""
         for name in [name for name in self.left if name.startswith(prefix)]:
             del self.left[name]
             self.dropped.append(f"weights/{name}: {why}")
@@ -94,7 +94,7 @@ class Mover:
     def stack(self, old: str, new: str, step: int = 2) -> list[int]:
         """Move all layers ``old.0``, ``old.1`` ... of a multi-layer perceptron; returns their sizes.
 
-        `step` is 2 where an activation stands after each.
+        `step` is 2 if an activation follows each layer.
         """
         sizes: list[int] = []
         while self.has(f"{old}.{len(sizes)}._model.0"):
@@ -103,15 +103,15 @@ class Mover:
         return sizes
 
     def done(self) -> None:
-        """Refuse if anything is left."""
+        """Refuse the network if any weight is left."""
         if self.left:
             names = ", ".join(repr(name) for name in list(self.left)[:3])
             raise refuse(
-                self.place, f"the weights {names} ({len(self.left)} in all) belong to no known layer"
+                self.where, f"the weights {names} ({len(self.left)} in all) belong to no known layer"
             )
 
     def report_renames(self) -> tuple[str, ...]:
-        """Lines of a report."""
+        """A line of the report for every weight that was renamed."""
         return tuple(f"weights/{old} -> weights/{new}" for new, old in self.sources.items())
 
     def moments(self, optimizer: Any, old: list[str], new: list[str]) -> dict[str, Any] | None:
@@ -138,15 +138,15 @@ class Mover:
 
 
 def parameters(weights: Mapping[str, Array], *prefixes: str) -> list[str]:
-    """Names of what is trained below `prefixes` (all, without one), in the module's order."""
+    """Names of the trained weights that begin with one of `prefixes` (all without any), in order."""
     chosen = [name for name in weights if not prefixes or name.startswith(prefixes)]
     return [name for name in chosen if not name.endswith(f".{CLIP}") and "target_" not in name]
 
 
-def check_chain(made: Mapping[str, Array], first: int, layers: list[str], place: str) -> None:
-    """Refuse layers that don't fit one behind the other, the first on `first` inputs."""
+def check_chain(made: Mapping[str, Array], first: int, layers: list[str], where: str) -> None:
+    """Refuse layers whose shapes don't follow one another, beginning with `first` inputs."""
     for layer in layers:
         shape = made[f"{layer}.weight"].shape
         if len(shape) != 2 or shape[1] != first or made[f"{layer}.bias"].shape != shape[:1]:
-            raise refuse(place, f"the layer {layer!r} has the shape {shape} where {first} inputs come in")
+            raise refuse(where, f"the layer {layer!r} has the shape {shape} where {first} inputs come in")
         first = shape[0]

@@ -1,4 +1,4 @@
-"""Modules that are of the new API stack already, as the newest release has them. Pure."""
+"""Bring modules of the new API stack to the form of the newest release."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _CLASSES = {
     "SACTorchRLModule": sac,
     "DefaultSACTorchRLModule": sac,
 }
-# Of Ray 2.38, and of the config of algorithms with a Learner before.
-_RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
+RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
+"""Keys of a model config that have another name since Ray 2.38, by their old name."""
 _HEADS = ("pi.", "vf.", "af.", "qf.", "qf_twin.")
 _TARGETS = ("_target_", "target_")
 
 
 def is_one(policy: Mapping[str, Any]) -> bool:
-    """Whether the weights of `policy` are a module's, also where a policy of the old stack wraps it."""
+    """Whether the weights of `policy` are a module's, even if a policy of the old stack wraps the module."""
     name = str(policy.get("policy_class"))
     return name.endswith("RLModule") or any(
         str(key).startswith(("encoder.", "pi_encoder.")) for key in policy["weights"]
     )
 
 
-def convert(policy: Mapping[str, Any], place: str) -> Module:
-    """The module with the names of today; constants that newer releases keep among the weights are added."""
+def convert(policy: Mapping[str, Any], where: str) -> Module:
+    """The module with today's names, and with the constants that newer releases add to the weights."""
     name = str(policy.get("policy_class")).rpartition(".")[2]
-    # A policy beside a Learner is called after the policy's class, and only PPO's had one.
+    # Beside a Learner the class is the wrapping policy's, and only PPO's policies had a Learner.
     known = _CLASSES.get(name) or (ppo if name == "PPOTorchPolicy" else None)
     if known is None:
         raise refuse(
-            place, f"the module class {policy.get('policy_class')!s:.120} isn't one of RLlib's defaults"
+            where, f"the module class {policy.get('policy_class')!s:.120} isn't one of RLlib's defaults"
         )
     stored = policy.get("config")
     stored = stored if isinstance(stored, Mapping) else {}
     model = stored.get("model") if name.endswith("Policy") else stored
-    settings = _settings(model if isinstance(model, Mapping) else {}, place)
+    settings = _settings(model if isinstance(model, Mapping) else {}, where)
     weights = dict(policy["weights"])
     if known is ppo:
         settings["vf_share_layers"] = not any(key.startswith("encoder.critic_encoder.") for key in weights)
@@ -85,23 +85,23 @@ def _discrete(policy: Mapping[str, Any]) -> bool:
 
 
 def _optimizers(stored: Mapping[str, Any], known: Any) -> dict[str, Any]:
-    """Those that the Learner of today has; one by another name it would train with besides its own."""
+    """The optimizers that today's Learner has, by its names: it would keep any other beside its own."""
     if known is sac:
         return {name: item for name, item in stored.items() if name in ("policy", "qf", "qf_twin", "alpha")}
     if len(stored) != 1:
         return {}
-    [item] = stored.values()  # up to Ray 2.5 it was called after the policy
+    [item] = stored.values()  # up to Ray 2.5 it had the policy's name
     return {"default_optimizer": item}
 
 
-def _settings(model: Mapping[str, Any], place: str) -> dict[str, Any]:
-    found = {_RENAMED.get(str(key), str(key)): value for key, value in model.items() if key != "class"}
+def _settings(model: Mapping[str, Any], where: str) -> dict[str, Any]:
+    found = {RENAMED.get(str(key), str(key)): value for key, value in model.items() if key != "class"}
     if found.get("custom_model") or found.get("use_attention") or found.get("encoder_latent_dim"):
-        raise refuse(place, "it is built with a custom model, attention or encoder_latent_dim")
+        raise refuse(where, "it is built with a custom model, attention or encoder_latent_dim")
     known = {key: value for key, value in found.items() if key in config.DEFAULTS or key in _LEARNING}
     for key, value in known.items():
         if isinstance(value, Opaque):
-            raise refuse(place, f"its model config has an object, {value.name:.80}, for {key!r}")
+            raise refuse(where, f"its model config has an object, {value.name:.80}, for {key!r}")
     return {**config.DEFAULTS, **known}
 
 
@@ -109,7 +109,7 @@ _LEARNING = ("dueling", "double_q", "num_atoms", "v_min", "v_max", "std_init", "
 
 
 def _complete(weights: dict[str, Any]) -> dict[str, Any]:
-    """With the constant of every head, where the release that wrote them had none."""
+    """The weights with the constant of every head, which older releases didn't have."""
     made: dict[str, Any] = {}
     for name, value in weights.items():
         for head in _HEADS:

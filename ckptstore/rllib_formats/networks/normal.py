@@ -1,4 +1,4 @@
-"""The filter that observations of the old API stack went through before the network saw them. Pure."""
+"""The filter that observations of the old API stack pass before they reach the network."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptstore.codec import npy as npbytes
+from ckptstore.codec import npy
 from ckptstore.codec.pickles.budget import DEFAULT, Meter
 from ckptstore.errors import UnreadableFormat
 
-_SMALL = 1e-6  # what RLlib adds to a deviation
+_SMALL = 1e-6  # RLlib adds it to every deviation
 
 
 class Normal(NamedTuple):
-    """``(obs - mean) / deviation``, within -limit and limit if there is one."""
+    """``(obs - mean) / deviation``, clipped to [-limit, limit] if there is a limit."""
 
     mean: Any
     """float64, of the shape of an observation."""
@@ -23,8 +23,8 @@ class Normal(NamedTuple):
     limit: float | None
 
 
-def normal_of(stored: Any, place: str) -> Normal | None:
-    """A policy's filter, as the model has it among the algorithm's `filters`; None if it lets all through."""
+def normal_of(stored: Any, where: str) -> Normal | None:
+    """A policy's filter, from the algorithm's `filters` in the model; None if it changes nothing."""
     if stored is None:
         return None
     kind = stored.get("filter") if isinstance(stored, Mapping) else stored
@@ -34,7 +34,7 @@ def normal_of(stored: Any, place: str) -> Normal | None:
         return _normal(stored)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UnreadableFormat(
-            place,
+            where,
             f"its observations went through a filter that isn't known here ({kind!s:.60}: "
             f"{type(error).__name__} {error!s:.60})",
             "Export its weights (npz, safetensors, json) and filter observations yourself",
@@ -44,7 +44,8 @@ def normal_of(stored: Any, place: str) -> Normal | None:
 def find_filter(policy: Mapping[str, Any]) -> Any:
     """The filter among a policy's connectors, for `normal_of`; None if there is none.
 
-    Ray 2.3 to 2.60 keep it with every policy of the old stack: a list of one for each part of an observation.
+    Ray 2.3 to 2.60 keep one with every policy of the old stack, as a list with an item for each part of an
+    observation.
     """
     connectors = policy.get("connectors")
     agent = connectors.get("agent") if isinstance(connectors, Mapping) else None
@@ -71,14 +72,14 @@ def _normal(stored: Mapping[str, Any]) -> Normal:
             [stats] = stats
             meter = Meter(DEFAULT, 0)
             stats = {
-                key: npbytes.npy_base64(value, meter) if isinstance(value, str) else value
+                key: npy.npy_base64(value, meter) if isinstance(value, str) else value
                 for key, value in stats.items()
             }
         pushes, mean = stats["num_pushes"], stats["mean_array"]
         squares = stats.get("sum_sq_diff_array", stats.get("std_array"))  # before Ray 2.41 the second
     mean, squares = np.asarray(mean, np.float64), np.asarray(squares, np.float64)
     if mean.shape != squares.shape:
-        raise ValueError("mean and deviation of other shapes")
+        raise ValueError("mean and deviation differ in shape")
     variance = squares / (int(pushes) - 1) if int(pushes) > 1 else np.square(mean)
     deviation = np.sqrt(variance) + _SMALL
     limit = stored.get("clip")

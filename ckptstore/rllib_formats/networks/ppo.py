@@ -1,4 +1,4 @@
-"""PPO: a trunk, or two, under a policy head and a value head. Pure."""
+"""PPO: a trunk, or two, under a policy head and a value head."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ CATALOG = "ray.rllib.algorithms.ppo.ppo_catalog.PPOCatalog"
 _LEFTOVER = "a layer that RLlib made under an LSTM and never used"
 
 
-def convert(policy: Mapping[str, Any], place: str) -> Module:
-    """`policy`, a PPOTorchPolicy, as a module."""
-    model = config.old_model(policy, place)
-    mover = Mover(policy["weights"], place)
-    shape, outputs = config.observation_shape(policy, place), config.outputs(policy, place)
+def convert(policy: Mapping[str, Any], where: str) -> Module:
+    """The module for `policy`, a PPOTorchPolicy."""
+    model = config.old_model(policy, where)
+    mover = Mover(policy["weights"], where)
+    shape, outputs = config.observation_shape(policy, where), config.outputs(policy, where)
     settings = {**config.DEFAULTS, "max_seq_len": int(model.get("max_seq_len") or 20)}
     free = bool(model.get("free_log_std"))
     if model.get("no_final_linear"):
-        raise refuse(place, "it is built with no_final_linear=True")
+        raise refuse(where, "it is built with no_final_linear=True")
     if model.get("use_lstm"):
         _recurrent(mover, model, shape, settings, free)
         heads = ("_logits_branch._model.0", "_value_branch._model.0", None)
@@ -54,19 +54,19 @@ def _flat(
     mover: Mover, model: Mapping[str, Any], shape: tuple[int, ...], settings: dict[str, Any]
 ) -> tuple[tuple[str, str, Any], int]:
     if len(shape) != 1:
-        raise refuse(mover.place, f"it flattens observations of the shape {shape}")
+        raise refuse(mover.where, f"it flattens observations of the shape {shape}")
     shared = not mover.has("_value_branch_separate.0._model.0")
     if shared != bool(model.get("vf_share_layers")):
-        raise refuse(mover.place, "its weights and its config disagree on vf_share_layers")
+        raise refuse(mover.where, "its weights and its config disagree on vf_share_layers")
     base = "encoder.encoder.net.mlp" if shared else "encoder.actor_encoder.net.mlp"
     sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", base)
     if not shared:
         other = "encoder.critic_encoder.net.mlp"
         if trunk.move_dense(mover, model, shape[0], "_value_branch_separate", other) != sizes:
-            raise refuse(mover.place, "its value branch has layers of other sizes")
+            raise refuse(mover.where, "its value branch has layers of other sizes")
     settings |= {
         "fcnet_hiddens": sizes,
-        "fcnet_activation": config.read_activation(model, mover.place),
+        "fcnet_activation": config.read_activation(model, mover.where),
         "vf_share_layers": shared,
     }
     return ("_logits._model.0", "_value_branch._model.0", None), sizes[-1]
@@ -76,9 +76,9 @@ def _images(
     mover: Mover, model: Mapping[str, Any], shape: tuple[int, ...], settings: dict[str, Any]
 ) -> tuple[tuple[str, str, Any], int]:
     if model.get("post_fcnet_hiddens"):
-        raise refuse(mover.place, "it has post_fcnet_hiddens behind its convolutions")
-    active = config.activation(model.get("conv_activation"), mover.place)
-    filters = trunk.filters_of(model, shape, mover.place)
+        raise refuse(mover.where, "it has post_fcnet_hiddens after its convolutions")
+    active = config.activation(model.get("conv_activation"), mover.where)
+    filters = trunk.filters_of(model, shape, mover.where)
     shared = bool(model.get("vf_share_layers"))
     base = "encoder.encoder.net.0.cnn" if shared else "encoder.actor_encoder.net.0.cnn"
     trunk.move_convolutions(mover, filters, shape[2], active, "_convs", base)
@@ -96,12 +96,12 @@ def _images(
 def _recurrent(
     mover: Mover, model: Mapping[str, Any], shape: tuple[int, ...], settings: dict[str, Any], free: bool
 ) -> None:
-    """An LSTM on a fully connected network; its value head stands on the LSTM, whatever the config says."""
+    """Move an LSTM on a fully connected network; its value head uses the LSTM, whatever the config says."""
     for name in ("lstm_use_prev_action", "lstm_use_prev_reward", "_time_major"):
         if model.get(name):
-            raise refuse(mover.place, f"it is built with {name}=True")
+            raise refuse(mover.where, f"it is built with {name}=True")
     if free or len(shape) != 1:
-        raise refuse(mover.place, "it is an LSTM on images, or with free_log_std")
+        raise refuse(mover.where, "it is an LSTM on images, or with free_log_std")
     mover.drop_unused("_value_branch_separate.", _LEFTOVER)
     base = "encoder.encoder"
     sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", f"{base}.tokenizer.net.mlp")
@@ -109,10 +109,10 @@ def _recurrent(
         mover.one(f"lstm.{part}", f"{base}.lstm.{part}")
     cells = mover.made[f"{base}.lstm.weight_hh_l0"].shape[-1]
     if mover.made[f"{base}.lstm.weight_ih_l0"].shape != (4 * cells, sizes[-1]):
-        raise refuse(mover.place, f"its LSTM doesn't take the {sizes[-1]} outputs of its hidden layers")
+        raise refuse(mover.where, f"its LSTM doesn't take the {sizes[-1]} outputs of its hidden layers")
     settings |= {
         "fcnet_hiddens": sizes,
-        "fcnet_activation": config.read_activation(model, mover.place),
+        "fcnet_activation": config.read_activation(model, mover.where),
         "vf_share_layers": True,
         "use_lstm": True,
         "lstm_cell_size": int(cells),
@@ -130,9 +130,9 @@ def _heads(mover: Mover, heads: tuple[str, str, Any], latent: int, outputs: int,
     plain = value.startswith("_value_branch.")
     mover.layer(value, "vf.net.mlp.0", None if plain else change)
     for head, size in (("pi", mean), ("vf", 1)):
-        check_chain(mover.made, latent, [f"{head}.net.mlp.0"], mover.place)
+        check_chain(mover.made, latent, [f"{head}.net.mlp.0"], mover.where)
         if mover.made[f"{head}.net.mlp.0.bias"].shape != (size,):
-            raise refuse(mover.place, f"its head {head!r} doesn't give {size} numbers")
+            raise refuse(mover.where, f"its head {head!r} doesn't give {size} numbers")
 
 
 def _squeeze(array: Any) -> Any:

@@ -1,8 +1,8 @@
-"""SAC: a policy network and one or two Q networks. Pure.
+"""SAC: a policy network and one or two Q networks.
 
-With discrete actions both stacks build the same. With continuous ones the new stack's Q networks take
-observation and action through separate encoders, which no weights of the old kind fit; the policy is
-converted, as a module for inference, and the report says what stayed behind.
+With discrete actions both stacks build the same networks. With continuous ones the new stack's Q networks
+take observation and action through separate encoders, which no old weights fit: the policy is converted to a
+module for inference, and the report says what was dropped.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _UNUSED = "the value head of RLlib's base network, which SAC never used"
 _ALPHA = "the new stack keeps it in the Learner, which starts it anew"
 
 
-def convert(policy: Mapping[str, Any], place: str) -> Module:
-    """`policy`, a SACTorchPolicy, as a module."""
-    model = _model(policy, place, "policy_model_config", "policy_model")
-    mover = Mover(policy["weights"], place)
-    shape, actions = config.observation_shape(policy, place), policy["action_space"]
+def convert(policy: Mapping[str, Any], where: str) -> Module:
+    """The module for `policy`, a SACTorchPolicy."""
+    model = _model(policy, where, "policy_model_config", "policy_model")
+    mover = Mover(policy["weights"], where)
+    shape, actions = config.observation_shape(policy, where), policy["action_space"]
     if len(shape) != 1:
-        raise refuse(place, f"it observes boxes of the shape {shape}")
-    outputs = config.outputs(policy, place)
+        raise refuse(where, f"it observes boxes of the shape {shape}")
+    outputs = config.outputs(policy, where)
     discrete = actions["space"] == "discrete"
     if not discrete and actions["space"] != "box":
-        raise refuse(place, f"its actions are {actions['space']}")
+        raise refuse(where, f"its actions are {actions['space']}")
     sizes = _network(mover, model, shape[0], outputs, "action_model", "pi_encoder", "pi")
     twin = mover.has("twin_q_net._logits._model.0")
     nets = {"q_net": "qf", **({"twin_q_net": "qf_twin"} if twin else {})}
     if discrete:
-        other = _model(policy, place, "q_model_config", "Q_model")
+        other = _model(policy, where, "q_model_config", "Q_model")
         for old, new in nets.items():
             if _network(mover, other, shape[0], outputs, old, f"{new}_encoder", new) != sizes:
-                raise refuse(place, "its Q networks have layers of other sizes than its policy")
-        if config.read_activation(other, place) != config.read_activation(model, place):
-            raise refuse(place, "its Q networks have another activation than its policy")
+                raise refuse(where, "its Q networks have layers of other sizes than its policy")
+        if config.read_activation(other, where) != config.read_activation(model, where):
+            raise refuse(where, "its Q networks have another activation than its policy")
     else:
         for old in nets:
             mover.drop_unused(f"{old}.", OTHER)
@@ -63,7 +63,7 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
         {
             **config.DEFAULTS,
             "fcnet_hiddens": sizes,
-            "fcnet_activation": config.read_activation(model, place),
+            "fcnet_activation": config.read_activation(model, where),
             "twin_q": twin,
         },
         not discrete,
@@ -74,13 +74,13 @@ def convert(policy: Mapping[str, Any], place: str) -> Module:
     )
 
 
-def _model(policy: Mapping[str, Any], place: str, *keys: str) -> Mapping[str, Any]:
-    """The first of the keys that the config has: they were renamed in Ray 2.0."""
+def _model(policy: Mapping[str, Any], where: str, *keys: str) -> Mapping[str, Any]:
+    """The model config under the first of `keys` that exists: Ray 2.0 renamed them."""
     found = policy.get("config")
     for key in keys:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            return config.old_model(policy, place, key)
-    return config.old_model(policy, place, keys[0])
+            return config.old_model(policy, where, key)
+    return config.old_model(policy, where, keys[0])
 
 
 def _network(
@@ -90,14 +90,14 @@ def _network(
     mover.clip(head)
     mover.layer(f"{old}._logits._model.0", f"{head}.net.mlp.0")
     mover.drop_unused(f"{old}._value_branch", _UNUSED)
-    check_chain(mover.made, sizes[-1], [f"{head}.net.mlp.0"], mover.place)
+    check_chain(mover.made, sizes[-1], [f"{head}.net.mlp.0"], mover.where)
     if mover.made[f"{head}.net.mlp.0.bias"].shape != (outputs,):
-        raise refuse(mover.place, f"its network {old!r} doesn't give {outputs} numbers")
+        raise refuse(mover.where, f"its network {old!r} doesn't give {outputs} numbers")
     return sizes
 
 
 def _order(made: dict[str, Any], nets: Mapping[str, str]) -> dict[str, Any]:
-    """In the order of the module: all encoders, then all heads."""
+    """The weights in the module's order: all encoders, then all heads."""
     heads = ("pi", *nets.values())
     prefixes = [f"{head}_encoder." for head in heads] + [f"{head}." for head in heads]
     return {name: value for prefix in prefixes for name, value in made.items() if name.startswith(prefix)}
@@ -106,7 +106,7 @@ def _order(made: dict[str, Any], nets: Mapping[str, str]) -> dict[str, Any]:
 def _optimizers(
     policy: Mapping[str, Any], mover: Mover, discrete: bool, nets: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The old stack numbered them: policy, each Q network, alpha."""
+    """Optimizers by name; the old stack numbered them: policy, each Q network, alpha."""
     stored = policy.get("optimizer") or {}
     learned = {"policy": ("action_model", "pi")}
     if discrete:

@@ -1,4 +1,4 @@
-"""Fully connected networks of TensorFlow under torch's names: same layers, kernels transposed. Pure."""
+"""Rename the weights of TensorFlow's fully connected networks as torch's, and transpose the kernels."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _NAMES = {
 _PARTS = {"kernel": "weight", "bias": "bias"}
 
 
-def as_torch(policy: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """`policy`, written with TensorFlow, with the names and shapes that torch has.
+def as_torch(policy: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`policy`, written with TensorFlow, with torch's names and shapes and without its optimizers.
 
-    Its optimizers are left out. UnreadableFormat if it isn't a fully connected network.
+    Raises UnreadableFormat if it isn't a fully connected network.
     """
     weights = {}
     stored = policy["weights"]
     if list(stored) == [str(index) for index in range(len(stored))]:
-        stored = _by_order(policy, place)
+        stored = _by_order(policy, where)
     for name, value in stored.items():
-        weights[_name(str(name), place)] = value.T if np.ndim(value) == 2 else value
+        weights[_name(str(name), where)] = value.T if np.ndim(value) == 2 else value
     order = sorted(weights, key=lambda name: (name.partition(".")[0] != "_hidden_layers", name))
     return {**policy, "weights": {name: weights[name] for name in order}, "optimizer": {}}
 
 
-def _by_order(policy: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Weights that eager TensorFlow stored as a list, under the names that they had in Keras.
+def _by_order(policy: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Weights that eager TensorFlow stored as a list, by their names in Keras.
 
-    A Keras model lists its layers by their distance from the outputs, and of those of one distance the
-    logits' first. Every layer has a kernel and a bias.
+    A Keras model lists its layers by their distance from the outputs, and at each distance first the one that
+    leads to the logits. Every layer has a kernel and a bias.
     """
-    values, model = list(policy["weights"].values()), config.old_model(policy, place)
+    values, model = list(policy["weights"].values()), config.old_model(policy, where)
     shared = bool(model.get("vf_share_layers"))
     hidden, rest = divmod(len(values) // 2 - 2, 1 if shared else 2)
     axes = [np.ndim(value) for value in values]
@@ -51,7 +51,7 @@ def _by_order(policy: Mapping[str, Any], place: str) -> dict[str, Any]:
         or rest
         or axes != [2, 1] * (len(axes) // 2)
     ):
-        raise refuse(place, "eager TensorFlow stored its weights as a list without names")
+        raise refuse(where, "eager TensorFlow stored its weights as a list without names")
     layers = []
     for number in range(1, hidden + 1):
         layers += [f"fc_{number}", *([] if shared else [f"fc_value_{number}"])]
@@ -60,10 +60,10 @@ def _by_order(policy: Mapping[str, Any], place: str) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def _name(name: str, place: str) -> str:
+def _name(name: str, where: str) -> str:
     *_, layer, part = ("", *name.split("/"))
     for pattern, known in _NAMES.items():
         if (match := re.fullmatch(pattern, layer)) and part in _PARTS:
             number = int(match[1]) - 1 if match.groups() else 0
             return f"{known.format(number)}.{_PARTS[part]}"
-    raise refuse(place, f"the variable {name!r:.80} belongs to no known layer")
+    raise refuse(where, f"the variable {name!r:.80} belongs to no known layer")

@@ -1,4 +1,4 @@
-"""The part of a network that both heads stand on: fully connected, or convolutions. Pure."""
+"""The trunk of a network, below its heads: fully connected layers or convolutions."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from ckptstore.rllib_formats.networks.moving import Mover, check_chain, refuse
 
 def move_dense(mover: Mover, model: Mapping[str, Any], inputs: int, old: str, new: str) -> list[int]:
     """Move hidden layers from `old` to the encoder's network `new`; returns their sizes."""
-    stride = config.step(config.read_activation(model, mover.place))
+    stride = config.step(config.read_activation(model, mover.where))
     sizes = mover.stack(old, new, stride)
     if not sizes:
-        raise refuse(mover.place, f"it has no layers {old!r}")
-    check_chain(mover.made, inputs, [f"{new}.{stride * index}" for index in range(len(sizes))], mover.place)
+        raise refuse(mover.where, f"it has no layers {old!r}")
+    check_chain(mover.made, inputs, [f"{new}.{stride * index}" for index in range(len(sizes))], mover.where)
     return sizes
 
 
 def move_convolutions(
     mover: Mover, filters: list[list[Any]], channels: int, active: str, old: str, new: str
 ) -> None:
-    """Move convolutions. All but the last are padded, in the old stack by a module before the layer."""
+    """Move convolutions. All but the last are padded; in the old stack a module before the layer does it."""
     position = 0
     for index, (depth, kernel, _, padding) in enumerate(filters):
         padded = int(padding == "same")
         shape = mover.layer(f"{old}.{index}._model.{padded}", f"{new}.{position + padded}")
         expected = (depth, channels, *(kernel if isinstance(kernel, list) else (kernel, kernel)))
         if shape != expected:
-            raise refuse(mover.place, f"the layer {old}.{index} has the shape {shape}, not {expected}")
+            raise refuse(mover.where, f"the layer {old}.{index} has the shape {shape}, not {expected}")
         position += padded + config.step(active)
         channels = depth
 
 
-def filters_of(model: Mapping[str, Any], shape: tuple[int, ...], place: str) -> list[list[Any]]:
-    """The convolutions as the new stack spells them: depth, kernel, stride, padding."""
+def filters_of(model: Mapping[str, Any], shape: tuple[int, ...], where: str) -> list[list[Any]]:
+    """The convolutions in the new stack's form: depth, kernel, stride, padding."""
     filters = model.get("conv_filters") or _DEFAULT_FILTERS.get(shape[:2])
     if not isinstance(filters, (list, tuple)) or any(len(item) != 3 for item in filters):
-        raise refuse(place, f"images of the shape {shape} have no default filters, and its config no others")
+        raise refuse(
+            where, f"its config has no filters, and RLlib has no default ones for images of the shape {shape}"
+        )
     last = len(filters) - 1
     return [[*_plain(item), "valid" if index == last else "same"] for index, item in enumerate(filters)]
 
@@ -52,8 +54,8 @@ def _size(value: Any) -> Any:
     return [int(part) for part in value] if isinstance(value, (list, tuple)) else int(value)
 
 
-# What every release took where the config says nothing, by the size of the image. RLlib's own for 64 x 64
-# has changed, so it isn't here.
+# RLlib's defaults by the size of the image. Those for 64 x 64 have changed between releases, so they aren't
+# here.
 _DEFAULT_FILTERS: dict[tuple[int, ...], list[list[Any]]] = {
     (96, 96): [[16, [8, 8], 4], [32, [4, 4], 2], [256, [11, 11], 2]],
     (84, 84): [[16, [8, 8], 4], [32, [4, 4], 2], [256, [11, 11], 1]],
