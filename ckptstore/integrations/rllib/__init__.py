@@ -1,11 +1,11 @@
-"""Save, restore and resume RLlib's algorithms on any store, across Ray releases.
+"""Save, restore and resume RLlib's algorithms in any store, across Ray releases.
 
     from ckptstore.integrations import rllib
 
     ckpt = rllib.save(algo, "s3://bucket/runs/ppo")
-    algo = rllib.from_checkpoint("s3://bucket/runs/ppo")  # the newest in the store, whatever Ray wrote it
+    algo = rllib.from_checkpoint("s3://bucket/runs/ppo")  # the newest in the store, whichever Ray wrote it
 
-Ray itself is imported when a call needs it. See ``docs/rllib.md``.
+Ray is imported when a call needs it. See ``docs/rllib.md``.
 """
 
 from ckptstore.integrations.rllib.callback import CheckpointCallback, resume_or_build

@@ -1,4 +1,4 @@
-"""Saves while RLlib trains, and goes on where a run was."""
+"""Save while RLlib trains, and resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ckptstore.staging import Staged
 from ckptstore.store import CheckpointStore
 
 RESULT = "ckptstore"
-"""The key of what the callback adds to the results of training."""
+"""The key under which the callback adds its own results to those of training."""
 
 
 class CheckpointCallback:
@@ -26,43 +26,44 @@ class CheckpointCallback:
 
         config.callbacks(rllib.CheckpointCallback("s3://bucket/runs/ppo", every=10, keep=3))
 
-    RLlib writes its files while training waits; digests, upload, commit and pruning go on beside the next
-    iterations. A save that failed comes up as the error of the `train` that saves next, or of `stop`. With
-    ``wait=True`` every `train` returns with its checkpoint committed. ``result["ckptstore"]`` tells the last
+    RLlib writes its files while training waits; digests, upload, commit and pruning overlap with the next
+    iterations. If a save fails, the `train` that saves next raises its error, or `stop` does. With
+    ``wait=True`` every `train` returns with its checkpoint committed. ``result["ckptstore"]`` holds the last
     committed step. The manifest has the numbers of the result, of ``env_runners`` and of ``evaluation``,
     so ``BestN("env_runners/episode_return_mean", 3)`` finds them.
 
     Parameters:
-        store: a `CheckpointStore`, its URL, or a function that opens it. Pickles of this hold no
-            credentials: another process opens its own store with those around it, or by that function.
-        every: how many iterations from one save to the next.
-        keep: what stays when others have come after it, as `CheckpointStore.prune` takes it; None, all.
+        store: a `CheckpointStore`, its URL, or a function that opens it. A pickle of the callback holds no
+            credentials: another process opens its own store with the credentials that it has, or by that
+            function.
+        every: how many iterations there are between two saves.
+        keep: which checkpoints to keep after each save, as for `CheckpointStore.prune`; None keeps all.
         wait: whether to wait for each commit.
 
-    This stands in a config and is called by RLlib, as a class of callbacks would be. In the checkpoints
-    that it writes stand RLlib's own callbacks in its place: they can be opened without ckptstore.
+    RLlib's config takes it instead of a class of callbacks. In the checkpoints that it writes, RLlib's own
+    callbacks replace it, so that they open without ckptstore.
     """
 
     def __init__(
         self, store: StoreSource, *, every: int = 1, keep: Keep | None = None, wait: bool = False
     ) -> None:
         names.check_positive("every", every, "Pass for example every=10")
-        self._place = StoreHandle(store)
+        self._handle = StoreHandle(store)
         self._every = every
         self._keep = None if keep is None else retention.rule(keep)
         self._wait = wait
 
     @property
     def store(self) -> CheckpointStore:
-        """The store, opened once in each process."""
-        return self._place.open()
+        """The store, which each process opens once."""
+        return self._handle.open()
 
     def __call__(self) -> Any:
-        """What RLlib calls back, one for every algorithm and env runner."""
+        """The object that RLlib calls back; RLlib makes one for every algorithm and env runner."""
         from ray.rllib.callbacks.callbacks import RLlibCallback
 
         made = RLlibCallback()
-        saver = _Saver(self._place, self._every, self._keep, self._wait)
+        saver = _Saver(self._handle, self._every, self._keep, self._wait)
         made.on_algorithm_init = saver.on_algorithm_init
         made.on_train_result = saver.on_train_result
         return made
@@ -75,14 +76,14 @@ class CheckpointCallback:
         return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
-        return f"CheckpointCallback({self._place!r}, every={self._every}, keep={self._keep})"
+        return f"CheckpointCallback({self._handle!r}, every={self._every}, keep={self._keep})"
 
 
 class _Saver:
     """Saves one algorithm."""
 
-    def __init__(self, place: StoreHandle, every: int, keep: Keep | None, wait: bool) -> None:
-        self._place = place
+    def __init__(self, handle: StoreHandle, every: int, keep: Keep | None, wait: bool) -> None:
+        self._handle = handle
         self._every = every
         self._keep = keep
         self._wait = wait
@@ -90,50 +91,52 @@ class _Saver:
         self._committed: int | None = None
 
     def on_algorithm_init(self, *, algorithm: Any, **more: Any) -> None:
-        """RLlib tells nobody that an algorithm is stopped, so take part in that."""
+        """Make `stop` wait for the last save, since RLlib has no callback for it."""
         cleanup = algorithm.cleanup
 
-        def last() -> None:
+        def clean_up_and_wait() -> None:
             try:
                 cleanup()
             finally:
                 if self._staged is not None:
-                    self._place.open().wait()
+                    self._handle.open().wait()
 
-        algorithm.cleanup = last
+        algorithm.cleanup = clean_up_and_wait
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **more: Any) -> None:
-        """Save if it is time. Raises what the save before raised."""
+        """Save if it is time. Raises the error of the previous save."""
         step = algorithm.iteration
         if step % self._every == 0:
-            store = self._place.open()
-            staged = store.stage_async(step, metrics=numbers_in(result), if_exists="replace", keep=self._keep)
-            self._look()
+            store = self._handle.open()
+            staged = store.stage_async(
+                step, metrics=select_numbers(result), if_exists="replace", keep=self._keep
+            )
+            self._update()
             with staged as path:
                 write(algorithm.save_checkpoint, os.fspath(path))
             self._staged = staged
             if self._wait:
                 store.wait()
-        self._look()
+        self._update()
         if self._committed is not None:
             result[RESULT] = {"committed_step": self._committed}
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         if self._staged is not None and self._staged.checkpoint is not None:
             self._committed = self._staged.checkpoint.step
 
 
-def numbers_in(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a training result that a checkpoint may be judged by."""
+def select_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a training result, for a manifest's metrics."""
     found = {name: value for name, value in result.items() if _is_number(value)}
-    parts = {name: _numbers(result[name]) for name in ("env_runners", "evaluation") if name in result}
+    parts = {name: _select_nested(result[name]) for name in ("env_runners", "evaluation") if name in result}
     return found | {name: inner for name, inner in parts.items() if inner}
 
 
-def _numbers(value: Any) -> dict[str, Any]:
+def _select_nested(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, item in value.items() if isinstance(value, Mapping) else ():
-        kept = _numbers(item) if isinstance(item, Mapping) else item if _is_number(item) else None
+        kept = _select_nested(item) if isinstance(item, Mapping) else item if _is_number(item) else None
         if kept is not None and kept != {}:
             found[str(name)] = kept
     return found
@@ -144,24 +147,24 @@ def _is_number(value: Any) -> bool:
 
 
 def resume_or_build(config: Any, store: StoreSource) -> Any:
-    """The algorithm of `config`: gone on from the newest whole checkpoint in the store, or a new one.
+    """The algorithm of `config`, restored from the newest intact checkpoint in the store, or a new one.
 
-    A damaged checkpoint is passed over for the one before it. The one that the run goes on from is the
-    parent of the next, and stays whatever `keep` says. Raises as `from_checkpoint` does, and
-    CheckpointCorrupt if there are checkpoints and none is whole: never begins anew over those.
+    A damaged checkpoint is skipped for the one before it. The checkpoint that the run resumes from becomes
+    the parent of the next one, and `keep` never removes it. Raises as `from_checkpoint` does, and
+    CheckpointCorrupt if the store holds checkpoints but none is intact, rather than begin anew.
     """
-    place = StoreHandle(store).open()
-    newest = place.latest(verified=True)
+    opened = StoreHandle(store).open()
+    newest = opened.latest(verified=True)
     if newest is None:
         return config.build_algo()
     algo = from_checkpoint(newest, config=config)
-    for callback in _callbacks(config):
-        if callback.store is not place and callback.store.url == place.url:
+    for callback in _find_callbacks(config):
+        if callback.store is not opened and callback.store.url == opened.url:
             callback.store.get(newest.name).resume()
     return algo
 
 
-def _callbacks(config: Any) -> list[CheckpointCallback]:
+def _find_callbacks(config: Any) -> list[CheckpointCallback]:
     found = config.callbacks_class
     return [
         each

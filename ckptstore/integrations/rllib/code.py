@@ -1,4 +1,4 @@
-"""Functions and classes that a checkpoint holds as code: used only where that was asked for, and can work."""
+"""Functions and classes that a checkpoint holds as code, for callers that trust it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ckptstore.integrations.rllib.saving import WRITER
 
 
 class Code:
-    """Hands out what a checkpoint holds as code, or says why not."""
+    """The code in a checkpoint, built on request if it is trusted and fits this Python."""
 
     def __init__(self, checkpoint: Checkpoint, trusted: bool) -> None:
         self._url = checkpoint.url
         self.trusted = trusted
-        self._written_on = _python(checkpoint) if trusted else ""
+        self._written_on = _read_python(checkpoint) if trusted else ""
 
-    def real(self, name: str, value: Any, remedy: str) -> Any:
-        """The function or class that `value` stands for. Runs code of the checkpoint if it is trusted.
+    def build(self, name: str, value: Any, remedy: str) -> Any:
+        """The function or class that `value` stands for; runs code of a trusted checkpoint.
 
-        InvalidRequest if it isn't, or was pickled by value on another Python: its bytecode means something
-        else here, which may be anything but an error.
+        Raises InvalidRequest if the checkpoint isn't trusted, or if the code was pickled by value on another
+        Python: this one would run that bytecode as other instructions, perhaps without an error.
         """
-        found = configs.plain(value)
+        found = configs.resolve(value)
         if found is not configs.UNKNOWN and not configs.is_code(value):
             return found
         if not isinstance(value, Opaque):
@@ -42,31 +42,37 @@ class Code:
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         if value.args is not None and self._written_on != here:
             writer = (
-                f"Python {self._written_on} wrote it" if self._written_on else "nothing tells which Python"
+                f"Python {self._written_on} wrote it"
+                if self._written_on
+                else "no file says which Python wrote it"
             )
-            raise InvalidRequest(name, f"{writer}, and its code means something else on {here}", remedy)
+            raise InvalidRequest(
+                name, f"{writer}, and its code means something else on Python {here}", remedy
+            )
         return _Builder().build(value)
 
 
-def _python(checkpoint: Checkpoint) -> str:
-    """The Python, such as "3.11", whose RLlib made the checkpoint; empty where nothing tells."""
+def _read_python(checkpoint: Checkpoint) -> str:
+    """The Python, such as "3.11", on which RLlib wrote the checkpoint; empty if no file says."""
     if WRITER not in checkpoint.listing():
         return ""
     try:
         version = json.loads(checkpoint.read(WRITER))["python"]
         return ".".join(version.split(".")[:2])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointCorrupt(f"{checkpoint.url}/{WRITER}", "it doesn't name a Python") from error
+        raise CheckpointCorrupt(
+            f"{checkpoint.url}/{WRITER}", "it doesn't name a version of Python"
+        ) from error
 
 
 class _Builder:
-    """Does what the pickle would have done."""
+    """Builds the objects that unpickling would have built."""
 
     def __init__(self) -> None:
         self._made: dict[int, Any] = {}
 
     def build(self, value: Any) -> Any:
-        """`value` with the real things in the place of records."""
+        """`value` with the objects that its records describe."""
         if id(value) in self._made:
             return self._made[id(value)]
         if isinstance(value, Opaque):
@@ -113,7 +119,7 @@ class _Builder:
 
 
 def _import(name: str) -> Any:
-    """What stands under the dotted `name`, which may lead into classes."""
+    """The object with the dotted `name`, which may be an attribute of a class."""
     parts = name.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         try:

@@ -1,7 +1,7 @@
-"""What became of RLlib's config attributes, release by release, and how an old config is read today.
+"""Translate configs of older RLlib releases into the attributes of the installed one.
 
-The old config is plain data. Nothing of it is unpickled, and no name in it is imported unless it is one of
-Ray's own classes.
+An old config is plain data: nothing of it is unpickled, and only names of Ray's own classes are imported. The
+tables say what became of each attribute, and in which release.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore.codec.opaque import Opaque
+from ckptstore.format import names
 
 DEPRECATED = -1
-"""What RLlib writes where an attribute is only kept to say that it is gone."""
+"""RLlib's value for an attribute that is kept only to report that it was removed."""
 
 
 class Renamed(NamedTuple):
-    """An attribute with another name since `release`, the first Ray that has the new one."""
+    """An attribute with another name since `release`, the first Ray with the new name."""
 
     old: str
     new: str
@@ -30,9 +31,9 @@ class Renamed(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """An attribute that `release` has no more, what it was or what to do, and whether leaving it out matters.
+    """An attribute that Ray no longer has since `release`: why, and whether the user should be told.
 
-    Without a release it is no setting at all but what a run made of itself.
+    Without a release it was never a setting, but something that a run computed.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Removed(NamedTuple):
 
 
 RENAMED = (
-    # Keys of the config dict of Ray 2.1 and older, and of policies up to today.
+    # Keys of the config dict of Ray 2.1 and older; policies still have them.
     Renamed("callbacks", "callbacks_class", "2.2"),
     Renamed("create_env_on_driver", "create_env_on_local_worker", "2.2"),
     Renamed("custom_eval_function", "custom_evaluation_function", "2.2"),
@@ -103,8 +104,8 @@ REMOVED = (
     Removed("_validate_exploration_conf_and_rl_modules", "2.5", "a switch of that release's validation"),
     Removed("_disable_execution_plan_api", "2.9", "execution plans are gone"),
     Removed("sample_async", "2.9", "sampling in a thread is gone"),
-    Removed("rl_module_spec", "2.9", "built from what each module tells about itself"),
-    Removed("_rl_module_spec", "", "built from what each module tells about itself"),
+    Removed("rl_module_spec", "2.9", "built from each module's own description"),
+    Removed("_rl_module_spec", "", "built from each module's own description"),
     Removed("auto_wrap_old_gym_envs", "2.12", "gym environments need a wrapper of your own"),
     Removed("enable_async_evaluation", "2.9", "use evaluation_parallel_to_training", True),
     Removed("_enable_new_api_stack", "2.21", "the API stack follows from the checkpoint"),
@@ -117,7 +118,7 @@ REMOVED = (
     Removed("env_task_fn", "2.40", "set the task from a callback", True),
     Removed("logger_config", "2.54", "give Tune a logger callback", True),
     Removed("logger_creator", "2.54", "give Tune a logger callback", True),
-    # Not settings but what a run made of itself.
+    # Computed by the run: not settings.
     Removed("class", "", "the installed Ray's own"),
     Removed("algo_class", "", "the installed Ray's own"),
     Removed("_is_frozen", "", "set when the algorithm is built"),
@@ -135,7 +136,7 @@ CLASSES = {
         "ray.rllib.algorithms.algorithm_config.TorchCompileWhatToCompile"  # 2.10
     ),
 }
-"""Classes of Ray's that attributes hold, by the name they had, and where they are now."""
+"""Ray's own classes that attributes hold: old name to new name."""
 
 VALUES: Mapping[tuple[str, Any], Any] = {
     ("gym_env_vectorize_mode", "SYNC"): "sync",  # 2.53
@@ -157,7 +158,7 @@ _BY_THE_CALLER = {
     "env",
     "evaluation_config",
 }
-# RLlib makes an object of what stands under "type" in them.
+# RLlib makes an object of the class under "type" in them.
 _MAKES = {"replay_buffer_config", "exploration_config", "_prior_exploration_config"}
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _REMOVED = {item.name: item for item in REMOVED}
@@ -166,19 +167,19 @@ _NOT_SERIALIZABLE = "__not_serializable__"
 
 @dataclass
 class Translation:
-    """An old config in the words of the installed Ray."""
+    """An old config with the attributes of the installed Ray."""
 
     values: dict[str, Any] = field(default_factory=dict)
     renamed: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
-    """Attribute to the reason, for those that said something."""
+    """Attribute to reason, for the attributes that were lost."""
 
 
 def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Translation:
-    """The attributes of `config`, whatever release wrote it, that the config object `target` knows.
+    """The attributes of `config`, written by any release, that the config object `target` has.
 
-    The environment, the policies and their mapping are left to the caller, who has to ask for them where
-    they were code. `target` is not changed.
+    The environment, the policies and their mapping are left to the caller, since they may be code. `target`
+    is not changed.
     """
     known = vars(target)
     result = Translation()
@@ -195,9 +196,9 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
         if name == "model":
             value, unknown = _model(value, known.get("model") or {})
             result.dropped.update({f"model.{key}": "this Ray has no such setting" for key in unknown})
-        found = plain(_value(name, value, known[name]))
+        found = resolve(_value(name, value, known[name]))
         if found is UNKNOWN:
-            result.dropped[name] = f"it is code ({_about(value)})"
+            result.dropped[name] = f"it is code ({_name_code(value)})"
         else:
             result.values[name] = found
     return result
@@ -206,7 +207,7 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
 def _rename(
     config: Mapping[str, Any], known: Mapping[str, Any], result: Translation
 ) -> Iterator[tuple[str, Any]]:
-    """Attributes by today's names; where old and new name both stand, the one that says something wins."""
+    """Attributes by today's names; if both names are there, the one with a value wins."""
     found: dict[str, Any] = {str(name): value for name, value in config.items()}
     for old, new, release in RENAMED:
         if old not in found or old == new:
@@ -249,20 +250,20 @@ def _value(name: str, value: Any, default: Any) -> Any:
         return dict(value.state or {})
     if name in _MAKES and isinstance(value, Mapping):
         return _short_types(value)
-    if name in ("input_", "output") and isinstance(value, str) and imports(value):
+    if name in ("input_", "output") and isinstance(value, str) and may_import(value):
         return Opaque(value)
     if value == _NOT_SERIALIZABLE:
         return default
     return value
 
 
-def imports(text: str) -> bool:
-    """Whether RLlib or gymnasium, told to make what goes by `text`, might import and call anything at all."""
+def may_import(text: str) -> bool:
+    """Whether RLlib or gymnasium, asked for an object called `text`, might import and call anything."""
     return ":" in text or bool(_DOTTED.match(text))
 
 
 def _short_types(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` with each "type" in it, however deep, by the bare name of a class of RLlib's own.
+    """`value` with every "type" in it, at any depth, as the bare name of one of RLlib's own classes.
 
     RLlib would import and call whatever a dotted name leads to, with the other keys as arguments.
     """
@@ -272,7 +273,7 @@ def _short_types(value: Mapping[str, Any]) -> dict[str, Any]:
             item = _short_types(item)
         elif key == "type" and isinstance(item, (str, Opaque)):
             name = item if isinstance(item, str) else item.name if item.args is None else ":"
-            if imports(name) and not name.startswith("ray.rllib."):
+            if may_import(name) and not name.startswith("ray.rllib."):
                 return {"type": Opaque(name)}
             item = name.rpartition(".")[2]
         result[key] = item
@@ -282,26 +283,26 @@ def _short_types(value: Mapping[str, Any]) -> dict[str, Any]:
 UNKNOWN = object()
 
 
-def plain(value: Any) -> Any:
-    """`value` with Ray's own classes in the place of records of them; `UNKNOWN` if it holds other code."""
+def resolve(value: Any) -> Any:
+    """`value` with Ray's own classes instead of records of them; `UNKNOWN` if it holds other code."""
     if isinstance(value, Opaque):
         return _ray_object(value)
     if isinstance(value, str) and value in CLASSES:
         return _look_up(CLASSES[value])
     if isinstance(value, dict):
-        inner = {key: plain(item) for key, item in value.items()}
+        inner = {key: resolve(item) for key, item in value.items()}
         return UNKNOWN if any(item is UNKNOWN for item in inner.values()) else inner
     if isinstance(value, (list, tuple)):
-        items = [plain(item) for item in value]
+        items = [resolve(item) for item in value]
         return UNKNOWN if any(item is UNKNOWN for item in items) else type(value)(items)
     return value
 
 
 def _ray_object(record: Opaque) -> Any:
-    """The class of Ray's that `record` mentions, or the member of an enumeration; else `UNKNOWN`."""
+    """Ray's own class, or member of an enumeration, that `record` stands for; else `UNKNOWN`."""
     args = record.args or ()
     if record.name == "functools.partial" and len(args) == 1 and record.state is None:
-        return plain(args[0])  # a CheckpointCallback is saved as RLlib's own callbacks, so wrapped
+        return resolve(args[0])  # a CheckpointCallback is saved as RLlib's own callbacks, in a partial
     name = CLASSES.get(record.name, record.name)
     if not name.startswith("ray.rllib."):
         return UNKNOWN
@@ -314,7 +315,7 @@ def _ray_object(record: Opaque) -> Any:
 
 
 def _look_up(name: str) -> Any:
-    """What the installed Ray has under the dotted `name`, or `UNKNOWN`."""
+    """The object with the dotted `name` in the installed Ray, or `UNKNOWN`."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute, UNKNOWN)
@@ -323,40 +324,40 @@ def _look_up(name: str) -> Any:
 
 
 def is_code(value: Any) -> bool:
-    """Whether `value` stands for a function or class that the caller has to give.
+    """Whether `value` stands for a function or class that the caller has to pass.
 
-    Ray's own are known by name, and so is its default mapping.
+    Ray's own classes are found by name, and so is its default mapping.
     """
     if isinstance(value, Opaque):
         return not (value.args is None and value.name.startswith("ray.rllib.") and "<" not in value.name)
     return isinstance(value, str) and (value == _NOT_SERIALIZABLE or "<locals>" in value)
 
 
-def _about(value: Any) -> str:
-    names: list[str] = []
+def _name_code(value: Any) -> str:
+    found: list[str] = []
     pending: list[Any] = [value]
-    while pending and not names:
+    while pending and not found:
         item = pending.pop()
         if isinstance(item, Opaque):
-            names.append(item.name)
+            found.append(item.name)
         elif isinstance(item, dict):
             pending.extend(item.values())
         elif isinstance(item, (list, tuple)):
             pending.extend(item)
-    return names[0] if names else type(value).__name__
+    return found[0] if found else type(value).__name__
 
 
-def scalar(value: Any) -> Any:
-    """A Python number for a numpy one: RLlib's validation asks for `int` and `float`."""
+def to_scalar(value: Any) -> Any:
+    """`value` as a Python number if it is one of numpy's, which RLlib's validation refuses."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def single_policies(
+def translate_single_policies(
     config: Mapping[str, Any], wanted: Iterable[str], target: Any, new_stack: bool
 ) -> tuple[dict[str, Translation], dict[str, str]]:
-    """The settings that only some of the `wanted` policies had, for today's ``PolicySpec(config=...)``.
+    """The settings of single policies, for today's ``PolicySpec(config=...)``, and what is lost of them.
 
-    `target` has those of all. Beside them what isn't carried, with the reason.
+    The settings that all policies share are in `target`. What is lost is a dict from path to reason.
     """
     specs = config.get("policies") or (config.get("multiagent") or {}).get("policies")
     found: dict[str, Translation] = {}
@@ -366,11 +367,11 @@ def single_policies(
         own = spec.get("config") if isinstance(spec, Mapping) else None
         if isinstance(spec, (list, tuple)) and len(spec) > 3:  # the class, two spaces, and this
             own = spec[3]
-        place = f"policies/{policy_id}/config"
+        where = f"{names.POLICIES}/{policy_id}/config"
         if own and isinstance(own, Mapping) and not new_stack:
             found[policy_id] = made = translate(own, target, False)
-            dropped |= {f"{place}/{name}": why for name, why in made.dropped.items()}
+            dropped |= {f"{where}/{name}": why for name, why in made.dropped.items()}
         elif own:
-            names = ", ".join(map(str, own)) if isinstance(own, Mapping) else "of a class"
-            dropped[place] = f'its own settings ({names}): pass config={{"policies": ...}}'
+            which = ", ".join(map(str, own)) if isinstance(own, Mapping) else "of a class"
+            dropped[where] = f'its own settings ({which}): pass config={{"policies": ...}}'
     return found, dropped

@@ -1,4 +1,4 @@
-"""Networks of live policies and modules, as files for serving."""
+"""Export networks of live policies and modules as files for serving."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def export_model(
 ) -> Checkpoint:
     """Commit the network of one policy, or one module of the new API stack, to the store at `url`.
 
-    With `onnx`, an opset or True, it is the file ``model.onnx``, run and compared with the weights before it
-    is committed, as ``Checkpoint.export`` does. Without, it is what RLlib itself exports of a policy, a
-    ``model.pt`` that needs RLlib again, or a SavedModel; of a module RLlib exports nothing, and its
-    ``model.pt`` is TorchScript. The step is the policy's global timestep, or 0, unless `step` says
-    otherwise. Raises UnreadableFormat for a network that can't be exported, and what `stage` raises.
+    With `onnx`, an opset or True, the file is ``model.onnx``, run and compared with the weights before it is
+    committed, as ``Checkpoint.export`` does. Without, a policy is exported by RLlib itself: as a ``model.pt``
+    that needs RLlib to be loaded, or a SavedModel. RLlib can't export a module, whose ``model.pt`` is
+    TorchScript. The step is the policy's global timestep, or 0, unless `step` is given. Raises
+    UnreadableFormat for a network that can't be exported, and what `CheckpointStore.stage` raises.
     """
-    place = url if isinstance(url, CheckpointStore) else CheckpointStore(url)
+    store = url if isinstance(url, CheckpointStore) else CheckpointStore(url)
     number = int(getattr(policy, "global_timestep", 0)) if step is None else step
-    staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
+    staged = store.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
         if onnx:
             opset = onnxfile.OPSET if onnx is True else onnx
-            data, _ = onnxfile.dumps(*_network(policy, number), opset=opset)
+            data, _ = onnxfile.dumps(*_read_network(policy, number), opset=opset)
             _write(os.path.join(path, "model.onnx"), data)
         elif hasattr(policy, "export_model"):
             policy.export_model(os.fspath(path))
@@ -49,16 +49,16 @@ def export_model(
                     type(policy).__name__, "RLlib can't export its model", "Pass onnx=True, or export_policy"
                 )
         else:
-            data, _ = torchscript.dumps(*_network(policy, number))
+            data, _ = torchscript.dumps(*_read_network(policy, number))
             _write(os.path.join(path, "model.pt"), data)
     assert staged.checkpoint is not None
     return staged.checkpoint
 
 
-def _network(policy: Any, step: int) -> tuple[Network, dict[str, str], str]:
-    """What it computes, where it is from, and its name in errors."""
+def _read_network(policy: Any, step: int) -> tuple[Network, dict[str, str], str]:
+    """The network, its metadata, and the policy's name in errors."""
     what = type(policy).__name__
-    with tempfile.TemporaryDirectory() as directory:  # as data, by the one way that reads what RLlib writes
+    with tempfile.TemporaryDirectory() as directory:  # through files, as there is one reader for policies
         if hasattr(policy, "export_checkpoint"):
             policy.export_checkpoint(directory)
         else:

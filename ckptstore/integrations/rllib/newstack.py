@@ -1,4 +1,4 @@
-"""Sets an algorithm of RLlib's new API stack to the state in a checkpoint."""
+"""Restore an algorithm of RLlib's new API stack to the state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import UnreadableFormat
+from ckptstore.format import names
 from ckptstore.integrations.rllib import config as configs
-from ckptstore.integrations.rllib.oldstack import fits
+from ckptstore.integrations.rllib.oldstack import check_weights
 from ckptstore.integrations.rllib.report import RestoreReport
-from ckptstore.rllib_formats.networks import new_stack_module
+from ckptstore.rllib_formats.networks import new_stack, new_stack_module
 from ckptstore.rllib_formats.networks.normal import normal_of
 
-# Buffers that hold a constant and that only some releases have.
+# Buffers that hold a constant, and that only some releases have.
 CONSTANTS = ("log_std_clip_param_const",)
 
 # The learner API of Ray up to 2.37 kept the old stack's counters.
@@ -25,13 +26,12 @@ _COUNTERS = {
 }
 
 MODEL_RENAMED = {
-    "post_fcnet_hiddens": "head_fcnet_hiddens",  # 2.38
-    "post_fcnet_activation": "head_fcnet_activation",  # 2.38
+    **new_stack.RENAMED,
     "fcnet_weights_initializer": "fcnet_kernel_initializer",  # 2.38
     "fcnet_weights_initializer_config": "fcnet_kernel_initializer_kwargs",  # 2.38
     "fcnet_bias_initializer_config": "fcnet_bias_initializer_kwargs",  # 2.38
 }
-"""Keys of a module's model config that RLlib's default networks know by another name today."""
+"""Keys of a module's model config that have another name today, by their old name."""
 
 
 def module_ids(algo: Any) -> list[str]:
@@ -39,25 +39,25 @@ def module_ids(algo: Any) -> list[str]:
     return sorted(algo.learner_group.get_weights())
 
 
-def convert(state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
+def convert(state: Mapping[str, Any], policies: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
     """The policies of an old-stack checkpoint as modules, each in the model of ``docs/model.md``.
 
     Raises UnreadableFormat for networks that aren't RLlib's own, and for observations that went through a
-    filter: without it a policy would act on what it never saw.
+    filter: without it a policy would get inputs that it was never trained on.
     """
     for policy_id, stored in state["filters"].items():
-        if policy_id in policies and normal_of(stored, told.source) is not None:
+        if policy_id in policies and normal_of(stored, report.source) is not None:
             raise UnreadableFormat(
-                told.source,
+                report.source,
                 f"the observations of {policy_id!r} went through a {stored['filter']}",
                 "Restore it on the old stack, or with a MeanStdFilter connector of your own",
             )
     if state["replay_buffers"]:
-        told.dropped["replay_buffers"] = "those of the new stack hold episodes"
+        report.dropped["replay_buffers"] = "replay buffers of the new stack hold episodes"
     result = {}
     for policy_id, policy in policies.items():
-        module = new_stack_module(policy, f"{told.source} policy {policy_id!r}")
-        told.notes += [f"{policy_id}: not carried: {line}" for line in module.dropped]
+        module = new_stack_module(policy, f"{report.source} policy {policy_id!r}")
+        report.notes += [f"{policy_id}: not carried: {line}" for line in module.dropped]
         result[policy_id] = {
             **policy,
             "policy_class": module.class_name,
@@ -70,7 +70,7 @@ def convert(state: Mapping[str, Any], policies: Mapping[str, Any], told: Restore
 
 
 def adapt(target: Any, state: Mapping[str, Any]) -> None:
-    """Settings that the new stack has under its own names."""
+    """Set the settings that have other names on the new stack."""
     stored = state["config"]
     rates = stored.get("optimization") or {}
     for name, role in (("actor_lr", "actor"), ("critic_lr", "critic"), ("alpha_lr", "entropy")):
@@ -83,32 +83,32 @@ def adapt(target: Any, state: Mapping[str, Any]) -> None:
         target.epsilon = [(0, first), (steps, last)]
 
 
-def specify_modules(target: Any, policies: Mapping[str, Any], told: RestoreReport) -> None:
-    """Give the config `target` the model config that each module was built with."""
+def specify_modules(target: Any, policies: Mapping[str, Any], report: RestoreReport) -> None:
+    """Set in the config `target` the model config that each module was built with."""
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
     specs = {
-        policy_id: RLModuleSpec(model_config=model_config(target, policy))
+        policy_id: RLModuleSpec(model_config=build_model_config(target, policy))
         for policy_id, policy in policies.items()
     }
-    single = specs.get("default_policy") if len(specs) == 1 else None
+    single = specs.get(names.DEFAULT_POLICY) if len(specs) == 1 else None
     target.rl_module(rl_module_spec=single or MultiRLModuleSpec(rl_module_specs=specs))
-    told.carried.append("model_config")
+    report.carried.append("model_config")
 
 
-def model_config(target: Any, policy: Mapping[str, Any]) -> dict[str, Any]:
-    """What `policy`, a module in the model of ``docs/model.md``, was built with, in today's words."""
+def build_model_config(target: Any, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The model config of `policy`, a module in the model of ``docs/model.md``, with today's keys."""
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
     result = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
     stored = policy["config"]
-    if isinstance(stored.get("model"), Mapping):  # up to 1.2 a policy has the algorithm's whole config
+    if isinstance(stored.get("model"), Mapping):  # up to 1.2 a policy holds the algorithm's whole config
         stored = stored["model"]
     for key, value in stored.items():
         name = MODEL_RENAMED.get(key, key)
         if name in result:
-            result[name] = configs.plain(value)
+            result[name] = configs.resolve(value)
     return result
 
 
@@ -117,47 +117,47 @@ def load(
     state: Mapping[str, Any],
     policies: Mapping[str, Any],
     learner: Mapping[str, Any],
-    told: RestoreReport,
+    report: RestoreReport,
 ) -> None:
-    """Set modules, optimizers, counters, iteration, connectors and KL coefficients everywhere."""
+    """Set modules, optimizers, counters, iteration, connectors and KL coefficients, remote ones included."""
     ours = algo.learner_group.get_weights()
     weights = {}
     for policy_id, policy in policies.items():
-        what = f"{told.source} policy {policy_id!r}"
-        fits(ours[policy_id], policy["weights"], what, optional=CONSTANTS)
+        what = f"{report.source} policy {policy_id!r}"
+        check_weights(ours[policy_id], policy["weights"], what, optional=CONSTANTS)
         weights[policy_id] = {**ours[policy_id], **policy["weights"]}
-    optimizers = _optimizers(algo, policies, told)
-    # Whoever has seen this number or a higher one would keep the weights it has.
-    sequence = max(_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
+    optimizers = _choose_optimizers(algo, policies, report)
+    # An env runner that has seen this number or a higher one would keep its weights.
+    sequence = max(_read_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
     document: dict[str, Any] = {"weights_seq_no": sequence, "rl_module": weights, "optimizer": optimizers}
-    same = told.written_by == _ray_version()
+    same = report.written_by == _ray_version()
     if same and learner.get("metrics_logger"):
         document["metrics_logger"] = learner["metrics_logger"]
     algo.learner_group.set_state({"learner": document})
-    told.carried.append("weights")
-    _env_runners(algo, state, told)
+    report.carried.append("weights")
+    _set_env_runners(algo, state, report)
     if same and state["metrics"]:
         algo.metrics.set_state(state["metrics"])
-        told.carried.append("metrics")
+        report.carried.append("metrics")
     else:
-        _lifetime(algo, state["counters"], told)
+        _set_lifetime_sums(algo, state["counters"], report)
         if state["metrics"]:
-            told.dropped["metrics"] = (
+            report.dropped["metrics"] = (
                 "windows of recent values start anew across releases; lifetime sums are kept"
             )
-    told.carried.append("counters")
+    report.carried.append("counters")
     if state["iteration"] is not None:
         algo._iteration = state["iteration"]
-        told.carried.append("iteration")
-    _kl(algo, state, policies, told)
+        report.carried.append("iteration")
+    _set_kl_coefficients(algo, state, policies, report)
     for group in (algo.env_runner_group, algo.eval_env_runner_group):
         if group is not None:
-            # With the critic, which an env runner may have although it doesn't need it.
+            # With the critic: an env runner may have one, although it doesn't need it.
             group.sync_weights(from_worker_or_learner_group=algo.learner_group, inference_only=False)
 
 
-def _optimizers(algo: Any, policies: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
-    """What the learner sets its optimizers to. RLlib passes over names that it doesn't know."""
+def _choose_optimizers(algo: Any, policies: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
+    """The learner's optimizers that have a stored state. RLlib ignores names that it doesn't know."""
     result = {}
     live = algo.learner_group.get_state(components="learner/optimizer")["learner"]["optimizer"]
     for policy_id, policy in policies.items():
@@ -165,27 +165,27 @@ def _optimizers(algo: Any, policies: Mapping[str, Any], told: RestoreReport) -> 
         ours = {name[len(prefix) :] for name, item in live.items() if item["module_id"] == policy_id}
         stored = dict(policy["optimizer"])
         if len(ours) == len(stored) == 1:
-            stored = dict(zip(ours, stored.values(), strict=True))  # Ray 2.5 called it as its module
+            stored = dict(zip(ours, stored.values(), strict=True))  # Ray 2.5 named it after its module
         for name in sorted(ours ^ stored.keys()):
             why = (
                 "it was saved, but this Ray has none"
                 if name in stored
                 else "none was saved, so it starts anew"
             )
-            told.dropped[f"optimizer/{policy_id}/{name}"] = why
+            report.dropped[f"optimizer/{policy_id}/{name}"] = why
         result.update(
             {
-                f"{prefix}{name}": {"module_id": policy_id, "state": _optimizer(item)}
+                f"{prefix}{name}": {"module_id": policy_id, "state": _convert_optimizer(item)}
                 for name, item in stored.items()
                 if name in ours
             }
         )
     if result:
-        told.carried.append("optimizer")
+        report.carried.append("optimizer")
     return result
 
 
-def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
     inner = item.get("state", item) if "param_groups" not in item else item
     return {
         "state": {
@@ -195,7 +195,10 @@ def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
             for parameter, values in inner["state"].items()
         },
         "param_groups": [
-            {key: tuple(value) if key == "betas" else configs.scalar(value) for key, value in group.items()}
+            {
+                key: tuple(value) if key == "betas" else configs.to_scalar(value)
+                for key, value in group.items()
+            }
             for group in inner["param_groups"]
         ],
     }
@@ -207,12 +210,12 @@ def _ray_version() -> str:
     return str(ray.__version__)
 
 
-def _sequence(algo: Any) -> int:
+def _read_sequence(algo: Any) -> int:
     found = algo.learner_group.get_state(components="learner/x")
     return int((found.get("learner") or {}).get("weights_seq_no") or 0)
 
 
-def _env_runners(algo: Any, state: Mapping[str, Any], told: RestoreReport) -> None:
+def _set_env_runners(algo: Any, state: Mapping[str, Any], report: RestoreReport) -> None:
     document: dict[str, Any] = {}
     steps = state["env_runner"].get("num_env_steps_sampled_lifetime")
     if steps is None:
@@ -224,23 +227,23 @@ def _env_runners(algo: Any, state: Mapping[str, Any], told: RestoreReport) -> No
     for path, piece in state["connectors"].items():
         if not piece:
             continue
-        names = path.split("/")
-        if len(names) != 2:
-            told.dropped[f"connectors/{path}"] = "a connector inside another one"
+        parts = path.split("/")
+        if len(parts) != 2:
+            report.dropped[f"connectors/{path}"] = "a connector inside another one"
             continue
-        document.setdefault(names[0], {})[names[1]] = piece
+        document.setdefault(parts[0], {})[parts[1]] = piece
     if algo.env_runner is not None:
         algo.env_runner.set_state(document)
     if any(isinstance(value, dict) for value in document.values()):
-        told.carried.append("connectors")
+        report.carried.append("connectors")
 
 
-def _lifetime(algo: Any, counters: Mapping[str, Any], told: RestoreReport) -> None:
-    """The lifetime sums of the metrics, under their paths, in the form that the installed Ray restores."""
+def _set_lifetime_sums(algo: Any, counters: Mapping[str, Any], report: RestoreReport) -> None:
+    """Set the lifetime sums of the metrics by their paths, in the form that the installed Ray restores."""
     counters = {_COUNTERS.get(name, name): value for name, value in counters.items()}
     for name in counters:
         if name.startswith("num_agent_steps") and "/" not in name:
-            told.dropped[f"counters/{name}"] = "the new stack counts each agent by itself"
+            report.dropped[f"counters/{name}"] = "the new stack counts each agent by itself"
     classes = hasattr(algo.metrics, "stats_cls_lookup")  # since 2.53
     stats = {}
     for path, value in counters.items():
@@ -261,22 +264,24 @@ def _lifetime(algo: Any, counters: Mapping[str, Any], told: RestoreReport) -> No
     algo.metrics.set_state({"stats": stats})
 
 
-def _kl(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> None:
-    """The adaptive KL coefficients. RLlib keeps them in the learner and saves them as a metric only."""
+def _set_kl_coefficients(
+    algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], report: RestoreReport
+) -> None:
+    """Set the adaptive KL coefficients, which RLlib keeps in the learner but saves only as a metric."""
     found = {}
     stats = (state["metrics"] or {}).get("stats") or {}
     for policy_id, policy in policies.items():
         metric = stats.get(f"learners--{policy_id}--curr_kl_coeff") or {}
         values = metric.get("values") or metric.get("latest_merged")
-        if policy["kl_coeff"] is not None and told.converted:
+        if policy["kl_coeff"] is not None and report.converted:
             found[policy_id] = float(policy["kl_coeff"])
         elif values is not None and np.size(values):
             found[policy_id] = float(np.ravel(list(np.ravel(values)))[-1])
     if not found:
         if getattr(algo.config, "use_kl_loss", False):
-            told.dropped["kl_coeff"] = "RLlib saved none, so it starts as the config says"
+            report.dropped["kl_coeff"] = "RLlib saved none, so it starts as the config says"
         return
-    told.carried.append("kl_coeff")
+    report.carried.append("kl_coeff")
 
     def put(learner: Any) -> None:
         for policy_id, value in found.items():

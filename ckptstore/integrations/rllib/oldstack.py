@@ -1,4 +1,4 @@
-"""Sets an algorithm of RLlib's old API stack to the state in a checkpoint."""
+"""Restore an algorithm of RLlib's old API stack to the state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ def policy_ids(algo: Any) -> list[str]:
     return [str(policy_id) for policy_id in algo.env_runner.policy_map]
 
 
-def load(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport) -> None:
-    """Set policies, filters, counters, iteration and replay buffers; env runners far away included."""
-    states = {policy_id: policy_state(policy, told) for policy_id, policy in policies.items()}
+def load(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], report: RestoreReport) -> None:
+    """Set policies, filters, counters, iteration and replay buffers, in remote env runners too."""
+    states = {policy_id: build_policy_state(policy, report) for policy_id, policy in policies.items()}
     for policy_id, item in states.items():
-        fits(algo.get_policy(policy_id).get_weights(), item["weights"], f"{told.source} policy {policy_id!r}")
+        check_weights(
+            algo.get_policy(policy_id).get_weights(), item["weights"], f"{report.source} policy {policy_id!r}"
+        )
     document: dict[str, Any] = {
-        "worker": {"policy_states": states, "filters": _filters(algo, state, policies, told)},
+        "worker": {"policy_states": states, "filters": _build_filters(algo, state, policies, report)},
         "counters": collections.defaultdict(int, state["counters"]),
     }
     if state["iteration"] is not None:
         document["training_iteration"] = state["iteration"]
     else:
-        told.dropped["iteration"] = f"Ray {told.written_by} kept it beside the state, where it is no more"
+        report.dropped["iteration"] = (
+            f"Ray {report.written_by} kept it in a file beside the state, which is missing"
+        )
     buffers = state["replay_buffers"]
     if buffers and algo.local_replay_buffer is not None:
-        document["local_replay_buffer"] = _buffers(buffers, policies)
-        told.carried.append("replay_buffers")
+        document["local_replay_buffer"] = _build_buffers(buffers, policies)
+        report.carried.append("replay_buffers")
     elif buffers:
-        told.dropped["replay_buffers"] = "this algorithm has no local replay buffer"
+        report.dropped["replay_buffers"] = "this algorithm has no local replay buffer"
     algo.__setstate__(document)
     if state["iteration"] is not None:
-        told.carried.append("iteration")
-    told.carried += ["weights", "counters", "filters"]
+        report.carried.append("iteration")
+    report.carried += ["weights", "counters", "filters"]
     grads = {policy_id: policy["num_grad_updates"] for policy_id, policy in policies.items()}
     for policy_id, number in grads.items():
         if number is not None:
             algo.get_policy(policy_id).num_grad_updates = number
     if any(hasattr(algo.get_policy(policy_id), "target_models") for policy_id in policies):
-        told.notes.append("target networks: RLlib saved none, so they are the weights")
+        report.notes.append("target networks: RLlib saved none, so they are the weights")
 
 
-def policy_state(policy: Mapping[str, Any], told: RestoreReport) -> dict[str, Any]:
-    """What ``Policy.set_state`` of the installed Ray wants."""
+def build_policy_state(policy: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
+    """The state for ``Policy.set_state`` of the installed Ray."""
     found: dict[str, Any] = {
         "weights": dict(policy["weights"]),
         "global_timestep": policy["global_timestep"] or 0,
@@ -57,20 +61,20 @@ def policy_state(policy: Mapping[str, Any], told: RestoreReport) -> dict[str, An
     }
     optimizers = policy["optimizer"]
     if "variables" in optimizers:
-        told.dropped["optimizer"] = "TensorFlow's variables go with TensorFlow's policies only"
+        report.dropped["optimizer"] = "variables of TensorFlow fit only policies of TensorFlow"
     elif optimizers:
-        found["_optimizer_variables"] = [_optimizer(item) for item in optimizers.values()]
-        told.carried.append("optimizer")
+        found["_optimizer_variables"] = [_convert_optimizer(item) for item in optimizers.values()]
+        report.carried.append("optimizer")
     if policy["kl_coeff"] is not None:
         found["current_kl_coeff"] = policy["kl_coeff"]
-        told.carried.append("kl_coeff")
+        report.carried.append("kl_coeff")
     if not policy["exploration"]:
         del found["_exploration_state"]
     return found
 
 
-def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Torch wants each parameter's step as float32; other arrays stay as they are."""
+def _convert_optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of one optimizer, with each parameter's step as float32, which torch requires."""
     state = {
         parameter: {
             name: np.asarray(value, "f4") if name == "step" else value for name, value in values.items()
@@ -80,10 +84,10 @@ def _optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"state": state, "param_groups": [dict(group) for group in item["param_groups"]]}
 
 
-def fits(
+def check_weights(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str, optional: tuple[str, ...] = ()
 ) -> None:
-    """Raises UnreadableFormat unless both have the same names and shapes."""
+    """Raise UnreadableFormat unless both have the same names and shapes."""
     missing = [name for name in ours if name not in theirs and not name.endswith(optional or ("\0",))]
     more = [name for name in theirs if name not in ours]
     other = [name for name in theirs if name in ours and np.shape(ours[name]) != np.shape(theirs[name])]
@@ -92,14 +96,14 @@ def fits(
         raise UnreadableFormat(
             what,
             f"the installed Ray builds another network for this config: {wrong}",
-            "Pass config= with the model that was trained",
+            "Pass config= with the settings of the model that was trained",
         )
 
 
-def _filters(
-    algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], told: RestoreReport
+def _build_filters(
+    algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], report: RestoreReport
 ) -> dict[str, Any]:
-    """The env runner's own filters, set to the stored ones. RLlib asks for one of each policy."""
+    """The env runner's own filters, set to the stored ones; RLlib requires one for each policy."""
     result = algo.env_runner.get_filters()
     for policy_id, ours in result.items():
         stored = state["filters"].get(policy_id)
@@ -107,12 +111,12 @@ def _filters(
             for name in ("running_stats", "buffer"):
                 set_stat(getattr(ours, name), stored[name])
         elif hasattr(ours, "running_stats"):
-            told.dropped[f"filters/{policy_id}"] = "the checkpoint has none"
+            report.dropped[f"filters/{policy_id}"] = "the checkpoint holds none"
     return dict(result)
 
 
 def set_stat(ours: Any, stored: Mapping[str, Any]) -> None:
-    """Set a ``RunningStat``; the sum of squared differences was called ``std_array`` before Ray 2.41."""
+    """Set a ``RunningStat``, whose sum of squared differences was called ``std_array`` before Ray 2.41."""
     squares = stored.get("sum_sq_diff_array", stored.get("std_array"))
     ours.num_pushes = int(stored["num_pushes"])
     ours.mean_array = np.array(stored["mean_array"])
@@ -123,24 +127,24 @@ def set_stat(ours: Any, stored: Mapping[str, Any]) -> None:
     ours.sum_sq_diff_delta_array = np.array(stored.get("sum_sq_diff_delta_array", zeros))
 
 
-def _buffers(buffers: Mapping[str, Any], policies: Mapping[str, Any]) -> dict[str, Any]:
-    """With batches of the installed Ray's own class."""
+def _build_buffers(buffers: Mapping[str, Any], policies: Mapping[str, Any]) -> dict[str, Any]:
+    """The replay buffers with batches of the installed Ray's own class."""
     return {
         **buffers,
         "replay_buffers": {
-            policy_id: {**buffer, "_storage": [batch(item) for item in buffer["_storage"]]}
+            policy_id: {**buffer, "_storage": [build_batch(item) for item in buffer["_storage"]]}
             for policy_id, buffer in buffers["replay_buffers"].items()
             if policy_id in policies
         },
     }
 
 
-def batch(item: Mapping[str, Any]) -> Any:
+def build_batch(item: Mapping[str, Any]) -> Any:
     """A ``SampleBatch`` or ``MultiAgentBatch`` of the installed Ray."""
     from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
     if "sample_batches" in item:
-        inner = {name: batch(value) for name, value in item["sample_batches"].items()}
+        inner = {name: build_batch(value) for name, value in item["sample_batches"].items()}
         return MultiAgentBatch(inner, item["count"])
     columns = dict(item["sample_batch"])
     if "terminateds" in columns and "truncateds" not in columns:

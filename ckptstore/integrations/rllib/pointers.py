@@ -1,4 +1,4 @@
-"""What Ray keeps where ckptstore has the checkpoint: one small file that tells where it is."""
+"""Pointers: the small file that Ray keeps for a checkpoint that is in a store."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ckptstore.integrations.rllib.sources import StoreHandle, StoreSource
 from ckptstore.store import CheckpointStore
 
 POINTER = "ckptstore.json"
-"""The file, alone in a directory that Ray takes for the checkpoint."""
+"""The file's name; it is alone in a directory that Ray takes for the checkpoint."""
 
 LONGEST = 64 * 1024
 
 
 class Pointer(NamedTuple):
-    """Which checkpoint of which store."""
+    """A checkpoint, and the store that it is in."""
 
     store: str
     """The store's URL."""
@@ -31,7 +31,7 @@ class Pointer(NamedTuple):
     def step(self) -> int:
         """The checkpoint's step."""
         name = CheckpointName.parse(self.name)
-        assert name is not None  # `parse` has seen to it
+        assert name is not None  # `parse` has checked it
         return name.step
 
 
@@ -41,22 +41,22 @@ def dump(pointer: Pointer) -> bytes:
 
 
 def parse(data: bytes, source: str) -> Pointer:
-    """What `dump` was given. CheckpointCorrupt, naming `source`, for anything else."""
+    """The pointer that `dump` wrote. CheckpointCorrupt, naming `source`, for any other bytes."""
     try:
         pointer = Pointer(**json.loads(data))
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointCorrupt(source, f"it is no pointer at a checkpoint: {error}") from error
+        raise CheckpointCorrupt(source, f"it isn't a pointer to a checkpoint: {error}") from error
     if not all(isinstance(value, str) for value in pointer) or CheckpointName.parse(pointer.name) is None:
-        raise CheckpointCorrupt(source, f"it points nowhere: {pointer!r:.200}")
+        raise CheckpointCorrupt(source, f"it doesn't name a checkpoint: {pointer!r:.200}")
     return pointer
 
 
 def open_reported(reported: Any, store: StoreSource | None = None) -> Checkpoint:
-    """The checkpoint that a ``ray.train.Checkpoint`` or ``ray.tune.Checkpoint`` points at.
+    """The checkpoint that a ``ray.train.Checkpoint`` or ``ray.tune.Checkpoint`` points to.
 
-    Such as ``result.checkpoint``, where `checkpoint_upload_fn` or `StoredAlgorithm` made it. `store` opens
-    it, if the store isn't any more where the pointer says, or needs options. Raises UnreadableFormat for
-    a checkpoint of Ray's own; CheckpointNotFound if it isn't there any more; CheckpointCorrupt.
+    `reported` is, for example, ``result.checkpoint`` where `checkpoint_upload_fn` or `StoredAlgorithm` made
+    it. Pass `store` if the store has moved since, or needs options. Raises UnreadableFormat for a checkpoint
+    that Ray itself wrote, CheckpointNotFound if it no longer exists, CheckpointCorrupt for a damaged pointer.
     """
     path = f"{reported.path}/{POINTER}"
     try:
@@ -64,11 +64,11 @@ def open_reported(reported: Any, store: StoreSource | None = None) -> Checkpoint
             data = stream.read(LONGEST)
     except FileNotFoundError as error:
         raise UnreadableFormat(
-            reported.path, "it points at no store", "Open it with Checkpoint.open, or with Ray"
+            reported.path, f"there is no {POINTER} in it", "Open it with Checkpoint.open, or with Ray"
         ) from error
     pointer = parse(data, path)
-    place = CheckpointStore(pointer.store, create=False) if store is None else StoreHandle(store).open()
-    found = place.get(pointer.name)
+    opened = CheckpointStore(pointer.store, create=False) if store is None else StoreHandle(store).open()
+    found = opened.get(pointer.name)
     if found.id != pointer.id:
-        raise CheckpointNotFound(f"{place.url}/{pointer.name}", "another one was saved in its place")
+        raise CheckpointNotFound(found.url, "another checkpoint has replaced the one that was reported")
     return found

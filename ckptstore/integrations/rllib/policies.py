@@ -1,4 +1,4 @@
-"""Single policies and modules, without an algorithm or an environment around them."""
+"""Build single policies and modules, without an algorithm or an environment around them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ import numpy as np
 from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
-from ckptstore.integrations.rllib.opening import NEW_STACK, Source, open_source
 from ckptstore.integrations.rllib.report import RestoreReport
-from ckptstore.integrations.rllib.restore import _choose_policies, algorithm_class
+from ckptstore.integrations.rllib.restore import choose_policies, find_algorithm_class
+from ckptstore.integrations.rllib.sources import CheckpointSource, open_source
+from ckptstore.rllib_formats.versions import NEW_STACK
 
 
-def policy_from_checkpoint(ckpt_or_url: Source, policy_ids: Collection[str] | None = None) -> Any:
-    """The policy in a policy's checkpoint, or a dict of those in an algorithm's, ready to act.
+def policy_from_checkpoint(ckpt_or_url: CheckpointSource, policy_ids: Collection[str] | None = None) -> Any:
+    """The policy in a policy's checkpoint, or a dict of the policies in an algorithm's, ready to act.
 
-    From the old API stack RLlib's ``Policy``, from the new one its ``RLModule``. Only the policies in
+    A policy is RLlib's ``Policy`` from the old API stack and its ``RLModule`` from the new one. Only those in
     `policy_ids` are fetched. No environment is made. Raises CheckpointNotFound for unknown ids and
-    UnreadableFormat for what the installed Ray can't build.
+    UnreadableFormat for a policy that the installed Ray can't build.
     """
     checkpoint = open_source(ckpt_or_url)
     source = checkpoint.rllib()
-    wanted = _choose_policies(checkpoint.url, source, policy_ids)
+    wanted = choose_policies(checkpoint.url, source, policy_ids)
     modules = source.kind in ("RLModule", "MultiRLModule", "LearnerGroup", "Learner")
     new = modules or source.version in NEW_STACK
-    told = RestoreReport(checkpoint.url, source.ray_version, "new" if new else "old", policies=tuple(wanted))
+    report = RestoreReport(
+        checkpoint.url, source.ray_version, "new" if new else "old", policies=tuple(wanted)
+    )
     found = {}
     for policy_id in wanted:
         stored = source.policy(policy_id, False, False)
-        found[policy_id] = _module(policy_id, stored, told) if new else _policy(policy_id, stored, told)
+        found[policy_id] = (
+            _build_module(policy_id, stored, report) if new else _build_policy(policy_id, stored, report)
+        )
     return found[wanted[0]] if source.kind in ("Policy", "RLModule") else found
 
 
-def _policy(policy_id: str, stored: Mapping[str, Any], told: RestoreReport) -> Any:
+def _build_policy(policy_id: str, stored: Mapping[str, Any], report: RestoreReport) -> Any:
     from ray.rllib.algorithms.registry import get_policy_class
 
     state = {"algorithm_class": None, "config": stored["config"]}
-    what = f"{told.source} policy {policy_id!r}"
-    target = algorithm_class(state, {policy_id: stored}, what).get_default_config()
+    what = f"{report.source} policy {policy_id!r}"
+    target = find_algorithm_class(state, {policy_id: stored}, what).get_default_config()
     target.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
     for name, value in configs.translate(stored["config"], target, False).values.items():
         setattr(target, name, value)
@@ -49,33 +54,35 @@ def _policy(policy_id: str, stored: Mapping[str, Any], told: RestoreReport) -> A
     made = get_policy_class(name)
     if made is None:
         raise UnreadableFormat(what, f"this Ray has no {name!r}", "Pass a config to from_checkpoint instead")
-    policy = made(space(stored["observation_space"]), space(stored["action_space"]), target.to_dict())
-    document = oldstack.policy_state(stored, told)
-    oldstack.fits(policy.get_weights(), document["weights"], what)
+    policy = made(
+        build_space(stored["observation_space"]), build_space(stored["action_space"]), target.to_dict()
+    )
+    document = oldstack.build_policy_state(stored, report)
+    oldstack.check_weights(policy.get_weights(), document["weights"], what)
     policy.set_state(document)
     return policy
 
 
-def _module(policy_id: str, stored: Mapping[str, Any], told: RestoreReport) -> Any:
-    what = f"{told.source} policy {policy_id!r}"
-    target = algorithm_class({}, {policy_id: stored}, what).get_default_config()
+def _build_module(policy_id: str, stored: Mapping[str, Any], report: RestoreReport) -> Any:
+    what = f"{report.source} policy {policy_id!r}"
+    target = find_algorithm_class({}, {policy_id: stored}, what).get_default_config()
     target.api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
     spec = target.get_default_rl_module_spec()
-    spec.observation_space = space(stored["observation_space"])
-    spec.action_space = space(stored["action_space"])
-    spec.model_config = newstack.model_config(target, stored)
+    spec.observation_space = build_space(stored["observation_space"])
+    spec.action_space = build_space(stored["action_space"])
+    spec.model_config = newstack.build_model_config(target, stored)
     spec.inference_only = bool(stored["extra"].get("inference_only"))
     module = spec.build()
     if hasattr(module, "make_target_networks") and not spec.inference_only:
-        module.make_target_networks()  # which a learner would do
+        module.make_target_networks()  # as a learner would
     ours = module.get_state()
-    oldstack.fits(ours, stored["weights"], what, optional=newstack.CONSTANTS)
+    oldstack.check_weights(ours, stored["weights"], what, optional=newstack.CONSTANTS)
     module.set_state({**ours, **stored["weights"]})
     return module
 
 
-def space(described: Mapping[str, Any] | None) -> Any:
-    """The gymnasium space that a description in the model stands for."""
+def build_space(described: Mapping[str, Any] | None) -> Any:
+    """The gymnasium space for a description in the model."""
     import gymnasium.spaces as made
 
     if described is None:
@@ -86,4 +93,6 @@ def space(described: Mapping[str, Any] | None) -> Any:
         return made.Box(low, high, tuple(described["shape"]), np.dtype(described["dtype"]))
     if kind == "discrete":
         return made.Discrete(int(described["n"]), start=int(described.get("start", 0)))
-    raise UnreadableFormat("space", f"spaces of the kind {kind!r} can't be made", "Build the policy yourself")
+    raise UnreadableFormat(
+        "space", f"spaces of the kind {kind!r} can't be built", "Build the policy yourself"
+    )

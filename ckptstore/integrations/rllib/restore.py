@@ -1,4 +1,4 @@
-"""Builds an algorithm of the installed Ray from a checkpoint of any release, and restores into built ones."""
+"""Build an algorithm of the installed Ray from a checkpoint of any release, or restore one that is built."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.codec.opaque import Opaque
-from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
-from ckptstore.format.names import CheckpointName
+from ckptstore.errors import InvalidRequest, UnreadableFormat
+from ckptstore.format import names
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.code import Code
-from ckptstore.integrations.rllib.opening import NEW_STACK, Source, open_source
 from ckptstore.integrations.rllib.report import RestoreReport, keep
+from ckptstore.integrations.rllib.sources import CheckpointSource, open_source
 from ckptstore.read.contents import Contents
+from ckptstore.rllib_formats.versions import NEW_STACK
 
 ApiStack = Literal["old", "new"]
 
-_DEFAULT_POLICY = "default_policy"
-
 
 def from_checkpoint(
-    ckpt_or_url: Source,
+    ckpt_or_url: CheckpointSource,
     config: Any = None,
     policy_ids: Collection[str] | None = None,
     policy_mapping_fn: Callable[..., str] | None = None,
@@ -30,50 +29,47 @@ def from_checkpoint(
     api_stack: ApiStack | None = None,
     trusted: bool = False,
 ) -> Any:
-    """The algorithm that a checkpoint of any Ray since 2.1 holds, running on the installed Ray.
+    """The algorithm in a checkpoint of any Ray since 2.1, running on the installed Ray.
 
-    RLlib's own objects are never unpickled: the config is read as data and rebuilt in the installed Ray's
-    words, the algorithm is built, and its weights, optimizers, counters and all else are set in the env
-    runners and the learner. What could not be carried is in ``report(algorithm)`` and logged once.
+    RLlib's own objects are never unpickled: the config is read as data and translated to the installed Ray,
+    the algorithm is built, and weights, optimizers, counters and everything else are set in the env runners
+    and the learner. What was lost is in ``report(algorithm)`` and logged once.
 
     `config` is a dict of attributes that override the checkpoint's, such as ``{"env": MyEnv}``, or a whole
-    ``AlgorithmConfig`` to use instead. `policy_ids` takes some of the policies only; then a
-    `policy_mapping_fn` that knows those is needed, and `policies_to_train` says which of them learn.
-    `api_stack` is "old" for checkpoints up to 1.1 and "new" for later ones; ``"new"`` takes an old one over.
+    ``AlgorithmConfig`` to use instead. With `policy_ids` only those policies are restored; then a
+    `policy_mapping_fn` that maps to them is needed, and `policies_to_train` says which of them learn.
+    `api_stack` defaults to "old" for checkpoints up to 1.1 and to "new" for later ones; ``"new"`` converts an
+    old one.
 
     A function or class that was pickled by value is used only with ``trusted=True``, which runs it, and
-    only on the Python that wrote it; else it has to be passed and InvalidRequest says so. Raises
-    CheckpointNotFound for unknown policies; UnreadableFormat for an algorithm that this Ray doesn't have or
-    networks that don't fit; and what reading raises.
+    only on the Python that wrote it; otherwise it has to be passed, and InvalidRequest says so. Raises
+    CheckpointNotFound for unknown policies; UnreadableFormat for an algorithm that this Ray doesn't have, or
+    for networks that don't fit; and what reading raises.
     """
-    checkpoint = open_source(ckpt_or_url)
-    source = checkpoint.rllib()
-    if source.kind != "Algorithm":
-        raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Use policy_from_checkpoint")
-    checkpoint.resume()
-    wanted = _choose_policies(checkpoint.url, source, policy_ids)
-    state = _state(checkpoint, source)
+    checkpoint, source = _open_algorithm(ckpt_or_url, "Use policy_from_checkpoint")
+    wanted = choose_policies(checkpoint.url, source, policy_ids)
+    state = _read_state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
-    written = "new" if source.version in NEW_STACK else "old"
+    written = _stack_of(source)
     stack = api_stack or written
-    told = _build_report(checkpoint, source, stack, written, wanted)
-    if told.converted:
-        policies = newstack.convert(state, policies, told)
-    target = _target(state, policies, config, stack == "new", told)
+    report = _build_report(checkpoint, source, stack, written, wanted)
+    if report.converted:
+        policies = newstack.convert(state, policies, report)
+    target = _build_config(state, policies, config, stack == "new", report)
     if not isinstance(config, Mapping) and config is not None:
-        built = _with_choice(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
+        built = _restrict_config(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
     else:
         overrides = dict(config or {})
         code = Code(checkpoint, trusted)
         own: dict[str, configs.Translation] = {}
         if "policies" not in overrides:
-            own, dropped = configs.single_policies(state["config"], wanted, target, stack == "new")
-            told.dropped |= dropped
-            told.renamed += [f"{name}: {line}" for name, item in own.items() for line in item.renamed]
-        _policies(target, code, state, wanted, own, policy_mapping_fn, policies_to_train, overrides)
-        _environment(target, code, state, overrides)
+            own, dropped = configs.translate_single_policies(state["config"], wanted, target, stack == "new")
+            report.dropped |= dropped
+            report.renamed += [f"{name}: {line}" for name, item in own.items() for line in item.renamed]
+        _set_policies(target, code, state, wanted, own, policy_mapping_fn, policies_to_train, overrides)
+        _set_environment(target, code, state, overrides)
         if stack == "new":
-            newstack.specify_modules(target, policies, told)
+            newstack.specify_modules(target, policies, report)
         for name, value in overrides.items():
             if not hasattr(target, name):
                 raise InvalidRequest("config", f"this Ray's config has no {name!r}", "Check its spelling")
@@ -81,39 +77,49 @@ def from_checkpoint(
         built = target
     algo = _build(built)
     try:
-        _set(algo, source, state, policies, written, told)
+        _set(algo, source, state, policies, written, report)
     except BaseException:
         algo.stop()
         raise
-    keep(algo, told)
+    keep(algo, report)
     return algo
 
 
-def restore(algo: Any, ckpt: Source) -> RestoreReport:
-    """Set a built algorithm to what a checkpoint of any release holds; returns what became of it.
+def restore(algo: Any, ckpt: CheckpointSource) -> RestoreReport:
+    """Set a built algorithm to the state in a checkpoint of any release, and report what became of it.
 
-    Every policy of `algo` must be in the checkpoint; others that are there stay out and are reported. The
-    config of `algo` stays as it is. Raises as `from_checkpoint` does.
+    Every policy of `algo` must be in the checkpoint; others in the checkpoint are left out and reported. The
+    config of `algo` doesn't change. Raises as `from_checkpoint` does.
     """
-    checkpoint = open_source(ckpt)
-    source = checkpoint.rllib()
-    if source.kind != "Algorithm":
-        raise UnreadableFormat(checkpoint.url, f"it holds a {source.kind}", "Name an algorithm's checkpoint")
-    checkpoint.resume()
+    checkpoint, source = _open_algorithm(ckpt, "Name an algorithm's checkpoint")
     stack = "new" if algo.config.enable_rl_module_and_learner else "old"
     ids = newstack.module_ids(algo) if stack == "new" else oldstack.policy_ids(algo)
-    wanted = _choose_policies(checkpoint.url, source, ids)
-    written = "new" if source.version in NEW_STACK else "old"
-    told = _build_report(checkpoint, source, stack, written, wanted)
+    wanted = choose_policies(checkpoint.url, source, ids)
+    written = _stack_of(source)
+    report = _build_report(checkpoint, source, stack, written, wanted)
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
-        told.dropped[f"policies/{policy_id}"] = "this algorithm has no such policy"
-    state = _state(checkpoint, source)
+        report.dropped[f"{names.POLICIES}/{policy_id}"] = "this algorithm has no such policy"
+    state = _read_state(checkpoint, source)
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
-    if told.converted:
-        policies = newstack.convert(state, policies, told)
-    _set(algo, source, state, policies, written, told)
-    keep(algo, told)
-    return told
+    if report.converted:
+        policies = newstack.convert(state, policies, report)
+    _set(algo, source, state, policies, written, report)
+    keep(algo, report)
+    return report
+
+
+def _open_algorithm(source: CheckpointSource, remedy: str) -> tuple[Checkpoint, Contents]:
+    """The algorithm's checkpoint that `source` stands for; the next save has it as its parent."""
+    checkpoint = open_source(source)
+    contents = checkpoint.rllib()
+    if contents.kind != "Algorithm":
+        raise UnreadableFormat(checkpoint.url, f"it is of kind {contents.kind}, not Algorithm", remedy)
+    checkpoint.resume()
+    return checkpoint, contents
+
+
+def _stack_of(source: Contents) -> ApiStack:
+    return "new" if source.version in NEW_STACK else "old"
 
 
 def _build_report(
@@ -124,9 +130,9 @@ def _build_report(
 
 
 def _build(config: Any) -> Any:
-    """The algorithm of `config`, also where Ray trips over its own validation of an old replay buffer.
+    """The algorithm of `config`, even where Ray fails in its own validation of an old replay buffer.
 
-    Old-stack DQN turns the buffer's name into a class there, and then looks for a text in that class.
+    Old-stack DQN turns the buffer's name into a class there, and then searches that class for a text.
     """
     build = config.build_algo if hasattr(config, "build_algo") else config.build
     if config.enable_rl_module_and_learner or not isinstance(
@@ -145,7 +151,7 @@ def _build(config: Any) -> Any:
 
 
 def _skip_validation() -> None:
-    """In the place of the validation of a config that was validated."""
+    """Replace `validate` of a config that is valid already."""
 
 
 def _set(
@@ -154,32 +160,33 @@ def _set(
     state: Mapping[str, Any],
     policies: Mapping[str, Any],
     written: str,
-    told: RestoreReport,
+    report: RestoreReport,
 ) -> None:
-    if told.api_stack == written == "old":
-        oldstack.load(algo, state, policies, told)
-    elif told.api_stack == "new":
+    if report.api_stack == written == "old":
+        oldstack.load(algo, state, policies, report)
+    elif report.api_stack == "new":
         learner = source.component("learner") if "learner" in source.components else {}
-        newstack.load(algo, state, policies, learner, told)
+        newstack.load(algo, state, policies, learner, report)
     else:
         raise UnreadableFormat(
-            told.source,
+            report.source,
             "it was written on the new API stack, and the algorithm is on the old one",
             "Leave out api_stack, or build the algorithm on the new one",
         )
-    told.notes += [str(note) for note in source.notes()]
+    report.notes += [str(note) for note in source.notes()]
 
 
-def _state(checkpoint: Checkpoint, source: Contents) -> dict[str, Any]:
-    """The algorithm's state. Where it doesn't tell the iteration, the name of the directory may."""
+def _read_state(checkpoint: Checkpoint, source: Contents) -> dict[str, Any]:
+    """The algorithm's state; without an iteration in it, the directory's name may have one."""
     state = dict(source.state(False, False))
-    name = CheckpointName.parse(checkpoint.name)
+    name = names.CheckpointName.parse(checkpoint.name)
     if state["iteration"] is None and name is not None:
         state["iteration"] = name.step
     return state
 
 
-def _choose_policies(url: str, source: Contents, policy_ids: Collection[str] | None) -> list[str]:
+def choose_policies(url: str, source: Contents, policy_ids: Collection[str] | None) -> list[str]:
+    """Ids of the policies to restore, sorted: all, or `policy_ids`. CheckpointNotFound for unknown ones."""
     known = source.policy_ids
     if policy_ids is None:
         return list(known)
@@ -187,58 +194,56 @@ def _choose_policies(url: str, source: Contents, policy_ids: Collection[str] | N
         policy_ids = [policy_ids]
     unknown = sorted(set(policy_ids) - set(known))
     if unknown:
-        raise CheckpointNotFound(
-            url, f"it holds no policy {', '.join(map(repr, unknown))}", f"It holds: {', '.join(known)}"
-        )
+        raise names.refuse_unknown_policies(url, unknown, known)
     return [policy_id for policy_id in known if policy_id in set(policy_ids)]
 
 
-def _target(
-    state: Mapping[str, Any], policies: Mapping[str, Any], config: Any, new_stack: bool, told: RestoreReport
+def _build_config(
+    state: Mapping[str, Any], policies: Mapping[str, Any], config: Any, new_stack: bool, report: RestoreReport
 ) -> Any:
-    """A config of the installed Ray with what the checkpoint's says."""
+    """A config of the installed Ray with the settings of the checkpoint's."""
     if config is not None and not isinstance(config, Mapping):
         return config.copy(copy_frozen=False)
-    target = algorithm_class(state, policies, told.source).get_default_config()
+    target = find_algorithm_class(state, policies, report.source).get_default_config()
     target.api_stack(enable_rl_module_and_learner=new_stack, enable_env_runner_and_connector_v2=new_stack)
     found = configs.translate(state["config"], target, new_stack)
     for name, value in found.values.items():
-        if not (told.converted and name == "replay_buffer_config"):
+        if not (report.converted and name == "replay_buffer_config"):
             setattr(target, name, value)
-    if told.converted:
+    if report.converted:
         newstack.adapt(target, state)
-    told.renamed += found.renamed
-    told.dropped.update({f"config/{name}": why for name, why in found.dropped.items()})
-    told.carried.append("config")
+    report.renamed += found.renamed
+    report.dropped.update({f"config/{name}": why for name, why in found.dropped.items()})
+    report.carried.append("config")
     return target
 
 
-def algorithm_class(state: Mapping[str, Any], policies: Mapping[str, Any], url: str) -> Any:
-    """The installed Ray's class for the algorithm that wrote the checkpoint."""
+def find_algorithm_class(state: Mapping[str, Any], policies: Mapping[str, Any], url: str) -> Any:
+    """The installed Ray's class of the algorithm that wrote the checkpoint."""
     from ray.rllib.algorithms.registry import ALGORITHMS, ALGORITHMS_CLASS_TO_NAME
 
     name = (state.get("algorithm_class") or "").rpartition(".")[2]
-    if not name:  # up to Ray 2.0, or a policy by itself: its class tells
-        names = {str(policy["policy_class"]).rpartition(".")[2] for policy in policies.values()}
-        names = {item.removeprefix("Default") for item in names}
-        name = next((known for known in ALGORITHMS if any(item.startswith(known) for item in names)), "")
+    if not name:  # up to Ray 2.0, or a policy by itself: go by the policy's class
+        classes = {str(policy["policy_class"]).rpartition(".")[2] for policy in policies.values()}
+        classes = {item.removeprefix("Default") for item in classes}
+        name = next((known for known in ALGORITHMS if any(item.startswith(known) for item in classes)), "")
     if name not in ALGORITHMS_CLASS_TO_NAME:
         raise UnreadableFormat(
             url,
-            f"this Ray has no algorithm {name!r}" if name else "nothing tells its algorithm",
-            "Pass config=, an AlgorithmConfig of the algorithm's own",
+            f"this Ray has no algorithm {name!r}" if name else "it doesn't say which algorithm wrote it",
+            "Pass config=, the AlgorithmConfig of that algorithm",
         )
     return ALGORITHMS[ALGORITHMS_CLASS_TO_NAME[name]]()[0]
 
 
-def _with_choice(
+def _restrict_config(
     target: Any,
     wanted: list[str],
     policy_ids: Collection[str] | None,
     mapping: Callable[..., str] | None,
     trained: Collection[str] | Callable[..., bool] | None,
 ) -> Any:
-    """The caller's own config, with what was asked for beside it."""
+    """The caller's own config, limited to the wanted policies, with the given mapping and training."""
     if policy_ids is not None:
         policies = target.policies
         if isinstance(policies, Mapping):
@@ -252,7 +257,7 @@ def _with_choice(
     return target
 
 
-def _policies(
+def _set_policies(
     target: Any,
     code: Code,
     state: Mapping[str, Any],
@@ -267,13 +272,13 @@ def _policies(
     mapping = mapping or overrides.pop("policy_mapping_fn", None)
     if trained is None:
         trained = overrides.pop("policies_to_train", None)
-    if wanted == [_DEFAULT_POLICY] and not own:
+    if wanted == [names.DEFAULT_POLICY] and not own:
         return
     if mapping is None and configs.is_code(state["policy_mapping_fn"]):
-        mapping = code.real("policy_mapping_fn", state["policy_mapping_fn"], "Pass policy_mapping_fn=")
+        mapping = code.build("policy_mapping_fn", state["policy_mapping_fn"], "Pass policy_mapping_fn=")
     stored = state["policies_to_train"]
     if trained is None and isinstance(stored, Opaque):
-        trained = code.real("policies_to_train", stored, "Pass policies_to_train=")
+        trained = code.build("policies_to_train", stored, "Pass policies_to_train=")
     elif trained is None and isinstance(stored, (list, tuple, set)):
         trained = [name for name in stored if name in wanted]
     values = {policy_id: item.values for policy_id, item in own.items()}
@@ -283,13 +288,15 @@ def _policies(
     target.policies_to_train = trained if trained is None or callable(trained) else list(trained)
 
 
-def _environment(target: Any, code: Code, state: Mapping[str, Any], overrides: dict[str, Any]) -> None:
+def _set_environment(target: Any, code: Code, state: Mapping[str, Any], overrides: dict[str, Any]) -> None:
     if "env" in overrides:
         target.env = overrides.pop("env")
         return
     env = state["config"].get("env")
-    if isinstance(env, str) and configs.imports(env) and not code.trusted:
+    if isinstance(env, str) and configs.may_import(env) and not code.trusted:
         raise InvalidRequest(
-            "env", f"the checkpoint names {env!r:.80}, which isn't imported", 'Pass config={"env": ...}'
+            "env",
+            f"the checkpoint names {env!r:.80}, which isn't imported without trusted=True",
+            'Pass config={"env": ...}',
         )
-    target.env = None if env is None else code.real("env", env, 'Pass config={"env": ...}')
+    target.env = None if env is None else code.build("env", env, 'Pass config={"env": ...}')

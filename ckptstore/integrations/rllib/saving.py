@@ -1,4 +1,4 @@
-"""Saves algorithms and policies into a store, in RLlib's own format."""
+"""Save algorithms and policies to a store, in RLlib's own format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.store import CheckpointStore
 
 WRITER = "ckptstore_writer.json"
-"""The file that says which Python RLlib ran on. A manifest can't: it may be made elsewhere and later."""
+"""The file that says which Python RLlib ran on; a manifest may be written later and on another."""
 
 
 def save(
@@ -27,14 +27,14 @@ def save(
 ) -> Checkpoint:
     """Commit what RLlib itself saves of `algo` to a store; durable when this returns.
 
-    The step is the training iteration, unless `step` says otherwise. RLlib writes into the checkpoint's own
-    directory: on local disk nothing is copied, for a bucket the files go up in parallel. A step that is
-    there already is replaced, since Ray repeats a step whose checkpoint had landed. Raises as
+    The step is the training iteration, unless `step` is given. RLlib writes into the checkpoint's own
+    directory: on local disk nothing is copied, for a bucket the files are uploaded in parallel. An existing
+    step is replaced, since Ray repeats a step whose checkpoint was committed before a crash. Raises as
     `CheckpointStore.stage` does.
     """
-    place = store if isinstance(store, CheckpointStore) else CheckpointStore(store)
+    opened = store if isinstance(store, CheckpointStore) else CheckpointStore(store)
     number = algo.iteration if step is None else step
-    staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
+    staged = opened.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
         write(algo.save_checkpoint, os.fspath(path))
     assert staged.checkpoint is not None
@@ -42,7 +42,7 @@ def save(
 
 
 def write(save_checkpoint: Callable[[str], Any], directory: str) -> None:
-    """Let RLlib write an algorithm's files, and beside them which Python it ran on."""
+    """Let RLlib write an algorithm's files, and write beside them which Python it ran on."""
     _writing.now = True
     try:
         save_checkpoint(directory)
@@ -60,7 +60,7 @@ _writing = _Writing()
 
 
 def is_writing() -> bool:
-    """Whether this thread is inside of `write`: what is pickled then stays, and may be read anywhere."""
+    """Whether this thread is in `write`, whose pickles are kept and may be read by any process."""
     return _writing.now
 
 
@@ -75,11 +75,11 @@ def export_policy(
 ) -> Checkpoint:
     """Commit one policy, or one module of the new API stack, by itself to the store at `url`.
 
-    The step is the policy's global timestep, unless `step` says otherwise; 0 for a module, which has none.
+    The step is the policy's global timestep, or 0 for a module, which has none, unless `step` is given.
     """
-    place = url if isinstance(url, CheckpointStore) else CheckpointStore(url)
+    store = url if isinstance(url, CheckpointStore) else CheckpointStore(url)
     number = int(getattr(policy, "global_timestep", 0)) if step is None else step
-    staged = place.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
+    staged = store.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
         if hasattr(policy, "export_checkpoint"):
             policy.export_checkpoint(os.fspath(path))

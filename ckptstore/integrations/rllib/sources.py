@@ -1,4 +1,4 @@
-"""A store that goes from process to process: each opens its own, once."""
+"""What a store or a checkpoint may be given as."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from ckptstore.errors import InvalidRequest
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
 from ckptstore.store import CheckpointStore
+
+CheckpointSource = Checkpoint | CheckpointStore | str | os.PathLike[str]
+"""A checkpoint, a store (its newest checkpoint), or the URL of either."""
 
 StoreSource = CheckpointStore | str | os.PathLike[str] | Callable[[], CheckpointStore]
 """A store, the URL of one, or a function that opens it."""
@@ -18,11 +22,29 @@ _opened: dict[str, CheckpointStore] = {}
 _lock = threading.Lock()
 
 
-class StoreHandle:
-    """What a store is opened from. In one process everybody who has this place has the same store.
+def open_source(source: CheckpointSource) -> Checkpoint:
+    """The checkpoint that `source` stands for.
 
-    A pickle of it holds no credentials. Where the store was given as an object, another process opens it
-    with the credentials around it; a signed store can be opened there by a function only.
+    Raises CheckpointNotFound for a store without checkpoints, and what `Checkpoint.open` raises.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if not isinstance(source, CheckpointStore):
+        try:
+            return Checkpoint.open(source)
+        except UnreadableFormat:
+            source = CheckpointStore(source, create=False)
+    newest = source.latest()
+    if newest is None:
+        raise CheckpointNotFound(source.url, "the store holds no checkpoint yet")
+    return newest
+
+
+class StoreHandle:
+    """A store that travels to other processes: each opens it once, and all copies in one process share it.
+
+    A pickle of it holds no credentials. If it was made from a `CheckpointStore`, another process opens the
+    store with the credentials that it has; a store that signs opens there only by a function.
     """
 
     def __init__(self, source: StoreSource) -> None:
@@ -38,11 +60,11 @@ class StoreHandle:
             self._key = self._label = self._source = os.fspath(source)
         else:
             raise InvalidRequest(
-                "store", f"{source!r:.80} is none", "Pass a CheckpointStore, its URL or a function"
+                "store", f"{source!r:.80} isn't a store", "Pass a CheckpointStore, its URL or a function"
             )
 
     def open(self) -> CheckpointStore:
-        """The store in this process. InvalidRequest where it can't be opened here."""
+        """The store in this process. InvalidRequest if this process can't open it."""
         with _lock:
             if self._key not in _opened:
                 _opened[self._key] = self._open()
@@ -52,7 +74,7 @@ class StoreHandle:
         if self._source is None:
             raise InvalidRequest(
                 f"store {self._label}",
-                "it signs, and its key is in no pickle, so this process can't open it",
+                "it signs, and no pickle holds its key, so this process can't open it",
                 "Pass a function that opens the store",
             )
         made = self._source() if callable(self._source) else self._source
@@ -78,6 +100,6 @@ class StoreHandle:
 
 
 def _restore_source(key: str, source: Any, label: str) -> StoreHandle:
-    place = StoreHandle.__new__(StoreHandle)
-    place._key, place._source, place._label = key, source, label
-    return place
+    handle = StoreHandle.__new__(StoreHandle)
+    handle._key, handle._source, handle._label = key, source, label
+    return handle

@@ -1,4 +1,4 @@
-"""Keeps what a Ray Train worker reports in a store."""
+"""Commit the checkpoints that a Ray Train worker reports to a store."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def checkpoint_upload_fn(
     labels: Iterable[str] = (),
     keep: Keep | None = None,
 ) -> Callable[[Any, str], Any]:
-    """What ``ray.train.report(..., checkpoint_upload_fn=)`` takes: commits the files to a store as `step`.
+    """A function for ``ray.train.report(..., checkpoint_upload_fn=)`` that commits the files as `step`.
 
         ray.train.report(metrics, checkpoint, checkpoint_upload_fn=rllib.checkpoint_upload_fn(store, epoch))
 
-    Ray wants every checkpoint below its own storage path. There it gets a small directory that points into
-    the store: `open_reported` follows it. With ``CheckpointUploadMode.ASYNC`` Ray calls this on a thread of
-    its own. `keep` prunes the store afterwards; Ray's ``num_to_keep`` removes pointers only. A step that is
-    there already is replaced, since a restarted worker repeats it.
+    Ray keeps every checkpoint below its own storage path. There it gets a small directory that points into
+    the store; `open_reported` follows it. With ``CheckpointUploadMode.ASYNC`` Ray calls the function on a
+    thread of its own. `keep` prunes the store afterwards; Ray's ``num_to_keep`` removes only pointers. An
+    existing step is replaced, since a restarted worker repeats it.
 
-    One worker reports the checkpoint: raises InvalidRequest in any but the first, whose files would not be
-    in it; and what `CheckpointStore.stage` raises.
+    Only rank 0 may report: on any other worker the function raises InvalidRequest, as that worker's files
+    would be missing from the checkpoint. It also raises what `CheckpointStore.stage` raises.
     """
-    place = StoreHandle(store)
+    handle = StoreHandle(store)
     rule = None if keep is None else retention.rule(keep)
 
     def upload(checkpoint: Any, name: str) -> Any:
@@ -44,20 +44,20 @@ def checkpoint_upload_fn(
         if context.get_world_rank() != 0:
             raise InvalidRequest(
                 "checkpoint",
-                f"worker {context.get_world_rank()} reports one too",
+                f"worker {context.get_world_rank()} reports one, too",
                 "Report it from rank 0 alone",
             )
-        into = place.open()
-        staged = into.stage(step, metrics=metrics, labels=labels, if_exists="replace")
+        opened = handle.open()
+        staged = opened.stage(step, metrics=metrics, labels=labels, if_exists="replace")
         with staged as path, checkpoint.as_directory() as source:
             shutil.copytree(source, os.fspath(path), dirs_exist_ok=True, symlinks=True)
         assert staged.checkpoint is not None
         if rule is not None:
-            into.prune(rule)
+            opened.prune(rule)
         storage = context.get_storage()
         directory = storage.build_checkpoint_path_from_name(name)
         storage.storage_filesystem.create_dir(directory)
-        pointer = pointers.Pointer(into.url, staged.checkpoint.name, staged.checkpoint.id)
+        pointer = pointers.Pointer(opened.url, staged.checkpoint.name, staged.checkpoint.id)
         with storage.storage_filesystem.open_output_stream(f"{directory}/{pointers.POINTER}") as stream:
             stream.write(pointers.dump(pointer))
         return ray.train.Checkpoint(directory, storage.storage_filesystem)

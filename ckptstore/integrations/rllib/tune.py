@@ -1,4 +1,4 @@
-"""Keeps the checkpoints of Tune's trials in a store."""
+"""Commit the checkpoints of Tune's trials to a store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations.rllib import pointers
-from ckptstore.integrations.rllib.callback import numbers_in
+from ckptstore.integrations.rllib.callback import select_numbers
 from ckptstore.integrations.rllib.saving import is_writing, write
 from ckptstore.integrations.rllib.sources import StoreHandle
 from ckptstore.logs import logger
@@ -18,7 +18,7 @@ from ckptstore.store import CheckpointStore
 
 
 class StoredAlgorithm:
-    """Stands before an algorithm's class, and commits each checkpoint that Tune asks for to a store.
+    """A base class, before the algorithm's own, that commits each checkpoint Tune asks for to a store.
 
         class StoredPPO(rllib.StoredAlgorithm, PPO):
             checkpoint_store = "s3://bucket/sweep"
@@ -26,30 +26,30 @@ class StoredAlgorithm:
 
         Tuner(StoredPPO, param_space=config, ...)
 
-    Every trial has a store of its own below that URL, named after its id; or the one that
+    Every trial has a store of its own below that URL, named after the trial's id, or the one that
     ``checkpoint_store``, a static method, opens for a trial id. Tune's own storage gets a small file that
-    points there: when Tune restores a trial, on this machine or another, RLlib's own reader is given the
-    files, verified. That reader runs code, as under Tune without a store. A failed save fails as RLlib's
-    own would. The step is the iteration; one that is there already is replaced.
+    points there. When Tune restores a trial, on this machine or another, RLlib's own reader gets the verified
+    files; that reader runs code, as under Tune without a store. A save that fails raises, as RLlib's own
+    would. The step is the iteration, and an existing step is replaced.
 
-    What is in the store is a checkpoint of the algorithm's class proper: `from_checkpoint` and plain Ray
-    open it without this class."""
+    The checkpoint in the store is one of the algorithm's own class: `from_checkpoint` and plain Ray open it
+    without this class."""
 
     checkpoint_store: ClassVar[Any] = None
-    """URL below which the trials' stores are, or a function (a static method) from trial id to store."""
+    """The URL below which the trials have their stores, or a static method from trial id to store."""
     checkpoint_keep: ClassVar[Keep | None] = None
-    """What `CheckpointStore.prune` keeps after each save; None, everything."""
+    """What `CheckpointStore.prune` keeps after each save; None keeps everything."""
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Commit to the store, and point there from `checkpoint_dir`."""
+        """Commit to the store, and write a pointer to it into `checkpoint_dir`."""
         algo: Any = self
         ray: Any = super()
         if is_writing():  # `save` and `CheckpointCallback` have a store of their own
             ray.save_checkpoint(checkpoint_dir)
             return
         store = self._store_of(algo.trial_id)
-        told = numbers_in(getattr(algo, "_last_result", None) or {})
-        staged = store.stage(algo.iteration, metrics=told, if_exists="replace")
+        metrics = select_numbers(getattr(algo, "_last_result", None) or {})
+        staged = store.stage(algo.iteration, metrics=metrics, if_exists="replace")
         with staged as path:
             write(ray.save_checkpoint, os.fspath(path))
         assert staged.checkpoint is not None
@@ -60,7 +60,7 @@ class StoredAlgorithm:
             file.write(pointers.dump(pointer))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Load what `checkpoint_dir` points at, or holds itself if Ray alone wrote it."""
+        """Load the checkpoint that `checkpoint_dir` points to, or holds itself if Ray wrote it alone."""
         algo: Any = super()
         path = os.path.join(checkpoint_dir, pointers.POINTER)
         if not os.path.exists(path):
@@ -70,53 +70,53 @@ class StoredAlgorithm:
             pointer = pointers.parse(file.read(pointers.LONGEST), path)
         found = self._store_of(pointer.trial).get(pointer.step)
         if found.id != pointer.id:  # the trial was killed after it had saved the step again
-            logger.info("%s was saved again since Tune was told of it", found.url)
+            logger.info("%s was saved again after it was reported to Tune", found.url)
         found.resume()
         with found.as_directory() as directory:
             algo.load_checkpoint(directory)
 
-    # RLlib pickles the class along, a local one with all its code.
+    # RLlib pickles the class too, a local one with all its code.
 
     def __getstate__(self) -> Any:
-        """On the old API stack: what RLlib saves, with the class proper."""
+        """On the old API stack: what RLlib saves, with the algorithm's own class."""
         ray: Any = super()
         state = ray.__getstate__()
         if isinstance(state, dict) and "algorithm_class" in state:
-            state["algorithm_class"] = _proper(type(self))
+            state["algorithm_class"] = _strip(type(self))
         return state
 
     def save_to_path(self, path: Any = None, **options: Any) -> Any:
-        """On the new API stack: what RLlib saves; with the class proper, if it goes into a store."""
+        """On the new API stack: what RLlib saves, with the algorithm's own class if it goes to a store."""
         ray: Any = super()
         saved = ray.save_to_path(path, **options)
         if is_writing():
             from ray import cloudpickle
 
             algo: Any = self
-            made = {"class": _proper(type(self)), "ctor_args_and_kwargs": algo.get_ctor_args_and_kwargs()}
+            made = {"class": _strip(type(self)), "ctor_args_and_kwargs": algo.get_ctor_args_and_kwargs()}
             with open(os.path.join(path, algo.CLASS_AND_CTOR_ARGS_FILE_NAME), "wb") as file:
                 cloudpickle.dump(made, file)
         return saved
 
     def _store_of(self, trial: str) -> CheckpointStore:
-        """Also another trial's: population based training goes on from those."""
-        places: dict[str, StoreHandle] = self.__dict__.setdefault("_checkpoint_places", {})
-        if trial not in places:
+        """A trial's store; it may be another trial's, as population based training resumes from those."""
+        handles: dict[str, StoreHandle] = self.__dict__.setdefault("_checkpoint_handles", {})
+        if trial not in handles:
             source = self.checkpoint_store
             if callable(source):
-                places[trial] = StoreHandle(functools.partial(source, trial))
+                handles[trial] = StoreHandle(functools.partial(source, trial))
             elif isinstance(source, (str, os.PathLike)):
-                places[trial] = StoreHandle(f"{os.fspath(source).rstrip('/')}/{trial}")
+                handles[trial] = StoreHandle(f"{os.fspath(source).rstrip('/')}/{trial}")
             else:
                 raise InvalidRequest(
                     f"{type(self).__name__}.checkpoint_store",
-                    f"{source!r:.80} names no store",
+                    f"{source!r:.80} isn't the URL of a store",
                     "Set it to a URL or a static method",
                 )
-        return places[trial].open()
+        return handles[trial].open()
 
 
-def _proper(own: type) -> type:
-    """The algorithm's class, without what stands before it."""
+def _strip(own: type) -> type:
+    """The algorithm's own class, without `StoredAlgorithm` and what is before it."""
     order = own.__mro__
     return order[order.index(StoredAlgorithm) + 1]

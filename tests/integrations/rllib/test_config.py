@@ -90,12 +90,12 @@ def test_rllibs_own_classes_go_by_their_bare_names() -> None:
 
 @pytest.mark.parametrize("env", ["subprocess.Popen", "evil:Env-v0", "a.b.C"])
 def test_environments_that_would_be_imported_are_known(env: str) -> None:
-    assert configs.imports(env)
+    assert configs.may_import(env)
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5", "my_registered_env", "Env-v1.5"])
 def test_registered_environments_are_not(env: str) -> None:
-    assert not configs.imports(env)
+    assert not configs.may_import(env)
 
 
 def test_settings_of_single_policies() -> None:
@@ -105,15 +105,15 @@ def test_settings_of_single_policies() -> None:
     specs = {"a": of_1_0, "b": of_2_40, "c": plain, "d": {**of_1_0, "config": {}}}
     now = target(lr=1e-2, gamma=0.9)
     for stored in ({"policies": specs}, {"multiagent": {"policies": specs}}):
-        found, dropped = configs.single_policies(stored, ["a", "b", "c", "d"], now, False)
+        found, dropped = configs.translate_single_policies(stored, ["a", "b", "c", "d"], now, False)
         assert {name: item.values for name, item in found.items()} == {"a": {"lr": 1e-3}, "b": {"gamma": 0.5}}
         assert dropped == {}
-        assert configs.single_policies(stored, ["c"], now, False) == ({}, {})
-        found, dropped = configs.single_policies(stored, ["a", "c"], now, True)
+        assert configs.translate_single_policies(stored, ["c"], now, False) == ({}, {})
+        found, dropped = configs.translate_single_policies(stored, ["a", "c"], now, True)
         assert found == {}
         assert list(dropped) == ["policies/a/config"]
         assert "(lr)" in dropped["policies/a/config"]
-    assert configs.single_policies({"policies": {"a", "b"}}, ["a"], now, False) == ({}, {})
+    assert configs.translate_single_policies({"policies": {"a", "b"}}, ["a"], now, False) == ({}, {})
 
 
 def test_settings_of_single_policies_lead_nowhere_either() -> None:
@@ -125,7 +125,7 @@ def test_settings_of_single_policies_lead_nowhere_either() -> None:
     }
     specs = {"a": {"config": own}, "b": {"config": Opaque("my.Config")}}
     now = target(lr=1e-2, exploration_config={}, callbacks_class=type)
-    found, dropped = configs.single_policies({"policies": specs}, ["a", "b"], now, False)
+    found, dropped = configs.translate_single_policies({"policies": specs}, ["a", "b"], now, False)
     assert found["a"].values == {"lr": 1e-3}
     assert sorted(dropped) == [
         "policies/a/config/callbacks_class",

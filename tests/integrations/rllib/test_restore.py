@@ -78,7 +78,7 @@ def test_policies_to_train_of_the_checkpoint_hold_for_those_that_are_left() -> N
 
 def test_an_unknown_policy_is_an_error_that_lists_the_known() -> None:
     for call in (rllib.from_checkpoint, rllib.policy_from_checkpoint):
-        with pytest.raises(CheckpointNotFound, match=r"'nope'.*pol0, pol1, pol2, pol3, pol4"):
+        with pytest.raises(CheckpointNotFound, match=r"'nope'.*'pol0', 'pol1', 'pol2', 'pol3', 'pol4'"):
             call(MULTI5, policy_ids=["pol0", "nope"])
 
 
@@ -116,13 +116,13 @@ def test_trusted_code_is_used_on_the_python_that_wrote_it(tmp_path: Path) -> Non
 
 
 def test_trusted_code_of_an_unknown_python_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="nothing tells which Python"):
+    with pytest.raises(InvalidRequest, match="no file says which Python"):
         rllib.from_checkpoint(MULTI5, trusted=True)
     # Staged later: the manifest tells the Python that staged it, not the one that wrote it.
     store = CheckpointStore(tmp_path / "store")
     with store.stage(2) as path:
         shutil.copytree(MULTI5, path, dirs_exist_ok=True)
-    with pytest.raises(InvalidRequest, match="nothing tells which Python"):
+    with pytest.raises(InvalidRequest, match="no file says which Python"):
         rllib.from_checkpoint(store.get(2), trusted=True)
     with store.stage(3) as path:
         shutil.copytree(MULTI5, path, dirs_exist_ok=True)
