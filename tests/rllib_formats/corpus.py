@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ckptstore import Checkpoint
-from ckptstore.rllib_formats import foreign as eras
+from ckptstore.rllib_formats.foreign import ForeignCheckpoint
+from ckptstore.rllib_formats.foreign import open as open_foreign
 from ckptstore.rllib_formats.notes import Note
 
 TOLERANCE = 1e-7
@@ -49,9 +50,9 @@ def listing(root: Path) -> dict[str, int]:
     }
 
 
-def open_directory(root: Path) -> eras.ForeignCheckpoint:
+def open_directory(root: Path) -> ForeignCheckpoint:
     """The checkpoint in the local directory `root`."""
-    return eras.open(listing(root), lambda path: (root / path).read_bytes())
+    return open_foreign(listing(root), lambda path: (root / path).read_bytes())
 
 
 def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:

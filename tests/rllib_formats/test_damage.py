@@ -202,9 +202,9 @@ def test_a_size_that_the_bytes_do_not_have() -> None:
     files = load("rllib_1_0_ppo_multi5")
     sizes = {path: len(data) for path, data in files.items()}
     sizes["policies/pol0/policy_state.pkl"] += 1
-    from ckptstore.rllib_formats import foreign as eras
+    from ckptstore.rllib_formats.foreign import open as open_foreign
 
-    foreign = eras.open(sizes, files.__getitem__)
+    foreign = open_foreign(sizes, files.__getitem__)
     with pytest.raises(CheckpointCorrupt, match="bytes arrived"):
         foreign.weights("pol0")
 

@@ -7,7 +7,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from ckptstore.rllib_formats import foreign as eras
+from ckptstore.rllib_formats.foreign import ForeignCheckpoint
+from ckptstore.rllib_formats.foreign import open as open_foreign
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -37,22 +38,22 @@ class Recorder:
         self.paths.append(path)
         return self.files[path]
 
-    def open(self) -> eras.ForeignCheckpoint:
+    def open(self) -> ForeignCheckpoint:
         """The checkpoint these files are."""
-        return eras.open({path: len(data) for path, data in self.files.items()}, self.read)
+        return open_foreign({path: len(data) for path, data in self.files.items()}, self.read)
 
 
-def open_files(files: Files) -> eras.ForeignCheckpoint:
+def open_files(files: Files) -> ForeignCheckpoint:
     """The checkpoint that `files` are."""
     return Recorder(files).open()
 
 
-def read_all(files: Files) -> eras.ForeignCheckpoint:
+def read_all(files: Files) -> ForeignCheckpoint:
     """Open and read everything there is to read."""
     return read_everything(open_files(files))
 
 
-def read_everything(foreign: eras.ForeignCheckpoint) -> eras.ForeignCheckpoint:
+def read_everything(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
     """The same checkpoint, all of it read."""
     foreign.state()
     for policy_id in foreign.policy_ids:
