@@ -542,7 +542,7 @@ class Checkpoint:
         wanted = list(dict.fromkeys(policy_ids))
         unknown = [policy_id for policy_id in wanted if policy_id not in self.policies]
         if unknown:
-            raise CheckpointNotFound(self.url, f"it holds no policy {unknown[0]!r}", self._list_policies())
+            raise names.refuse_unknown_policies(self.url, unknown, self.policy_ids)
         return wanted
 
     def _list_policies(self) -> str:

@@ -16,7 +16,7 @@ from ckptstore.cli.policy_files import list_policy_files
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, require_checkpoint
 from ckptstore.cli.text import clean, format_size
-from ckptstore.errors import CheckpointNotFound
+from ckptstore.format.names import refuse_unknown_policies
 
 
 @command("tree")
@@ -57,8 +57,7 @@ def _draw_checkpoint(
     sizes = describe.list_files(checkpoint)
     unknown = [policy_id for policy_id in policy_ids if policy_id not in checkpoint.policy_ids]
     if unknown:
-        known = ", ".join(checkpoint.policy_ids) or "none"
-        raise CheckpointNotFound(checkpoint.name, f"it holds no policy {unknown[0]!r}", f"It holds: {known}")
+        raise refuse_unknown_policies(checkpoint.url, unknown, checkpoint.policy_ids)
     arrays: dict[str, list[dict[str, Any]]] = {
         policy_id: [
             {"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "bytes": array.nbytes}
