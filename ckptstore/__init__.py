@@ -16,7 +16,24 @@ from ckptstore.version import __version__ as __version__
 if TYPE_CHECKING:
     from ckptstore.checkpoint import AlgorithmState, Checkpoint
     from ckptstore.codec.opaque import Opaque
-    from ckptstore.errors import CheckpointError
+    from ckptstore.errors import (
+        CheckpointCorrupt,
+        CheckpointError,
+        CheckpointExists,
+        CheckpointGone,
+        CheckpointNotFound,
+        CheckpointProtected,
+        CheckpointUntrusted,
+        InvalidRequest,
+        SaveAborted,
+        StoreDenied,
+        StoreFull,
+        StoreNotFound,
+        StoreUnavailable,
+        StoreUnsuitable,
+        UnreadableFormat,
+        UnsafeContent,
+    )
     from ckptstore.retention import BestN, EveryNSteps, LatestDuration, LatestN, Tagged
     from ckptstore.staging import Staged
     from ckptstore.store import CheckpointStore
@@ -25,14 +42,29 @@ __all__ = [
     "AlgorithmState",
     "BestN",
     "Checkpoint",
+    "CheckpointCorrupt",
     "CheckpointError",
+    "CheckpointExists",
+    "CheckpointGone",
+    "CheckpointNotFound",
+    "CheckpointProtected",
     "CheckpointStore",
+    "CheckpointUntrusted",
     "EveryNSteps",
+    "InvalidRequest",
     "LatestDuration",
     "LatestN",
     "Opaque",
+    "SaveAborted",
     "Staged",
+    "StoreDenied",
+    "StoreFull",
+    "StoreNotFound",
+    "StoreUnavailable",
+    "StoreUnsuitable",
     "Tagged",
+    "UnreadableFormat",
+    "UnsafeContent",
 ]
 
 # Found on first use: `import ckptstore` in a tool that may never touch a checkpoint costs next to nothing.
@@ -40,14 +72,29 @@ _HOMES = {
     "AlgorithmState": "checkpoint",
     "BestN": "retention",
     "Checkpoint": "checkpoint",
+    "CheckpointCorrupt": "errors",
     "CheckpointError": "errors",
+    "CheckpointExists": "errors",
+    "CheckpointGone": "errors",
+    "CheckpointNotFound": "errors",
+    "CheckpointProtected": "errors",
     "CheckpointStore": "store",
+    "CheckpointUntrusted": "errors",
     "EveryNSteps": "retention",
+    "InvalidRequest": "errors",
     "LatestDuration": "retention",
     "LatestN": "retention",
     "Opaque": "codec.opaque",
+    "SaveAborted": "errors",
     "Staged": "staging",
+    "StoreDenied": "errors",
+    "StoreFull": "errors",
+    "StoreNotFound": "errors",
+    "StoreUnavailable": "errors",
+    "StoreUnsuitable": "errors",
     "Tagged": "retention",
+    "UnreadableFormat": "errors",
+    "UnsafeContent": "errors",
 }
 
 
