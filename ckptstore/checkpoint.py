@@ -410,6 +410,14 @@ class Checkpoint:
         saved = isinstance(self._contents, SavedContents)
         return RllibContents(self._files) if saved else self._contents
 
+    def files_of(self, policy_id: str) -> list[str]:
+        """The paths of every file of one policy, exported models included; where all share one file, that.
+
+        Raises CheckpointNotFound for an unknown id.
+        """
+        [policy_id] = self._check_known([policy_id])
+        return self._contents.files_of(policy_id)
+
     def resume(self) -> None:
         """Tell its store that this process goes on from it: the next save names it as parent, and `prune`
         leaves it alone. Loading it says so by itself.
@@ -486,8 +494,7 @@ class Checkpoint:
             raise InvalidRequest(
                 self.url, "its files are as another program wrote them", "Pass `policies[id]`"
             )
-        [policy_id] = self._check_known([policy_id])
-        paths = self._contents.files_of(policy_id)
+        paths = self.files_of(policy_id)
         top = "" if self.kind == "Policy" else names.policy_path(policy_id, "")
         assert isinstance(self._files, VerifiedFiles)
         return StoredPolicy(self._files, {path.removeprefix(top): path for path in paths})

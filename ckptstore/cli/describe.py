@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ckptstore import Checkpoint
-from ckptstore.cli.policy_files import count_component_bytes, list_policy_files
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
 from ckptstore.read.contents import UnknownContents
@@ -55,8 +54,10 @@ def detail(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     document["per_policy"] = [
         _describe_policy(checkpoint, policy_id, sizes, table) for policy_id in checkpoint.policy_ids
     ]
+    of_policies = {path for policy_id in checkpoint.policy_ids for path in checkpoint.files_of(policy_id)}
+    rest = {path: count for path, count in sizes.items() if path not in of_policies}
     document["components"] = [
-        {"name": name, "bytes": count_component_bytes(name, sizes)} for name in checkpoint.components
+        {"name": name, "bytes": _count_component_bytes(name, rest)} for name in checkpoint.components
     ]
     document |= _describe_run(checkpoint)
     document["notes"] = [note._asdict() for note in checkpoint.notes]
@@ -84,7 +85,7 @@ def _load_parts(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:
 def _describe_policy(
     checkpoint: Checkpoint, policy_id: str, sizes: Mapping[str, int], table: Mapping[str, parts.FileParts]
 ) -> dict[str, Any]:
-    paths = list_policy_files(checkpoint, policy_id, sizes)
+    paths = checkpoint.files_of(policy_id)
     indexed = [part for path in paths if path in table for part in table[path].arrays]
     return {
         "id": policy_id,
@@ -93,6 +94,14 @@ def _describe_policy(
         "indexed_arrays": len(indexed),
         "indexed_bytes": sum(part.length for part in indexed),
     }
+
+
+def _count_component_bytes(name: str, sizes: Mapping[str, int]) -> int:
+    """The size of the component's file, or of what its directory holds beside the policies."""
+    if (path := names.component_path(name)) in sizes:
+        return sizes[path]
+    inside = ("learner_group/", "learner/", "state.") if name == "learner" else (f"{name}/",)
+    return sum(count for path, count in sizes.items() if path.startswith(inside))
 
 
 def _describe_run(checkpoint: Checkpoint) -> dict[str, Any]:

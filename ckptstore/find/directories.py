@@ -1,4 +1,4 @@
-"""Which directories of a tree are checkpoints, told from the names and sizes of its files. Pure."""
+"""Find checkpoints in a tree of files, by their names and sizes alone."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Contents(Protocol):
         """The files that `policy` would read."""
 
     def files_of(self, policy_id: str) -> list[str]:
-        """Every file that belongs to this policy alone, exported models included."""
+        """Every file of this policy, exported models included; where all share one file, that one."""
 
     def notes(self) -> tuple[Note, ...]:
         """What was inferred, migrated, missing or skipped so far."""
@@ -138,7 +138,6 @@ class RllibContents:
     def __init__(self, files: Files) -> None:
         from ckptstore.rllib_formats import foreign  # here, as our own checkpoints don't need it
 
-        self._files = files
         self._label = files.label
         self._lock = threading.RLock()
         with self._translate_errors():
@@ -210,8 +209,8 @@ class RllibContents:
 
     def files_of(self, policy_id: str) -> list[str]:
         """See `Contents`."""
-        below = names.policy_path(policy_id, "")
-        return [path for path in self._files.paths() if path.startswith(below)]
+        with self._translate_errors():
+            return self._foreign.files_of(policy_id) or [self._foreign.path_of(policy_id)]
 
     def notes(self) -> tuple[Note, ...]:
         """See `Contents`."""

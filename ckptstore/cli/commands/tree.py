@@ -12,7 +12,6 @@ from rich.tree import Tree
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli import describe
-from ckptstore.cli.policy_files import list_policy_files
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, require_checkpoint
 from ckptstore.cli.text import clean, format_size
@@ -71,7 +70,7 @@ def _draw_checkpoint(
         folder, _, name = path.rpartition("/")
         _add_branch(_add_folder(folders, folder), name, format_size(count))
     for policy_id, items in arrays.items():
-        homes = [path.rpartition("/")[0] for path in list_policy_files(checkpoint, policy_id, sizes)]
+        homes = [path.rpartition("/")[0] for path in checkpoint.files_of(policy_id)]
         home = folders[min(homes, key=len, default="")]
         total = sum(item["bytes"] for item in items)
         branch = _add_branch(home, f"arrays of {policy_id}", format_size(total))

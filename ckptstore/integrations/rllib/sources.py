@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
+from ckptstore.errors import CheckpointNotFound, InvalidRequest
+from ckptstore.read.locate import locate
 from ckptstore.store import CheckpointStore
 
 CheckpointSource = Checkpoint | CheckpointStore | str | os.PathLike[str]
@@ -30,10 +31,10 @@ def open_source(source: CheckpointSource) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     if not isinstance(source, CheckpointStore):
-        try:
-            return Checkpoint.open(source)
-        except UnreadableFormat:
-            source = CheckpointStore(source, create=False)
+        found = locate(source)
+        if not found.is_store:
+            return Checkpoint.from_located(found)
+        source = CheckpointStore(found.backend, create=False)
     newest = source.latest()
     if newest is None:
         raise CheckpointNotFound(source.url, "the store holds no checkpoint yet")
