@@ -27,7 +27,7 @@ from ckptstore.errors import (
     SaveAborted,
     UnreadableFormat,
 )
-from ckptstore.testing.suites import Crash, CrashingBackend
+from ckptstore.testing import Crash, CrashingBackend
 from tests.faults import fault_proxy
 from tests.servers import Server
 from tests.stores import tree_bytes

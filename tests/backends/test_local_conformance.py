@@ -12,7 +12,7 @@ from ckptstore.backends.local import posix
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.commit.local.catalog import DirectoryCatalog
 from ckptstore.format.names import CheckpointName
-from ckptstore.testing.suites import BackendTests, CatalogTests
+from ckptstore.testing import BackendTests, CatalogTests
 from tests.crash.world import catalog, leftovers, save, state
 
 

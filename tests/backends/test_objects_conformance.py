@@ -17,7 +17,7 @@ from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient
 from ckptstore.backends.objects.s3_obstore import ObstoreS3Client
 from ckptstore.commit.objects.single_writer import SingleWriter
-from ckptstore.testing.suites import BackendTests, SideDoor
+from ckptstore.testing import BackendTests, SideDoor
 from tests.servers import Server
 
 SERVERS = ["moto", "seaweedfs", "fake-gcs"]

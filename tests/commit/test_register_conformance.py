@@ -11,7 +11,7 @@ import pytest
 from ckptstore.backends import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import Catalog
-from ckptstore.testing.suites import CatalogTests
+from ckptstore.testing import CatalogTests
 from tests.servers import Server
 
 

@@ -12,7 +12,7 @@ import pytest
 from ckptstore.backends import open_backend
 from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.format.names import CheckpointName
-from ckptstore.testing.suites import CatalogTests, Crash, CrashingBackend, manifest_bytes
+from ckptstore.testing import CatalogTests, Crash, CrashingBackend, manifest_bytes
 
 list_committed = CatalogTests.list_committed
 

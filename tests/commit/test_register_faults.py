@@ -17,7 +17,7 @@ from ckptstore.commit.objects.settle import settle
 from ckptstore.errors import CheckpointGone, StoreUnavailable
 from ckptstore.format import strictjson
 from ckptstore.format.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
-from ckptstore.testing.suites import manifest_bytes
+from ckptstore.testing import manifest_bytes
 from tests.faults import Act, FaultProxy, fault_proxy
 from tests.servers import Server
 

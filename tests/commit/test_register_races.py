@@ -18,7 +18,7 @@ from ckptstore.backends import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.errors import CheckpointExists, SaveAborted, StoreUnsuitable
 from ckptstore.format.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
-from ckptstore.testing.suites import manifest_bytes
+from ckptstore.testing import manifest_bytes
 from tests.figures import Figures
 from tests.servers import Server
 

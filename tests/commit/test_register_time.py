@@ -18,7 +18,7 @@ from ckptstore.errors import (
     StoreUnavailable,
 )
 from ckptstore.format.names import CLAIM, DELETING, MANIFEST, RETIRED, CheckpointName
-from ckptstore.testing.suites import manifest_bytes
+from ckptstore.testing import manifest_bytes
 from tests.model.world import Place, Request, apply
 
 DAY = 86400.0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ckptstore.commit.local.catalog import DirectoryCatalog
 from ckptstore.errors import CheckpointExists, CheckpointGone
-from ckptstore.testing.suites import Crash, CrashingDisk, PowerCutDisk
+from ckptstore.testing import Crash, CrashingDisk, PowerCutDisk
 from tests.crash.world import Broken, Operation, State, catalog, copy_of, leftovers, state
 
 Start = Callable[[str, CrashingDisk], DirectoryCatalog]

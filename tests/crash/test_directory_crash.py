@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ckptstore.backends.local.posix import Disk
-from ckptstore.testing.suites import CrashingDisk, PowerCutDisk
+from ckptstore.testing import CrashingDisk, PowerCutDisk
 from tests.crash.loop import Lose, Outcome, Scenario, lives, lose_all, lose_none, lose_some, repeat, run
 from tests.crash.scenarios import ALL, DELETE, REPLACE, SAVE
 from tests.crash.world import catalog, copy_of, save, state

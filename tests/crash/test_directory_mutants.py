@@ -14,7 +14,7 @@ from ckptstore.commit.base import Check, IfExists, allow
 from ckptstore.commit.local.catalog import DirectoryAttempt, DirectoryCatalog
 from ckptstore.commit.local.root import list_committed
 from ckptstore.format.names import CheckpointName
-from ckptstore.testing.suites import CrashingDisk, PowerCutDisk
+from ckptstore.testing import CrashingDisk, PowerCutDisk
 from tests.crash.loop import Lose, Scenario, lose_all, lose_none, lose_some, run
 from tests.crash.scenarios import DELETE, REPLACE, SAVE
 from tests.crash.world import MANIFEST, Broken, catalog, manifest, payload

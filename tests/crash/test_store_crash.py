@@ -20,7 +20,7 @@ from ckptstore import CheckpointStore
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.commit.local.catalog import DirectoryAttempt
 from ckptstore.errors import CheckpointExists, CheckpointGone, CheckpointNotFound
-from ckptstore.testing.suites import Crash, CrashingDisk
+from ckptstore.testing import Crash, CrashingDisk
 from tests.figures import Figures
 from tests.stores import assert_same, tree_bytes
 
