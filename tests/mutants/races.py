@@ -72,7 +72,7 @@ def _not_looked_up_under_the_lock() -> None:
 
     from ckptstore.commit.local import attempt
 
-    attempt.committed = lambda disk, root, step: []  # type: ignore[attr-defined]
+    attempt.list_committed = lambda disk, root, step: []  # type: ignore[attr-defined]
 
 
 def _manifest_without_its_payload() -> None:
