@@ -13,9 +13,9 @@ import pytest
 
 from ckptstore import CheckpointStore, errors
 from ckptstore.backends.local.backend import LocalBackend
-from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.format.layout import pickle_item
 from ckptstore.save.background import _Memory
+from tests.disks import DelayedDisk
 
 ENDS = """
 import sys, logging
@@ -74,24 +74,8 @@ def test_snapshots_of_two_threads_are_not_mixed(tmp_path: Path) -> None:
     assert [set(ckpt.state["x"]) for ckpt in store.checkpoints()] == [{step} for step in range(16)]
 
 
-class Gated(Disk):
-    """Commits nothing until the gate opens, then fails for those that say so."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.failing: set[str] = set()
-
-    def rename_noreplace(
-        self, source_dir: Directory, source: str, target_dir: Directory, target: str
-    ) -> None:
-        assert self.gate.wait(60)
-        if target in self.failing:
-            raise OSError(28, "No space left on device")
-        super().rename_noreplace(source_dir, source, target_dir, target)
-
-
 def test_as_many_are_in_flight_as_may_be(tmp_path: Path) -> None:
-    disk = Gated()
+    disk = DelayedDisk("rename_noreplace")
     store = CheckpointStore(LocalBackend(tmp_path, disk), max_pending=3)
     weights = np.zeros(300_000)
     futures = []
@@ -121,7 +105,7 @@ def test_as_many_are_in_flight_as_may_be(tmp_path: Path) -> None:
 
 
 def test_one_that_fails_stops_none_behind_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    disk = Gated()
+    disk = DelayedDisk("rename_noreplace")
     disk.failing = {"checkpoint_000000", "checkpoint_000001"}
     store = CheckpointStore(LocalBackend(tmp_path, disk), max_pending=4)
     for step in range(3):

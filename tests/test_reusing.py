@@ -15,7 +15,6 @@ import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends.local.backend import LocalBackend
-from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.backends.objects import s3
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.errors import (
@@ -25,51 +24,13 @@ from ckptstore.errors import (
     InvalidRequest,
     StoreUnavailable,
 )
+from tests.disks import CountingDisk, FailingDisk, InterruptedDisk, WatchedBackend
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 from tests.stores import RLLIB_1_0, assert_same, policies, tree_bytes
 
 COUNT = 10
 FIRST, SECOND = "checkpoint_000001", "checkpoint_000002"
-
-
-class Counting(Disk):
-    """Counts the bytes written, and does `on_link` before the first link."""
-
-    def __init__(self, on_link: Callable[[], object] | None = None, refuse: int = 0) -> None:
-        self.written = 0
-        self.links = 0
-        self._on_link = on_link
-        self._refuse = refuse
-
-    def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
-        self.written += memoryview(data).nbytes
-        super().write(fd, data)
-
-    def link(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
-        on_link, self._on_link = self._on_link, None
-        if on_link is not None:
-            on_link()
-        if self._refuse and "pol" in target_dir.path:
-            raise OSError(self._refuse, os.strerror(self._refuse))
-        super().link(source_dir, source, target_dir, target)
-        self.links += 1
-
-
-class Watched(LocalBackend):
-    """Keeps the keys that were read."""
-
-    def __init__(self, root: Path, disk: Disk | None = None) -> None:
-        super().__init__(root, disk)
-        self.keys: list[str] = []
-
-    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
-        self.keys.append(key)
-        return super().read(key, start, stop, most)
-
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        self.keys.append(key)
-        super().read_into(key, start, target)
 
 
 def changed(given: dict[str, Any], *ids: str) -> dict[str, Any]:
@@ -88,7 +49,7 @@ def shared(root: Path, name: str) -> set[str]:
 
 @pytest.mark.parametrize("how", ["save", "save_async"])
 def test_the_bytes_written_are_those_that_changed(tmp_path: Path, how: str) -> None:
-    disk = Counting()
+    disk = CountingDisk()
     store = CheckpointStore(LocalBackend(tmp_path, disk))
     given = policies(COUNT)
     store.save(1, {"i": 1}, given)
@@ -140,11 +101,10 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP])
 def test_where_links_are_refused_files_are_written(tmp_path: Path, code: int) -> None:
-    disk = Counting(refuse=code)
+    disk = FailingDisk("link", code, where="policies/")
     store = CheckpointStore(LocalBackend(tmp_path, disk))
     given = policies()
     first = store.save(1, {"i": 1}, given)
-    disk.links = 0
     second = store.save(2, {"i": 2}, {**given, "pol1": first.stored("pol1")})
     assert shared(tmp_path, SECOND) == set()
     assert second.verify().ok
@@ -173,12 +133,13 @@ def test_what_somebody_edited_is_not_spread(tmp_path: Path) -> None:
 
 
 def test_a_base_that_goes_meanwhile_is_done_without(tmp_path: Path) -> None:
-    disk = Counting()
+    disk = InterruptedDisk(operation="link")
     store = CheckpointStore(LocalBackend(tmp_path, disk))
     given = policies()
     store.save(1, {"i": 1}, given)
-    disk._on_link = lambda: CheckpointStore(tmp_path).delete(1)
+    disk.interrupt = lambda: CheckpointStore(tmp_path).delete(1)
     ckpt = store.save(2, {"i": 2}, given)
+    assert disk.reached
     assert [found.step for found in store.checkpoints()] == [2]
     assert_same(ckpt.load().policies, given)
     assert ckpt.verify().ok
@@ -204,7 +165,7 @@ def test_a_base_that_another_run_wrote_anew_is_not_taken_for_it(tmp_path: Path) 
 def test_a_stored_policy_is_linked_unread(tmp_path: Path) -> None:
     given = policies(COUNT)
     CheckpointStore(tmp_path).save(1, {"i": 1}, given)
-    backend = Watched(tmp_path, disk := Counting())
+    backend = WatchedBackend(tmp_path, disk := CountingDisk())
     store = CheckpointStore(backend)
     parent = store.get(1)
     lazy: dict[str, Any] = {policy_id: parent.stored(policy_id) for policy_id in parent.policy_ids}
@@ -213,7 +174,7 @@ def test_a_stored_policy_is_linked_unread(tmp_path: Path) -> None:
     disk.written = 0
     ckpt = store.save(2, {"i": 2}, lazy)
     assert shared(tmp_path, SECOND) == set(given) - {"pol4"}
-    assert not [key for key in backend.keys if "polic" in key]
+    assert not [key for key in backend.read_keys if "polic" in key]
     assert disk.written < given["pol4"]["weights"]["dense/kernel"].nbytes + 20_000
     assert_same(ckpt.load().policies, now)
 

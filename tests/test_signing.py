@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.errors import CheckpointCorrupt, CheckpointUntrusted, InvalidRequest
+from tests.disks import WatchedBackend
 from tests.stores import unlinked
 
 
@@ -45,22 +45,6 @@ def save(root: Path, step: int, key: bytes | None = PRIVATE, value: float = 1.0)
 
 def trusting(root: Path, *keys: bytes) -> CheckpointStore:
     return CheckpointStore(root, trusted_keys=keys or (PUBLIC,), create=False)
-
-
-class Watching(LocalBackend):
-    """Remembers which files were read."""
-
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.read_keys: list[str] = []
-
-    def read(self, key: str, start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
-        self.read_keys.append(key)
-        return super().read(key, start, stop, most)
-
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        self.read_keys.append(key)
-        super().read_into(key, start, target)
 
 
 def rewrite(manifest: Path, change: dict[str, Any], signature: dict[str, str] | None) -> None:
@@ -128,7 +112,7 @@ def test_a_forgery_is_refused_before_its_payload_is_read(tmp_path: Path, forgery
         data = unlinked(weights)
         weights.write_bytes(data.replace(np.float64(1).tobytes(), np.float64(2).tobytes()))
         rewrite(root / MANIFEST, {}, signature)
-    backend = Watching(str(tmp_path))
+    backend = WatchedBackend(tmp_path)
     store = CheckpointStore(backend, trusted_keys=[PUBLIC])
     if forgery == "edited weights":  # what is signed is untouched, and so the digests find it
         with pytest.raises(CheckpointCorrupt):

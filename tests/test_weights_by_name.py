@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.codec.pickles import safe
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
 from ckptstore.format.parts import PART_BYTES
+from tests.disks import WatchedBackend
 from tests.servers import Server
 from tests.stores import RLLIB_1_0, unlinked
 
@@ -37,14 +37,6 @@ FLAT = {
 }
 
 
-class Counting(LocalBackend):
-    bytes = 0
-
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        self.bytes += len(target)
-        super().read_into(key, start, target)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store")
@@ -58,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [[], ["a"], ["z", "a"], ["nested/small"], ["nested/b", "nested/c/0"], ["huge"], ["between"], list(FLAT)],
 )
 def test_those_alone_are_read(root: Path, names: list[str]) -> None:
-    backend = Counting(root)
+    backend = WatchedBackend(root)
     ckpt = CheckpointStore(backend).get(1)
     found = ckpt.weights("p", names=names)
     assert list(found) == names
@@ -66,7 +58,7 @@ def test_those_alone_are_read(root: Path, names: list[str]) -> None:
         np.testing.assert_array_equal(array, FLAT[name])
         assert array.dtype == FLAT[name].dtype
         array[...] = 0  # the caller's own
-    assert backend.bytes < sum(FLAT[name].nbytes for name in names) + 200_000
+    assert backend.fetched < sum(FLAT[name].nbytes for name in names) + 200_000
     np.testing.assert_array_equal(ckpt.weights("p")["a"], FLAT["a"])
 
 

@@ -17,6 +17,7 @@ from ckptstore.backends.local import mounts, posix
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.local.mounts import WeakStorageWarning
 from ckptstore.backends.local.posix import Directory, Disk
+from tests.disks import FailingDisk, WatchedDisk
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions, links and fifos of POSIX")
 
@@ -33,27 +34,6 @@ def backend(root: Path) -> LocalBackend:
 
 def files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
-
-
-class Recording(Disk):
-    """Notes each change."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, str]] = []
-
-    def step(self, operation: str, path: str) -> None:
-        self.steps.append((operation, os.path.basename(path)))
-
-
-class Failing(Disk):
-    """Fails one kind of change."""
-
-    def __init__(self, operation: str, code: int) -> None:
-        self.operation, self.code = operation, code
-
-    def step(self, operation: str, path: str) -> None:
-        if operation == self.operation:
-            raise OSError(self.code, os.strerror(self.code), path)
 
 
 # ---- The root
@@ -116,7 +96,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_publish_orders_write_sync_link_unlink_sync(root: Path) -> None:
-    disk = Recording()
+    disk = WatchedDisk()
     backend = LocalBackend(root, disk)
     backend.publish("a/b/c", b"x")
     done = [operation for operation, _ in disk.steps]
@@ -128,7 +108,7 @@ def test_publish_orders_write_sync_link_unlink_sync(root: Path) -> None:
 
 def test_a_directory_that_others_made_is_synced_as_well(root: Path) -> None:
     (root / "a").mkdir(parents=True)
-    disk = Recording()
+    disk = WatchedDisk()
     LocalBackend(root, disk).publish("a/c", b"x")
     assert disk.steps[-2:] == [("fsync_dir", "a"), ("fsync_dir", "root")]
 
@@ -170,7 +150,7 @@ def test_publish_has_one_winner_of_many_threads(backend: LocalBackend, root: Pat
 @pytest.mark.parametrize("operation", ["write", "fsync", "link", "fsync_dir"])
 def test_a_failed_publish_is_not_acknowledged(root: Path, operation: str) -> None:
     root.mkdir(parents=True)
-    broken = LocalBackend(root, Failing(operation, errno.ENOSPC))
+    broken = LocalBackend(root, FailingDisk(operation, errno.ENOSPC))
     broken._ready = True  # so that the root's own sync is not the one that fails
     with pytest.raises(OSError, match="No space"):
         broken.publish("a", b"x")
@@ -179,7 +159,7 @@ def test_a_failed_publish_is_not_acknowledged(root: Path, operation: str) -> Non
 
 def test_a_failed_write_can_not_be_talked_away(root: Path) -> None:
     root.mkdir(parents=True)
-    sink = LocalBackend(root, Failing("write", errno.EDQUOT)).write("a")
+    sink = LocalBackend(root, FailingDisk("write", errno.EDQUOT)).write("a")
     with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
         sink.write(bytes(1 << 20))
     with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
@@ -189,7 +169,7 @@ def test_a_failed_write_can_not_be_talked_away(root: Path) -> None:
 
 def test_replace_is_old_or_new(backend: LocalBackend, root: Path) -> None:
     backend.replace("a/s", b"old")
-    broken = LocalBackend(root, Failing("rename", errno.EIO))
+    broken = LocalBackend(root, FailingDisk("rename", errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
         broken.replace("a/s", b"new")
     assert (root / "a/s").read_bytes() == b"old"
@@ -200,7 +180,7 @@ def test_replace_is_old_or_new(backend: LocalBackend, root: Path) -> None:
 
 @posix_only
 def test_without_hard_links_the_exclusive_rename_does(root: Path) -> None:
-    backend = LocalBackend(root, Failing("link", errno.EPERM))
+    backend = LocalBackend(root, FailingDisk("link", errno.EPERM))
     backend.publish("a", b"first")
     with pytest.raises(FileExistsError):
         backend.publish("a", b"second")
@@ -242,7 +222,7 @@ def test_short_reads_are_continued(root: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_delete_syncs_and_forgives_the_absent(backend: LocalBackend, root: Path) -> None:
     for key in ("a", "d/b", "d/c"):
         backend.publish(key, b"x")
-    disk = Recording()
+    disk = WatchedDisk()
     LocalBackend(root, disk).delete(["d/b", "a", "d/absent", "absent/x"])
     assert files(root) == ["d/c"]
     assert [step for step in disk.steps if step[0] == "fsync_dir"] == [

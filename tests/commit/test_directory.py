@@ -34,6 +34,7 @@ from ckptstore.errors import (
 )
 from ckptstore.format.names import CheckpointName
 from tests.crash.world import catalog, leftovers, manifest, payload, save, state, tree
+from tests.disks import FailingDisk, InterruptedDisk, WatchedDisk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions of POSIX")
 
@@ -45,52 +46,6 @@ def root(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-class Watching(Disk):
-    """Notes which file or directory each change was of."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Identity | None]] = []
-        self._mutex = threading.Lock()
-
-    def step(self, operation: str, path: str) -> None:
-        if operation not in {"write", "fsync", "fsync_dir"}:
-            self._note(operation, None)
-
-    def _note(self, operation: str, what: Identity | None) -> None:
-        with self._mutex:
-            self.events.append((operation, what))
-
-    def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
-        super().write(fd, data)
-        self._note("write", identity(os.fstat(fd)))
-
-    def fsync(self, fd: int) -> None:
-        super().fsync(fd)
-        self._note("fsync", identity(os.fstat(fd)))
-
-    def fsync_dir(self, directory: Directory) -> None:
-        super().fsync_dir(directory)
-        self._note("fsync_dir", identity(os.fstat(directory.fd)))
-
-    def last(self, operation: str, what: Identity | None = None) -> int:
-        """Index of the last such event, -1 if there is none."""
-        found = [n for n, event in enumerate(self.events) if event == (operation, what)]
-        return found[-1] if found else -1
-
-
-class Failing(Disk):
-    """Fails changes of one kind, below paths that contain `where`, and counts the tries per file."""
-
-    def __init__(self, operation: str, code: int = errno.EIO, where: str = "") -> None:
-        self.operation, self.code, self.where = operation, code, where
-        self.tries: list[str] = []
-
-    def step(self, operation: str, path: str) -> None:
-        if operation == self.operation and self.where in path:
-            self.tries.append(path)
-            raise OSError(self.code, os.strerror(self.code), path)
-
-
 def id_of(path: str | Path) -> Identity:
     return identity(os.lstat(path))
 
@@ -100,7 +55,7 @@ def id_of(path: str | Path) -> Identity:
 
 def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: str) -> None:
     save(catalog(root), 1)
-    disk = Watching()
+    disk = WatchedDisk()
     store = catalog(root, disk)
     attempt = store.begin(2, "error", "a")
     assert attempt.directory is not None
@@ -133,14 +88,14 @@ def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: s
     assert disk.last("fsync", id_of(os.path.join(root, str(name), "policies/p1/policy_state.pkl"))) > before
     assert disk.last("fsync_dir", id_of(f"{root}/.staging")) > renamed
     assert disk.last("fsync_dir", id_of(root)) > renamed
-    last_written = max(n for n, (operation, _) in enumerate(disk.events) if operation == "write")
-    assert disk.events[last_written][1] == id_of(f"{root}/{name}/_ckptstore/manifest.json")
+    last_written = max(n for n, event in enumerate(disk.events) if event.operation == "write")
+    assert disk.events[last_written].file == id_of(f"{root}/{name}/_ckptstore/manifest.json")
 
 
 def test_what_was_synced_is_not_synced_again(root: str) -> None:
-    disk = Watching()
+    disk = WatchedDisk()
     save(catalog(root, disk), 1)
-    files = [what for operation, what in disk.events if operation == "fsync"]
+    files = [event.file for event in disk.events if event.operation == "fsync"]
     assert len(files) == len(set(files)) == len(payload(1)) + 1
 
 
@@ -148,38 +103,30 @@ def test_what_was_synced_is_not_synced_again(root: str) -> None:
 def test_a_failed_change_is_not_acknowledged_and_not_tried_again(root: str, operation: str) -> None:
     save(catalog(root), 1)
     old = state(root)
-    disk = Failing(operation, where="" if operation != "fsync_dir" else ".staging/")
+    disk = FailingDisk(operation, where="" if operation != "fsync_dir" else ".staging/")
     with pytest.raises(OSError, match="Input/output"):
         save(catalog(root, disk), 2)
     assert state(root) == old
     assert leftovers(root) == []
     if operation not in {"fsync", "chmod", "fsync_dir"}:  # several threads may have begun one each
-        assert len(disk.tries) == 1
+        assert len(disk.failed) == 1
     if operation == "fsync_dir":
-        assert len(disk.tries) == len(set(disk.tries))
-        assert not any("/./" in path for path in disk.tries)
+        assert len(disk.failed) == len(set(disk.failed))
+        assert not any("/./" in path for _, path in disk.failed)
     save(catalog(root), 2)
 
 
 def test_a_failed_sync_of_the_root_keeps_what_may_exist(root: str) -> None:
     save(catalog(root), 1)
 
-    class Late(Disk):
-        renamed = False
-
-        def step(self, operation: str, path: str) -> None:
-            self.renamed = self.renamed or operation == "rename_noreplace"
-            if self.renamed and operation == "fsync_dir":
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with pytest.raises(OSError, match="Input/output"):
-        save(catalog(root, Late()), 2)
+        save(catalog(root, FailingDisk("fsync_dir", after="rename_noreplace")), 2)
     assert len(state(root)) == 2  # it is there and whole, though nobody may count on it
     assert leftovers(root) == []
 
 
 def test_the_first_failure_stops_the_next_file(root: str) -> None:
-    store = catalog(root, Failing("fsync", errno.ENOSPC))
+    store = catalog(root, FailingDisk("fsync", errno.ENOSPC))
     attempt = store.begin(1, "error", "a")
     with attempt.create("a") as sink:
         sink.write(b"x")
@@ -210,9 +157,9 @@ def test_syncs_go_on_when_the_interpreter_takes_no_threads(
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
-    disk = Watching()
+    disk = WatchedDisk()
     save(catalog(root, disk), 1)
-    assert sum(operation == "fsync" for operation, _ in disk.events) == len(payload(1)) + 1
+    assert sum(event.operation == "fsync" for event in disk.events) == len(payload(1)) + 1
 
 
 # ---- Who wins
@@ -233,19 +180,6 @@ def test_a_step_is_refused_at_the_beginning_and_at_the_end(root: str) -> None:
     assert leftovers(root) == []
 
 
-class _Nested(Disk):
-    """Runs `meanwhile` at the moment before the rename, as another process might."""
-
-    def __init__(self, meanwhile: Callable[[], object]) -> None:
-        self.meanwhile = meanwhile
-        self.done = False
-
-    def step(self, operation: str, path: str) -> None:
-        if operation == "rename_noreplace" and not self.done:
-            self.done = True
-            self.meanwhile()
-
-
 def _race(root: str, kind: type[DirectoryCatalog]) -> list[CheckpointName]:
     """Two saves of step 1, the second between the check and the rename of the first."""
     won: list[CheckpointName] = []
@@ -254,7 +188,7 @@ def _race(root: str, kind: type[DirectoryCatalog]) -> list[CheckpointName]:
         with contextlib.suppress(TimeoutError):
             won.append(save(kind(LocalBackend(root), timeout=0.05), 1, text="second"))
 
-    won.append(save(kind(LocalBackend(root, _Nested(second)), timeout=0.05), 1))
+    won.append(save(kind(LocalBackend(root, InterruptedDisk(second, "rename_noreplace")), timeout=0.05), 1))
     return won
 
 
@@ -309,12 +243,11 @@ def test_what_can_not_be_removed_does_not_unmake_a_commit(
 ) -> None:
     save(catalog(root), 1)
     caplog.set_level(logging.WARNING)
-    name = save(catalog(root, Failing("unlink", where=".trash")), 1, "replace", "new")
+    name = save(catalog(root, FailingDisk("unlink", where=".trash")), 1, "replace", "new")
     assert list(state(root)) == [str(name)]
     assert "next sweep" in caplog.text
-    assert save(catalog(root, Failing("rename", where=".trash")), 1, "replace", "newer") == CheckpointName(
-        1, 2
-    )
+    newer = save(catalog(root, FailingDisk("rename", where=".trash")), 1, "replace", "newer")
+    assert newer == CheckpointName(1, 2)
     assert list(state(root)) == [str(name), f"{ONE}-r2"]  # the higher one counts
     catalog(root).sweep(None)
     catalog(root).delete(CheckpointName(1, 2), lambda: None)
@@ -515,7 +448,7 @@ def test_what_can_not_be_linked_is_left_to_the_caller(root: str) -> None:
     source = f"{ONE}/policies/p0/policy_state.pkl"
     size = os.path.getsize(f"{root}/{source}")
     for code in (errno.EMLINK, errno.EXDEV, errno.EPERM):
-        attempt = catalog(root, Failing("link", code)).begin(2, "error", "a")
+        attempt = catalog(root, FailingDisk("link", code)).begin(2, "error", "a")
         assert not attempt.reuse("x", source, size)
         attempt.abandon()
     attempt = catalog(root).begin(2, "error", "a")
@@ -679,7 +612,7 @@ def test_no_descriptor_is_left_open(root: str) -> None:
         save(store, step, "replace")
         store.begin(9, "error", "a").abandon()
         with contextlib.suppress(OSError):
-            save(catalog(root, Failing("write")), 8)
+            save(catalog(root, FailingDisk("write")), 8)
         with contextlib.suppress(CheckpointExists):
             save(store, step)
         store.delete(store.names()[-1], lambda: None)

@@ -20,8 +20,8 @@ import numpy as np
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends.local.backend import LocalBackend
-from ckptstore.backends.local.posix import Disk
 from tests.crash.systrace import MARK
+from tests.disks import InterruptedDisk
 
 STORE = "store"
 """Name of the store's directory below `BASE`."""
@@ -112,23 +112,10 @@ def gc(store: CheckpointStore) -> None:
 # ---- Processes that die
 
 
-class DyingDisk(Disk):
-    """Ends the process at one change, as SIGKILL would."""
-
-    def __init__(self, operation: str, count: int = 1) -> None:
-        self.operation = operation
-        self.left = count
-
-    def step(self, operation: str, path: str) -> None:
-        if operation == self.operation:
-            self.left -= 1
-            if not self.left:
-                os._exit(9)
-
-
 def dying(base: str, operation: str, count: int = 1) -> CheckpointStore:
-    """A store whose process ends when it comes to this change."""
-    return CheckpointStore(LocalBackend(f"{base}/{STORE}", DyingDisk(operation, count)), concurrency=1)
+    """A store whose process ends when it comes to this change, as SIGKILL would end it."""
+    disk = InterruptedDisk(lambda: os._exit(9), operation, at=count - 1)
+    return CheckpointStore(LocalBackend(f"{base}/{STORE}", disk), concurrency=1)
 
 
 # ---- Lives

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ckptstore import CheckpointStore
 from ckptstore.backends.local.backend import LocalBackend
-from ckptstore.backends.local.posix import Disk
 from ckptstore.errors import CheckpointError, StoreDenied, StoreFull
 from tests.crash.test_failing_calls import OPERATIONS
 from tests.crash.test_store_crash import (
@@ -30,6 +29,7 @@ from tests.crash.test_store_crash import (
     template,
     visible_steps,
 )
+from tests.disks import InterruptedDisk
 
 MIB = 2**20
 FREES = {"delete", "prune", "gc"}
@@ -134,21 +134,6 @@ def _filled(disk: Path, what: str, free: int) -> Iterator[None]:
         shutil.rmtree(filler)
 
 
-class ReadOnly(Disk):
-    """The disk is remounted read-only before change number `at`, if nothing is open for writing then."""
-
-    def __init__(self, at: int, place: Path) -> None:
-        self.left = at
-        self.place = place
-        self.turned = self.reached = False
-
-    def step(self, operation: str, path: str) -> None:
-        self.left -= 1
-        if self.left == -1:
-            self.reached = True
-            self.turned = _remount(self.place, "ro")
-
-
 def _remount(place: Path, how: str) -> bool:
     done = subprocess.run(["mount", "-o", f"remount,{how}", place], stderr=subprocess.DEVNULL, check=False)
     return done.returncode == 0
@@ -159,11 +144,16 @@ def read_only(trial: Trial, name: str) -> str:
     refused = turned = 0
     for at in itertools.count():
         root = trial.fresh()
-        disk = ReadOnly(at, trial.disk)
+        turns: list[bool] = []  # it does, unless something is open for writing then
+
+        def turn(turns: list[bool] = turns) -> None:
+            turns.append(_remount(trial.disk, "ro"))
+
+        disk = InterruptedDisk(turn, at=at)
         store = CheckpointStore(LocalBackend(str(root), disk=disk), concurrency=1)
         moment = f"{name}, read-only from change {at}"
         refused += _refused(trial, store, StoreDenied)
-        if disk.turned:
+        if any(turns):
             turned += 1
             trial.holds(root, moment)
             assert _remount(trial.disk, "rw")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import os
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends.local.posix import Disk
-from ckptstore.testing import CrashingDisk, PowerCutDisk
+from ckptstore.testing import PowerCutDisk
 from tests.crash.loop import Lose, Outcome, Scenario, lives, lose_all, lose_none, lose_some, repeat, run
 from tests.crash.scenarios import ALL, DELETE, REPLACE, SAVE
 from tests.crash.world import catalog, copy_of, save, state
+from tests.disks import FailingDisk, InterruptedDisk
 from tests.figures import Figures
 
 POWER = {"lose-all": lose_all, "lose-some": lose_some, "lose-none": lose_none}
@@ -84,15 +85,6 @@ def test_a_sweep_finishes_what_a_dead_process_began_and_then_the_power_goes(
     figures.add(DIED, states)
 
 
-class _KilledDisk(CrashingDisk):
-    """Kills the whole process, for real."""
-
-    def step(self, operation: str, path: str) -> None:
-        self.changes.append((operation, path))
-        if len(self.changes) > (self.after or 0):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 @pytest.mark.parametrize("scenario", [SAVE, REPLACE, DELETE], ids=lambda scenario: scenario.name)
 def test_a_real_process_is_killed_at_every_change(
@@ -107,7 +99,8 @@ def test_a_real_process_is_killed_at_every_change(
             child = os.fork()
             if not child:
                 try:
-                    scenario.operation(catalog(root, _KilledDisk(k)))
+                    disk = InterruptedDisk(lambda: os.kill(os.getpid(), signal.SIGKILL), at=k)
+                    scenario.operation(catalog(root, disk))
                 finally:
                     os._exit(0)
             status = os.waitpid(child, 0)[1]
@@ -155,19 +148,9 @@ def test_a_process_that_saves_for_ever_is_killed_at_random(templates: dict[str, 
 
 def test_a_save_that_fails_leaves_nothing(templates: dict[str, str], tmp_path: Path) -> None:
     """Not a crash but an error at every change: the same bytes as before, and no leftovers."""
-
-    class Failing(Disk):
-        left = 0
-
-        def step(self, operation: str, path: str) -> None:
-            self.left -= 1
-            if self.left == -1 and not operation.startswith(("unlink", "rmdir")):
-                raise OSError(28, "No space left on device")
-
     for k in itertools.count():
         with copy_of(templates[""], str(tmp_path / "store")) as root:
-            old, disk = state(root), Failing()
-            disk.left = k
+            old, disk = state(root), FailingDisk(code=errno.ENOSPC, at=k, spare=("unlink", "rmdir"))
             try:
                 save(catalog(root, disk), 3)
             except OSError:
@@ -176,5 +159,5 @@ def test_a_save_that_fails_leaves_nothing(templates: dict[str, str], tmp_path: P
                     assert os.listdir(f"{root}/.staging") == []
                     save(catalog(root), 3)
             assert len(state(root)) == 3
-            if disk.left >= 0:
+            if not disk.reached:
                 break

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.backends.local.backend import LocalBackend
-from ckptstore.backends.local.posix import Directory, Disk, Entry
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
@@ -44,6 +42,7 @@ from tests.crash.test_store_crash import (
     template,
     visible_steps,
 )
+from tests.disks import FailingCallsDisk, InterruptedDisk
 from tests.figures import Figures
 
 EXPECTED: dict[int, type[CheckpointError]] = {
@@ -54,52 +53,6 @@ EXPECTED: dict[int, type[CheckpointError]] = {
     errno.EIO: StoreUnavailable,
     errno.EINTR: StoreUnavailable,
 }
-
-
-class FailingDisk(Disk):
-    """The call number `at` fails with `code`, be it a change or only a look; all others work."""
-
-    def __init__(self, at: int, code: int) -> None:
-        self.left = at
-        self.code = code
-        self.hit = ""
-        self._lock = threading.Lock()
-
-    def step(self, operation: str, path: str) -> None:
-        with self._lock:
-            self.left -= 1
-            hit = self.left == -1
-        if hit:
-            self.hit = f"{operation} {path}"
-            raise OSError(self.code, "injected", path)
-
-    def open_root(self, path: str) -> Directory:
-        self.step("open_root", path)
-        return super().open_root(path)
-
-    def open_dir(self, parent: Directory, name: str) -> Directory:
-        self.step("open_dir", name)
-        return super().open_dir(parent, name)
-
-    def open_file(self, parent: Directory, name: str) -> int:
-        self.step("open_file", name)
-        return super().open_file(parent, name)
-
-    def open_lock(self, parent: Directory, name: str) -> int:
-        self.step("open_lock", name)
-        return super().open_lock(parent, name)
-
-    def entries(self, directory: Directory) -> Iterator[Entry]:
-        self.step("entries", directory.path)
-        return super().entries(directory)
-
-    def status(self, parent: Directory, name: str) -> os.stat_result:
-        self.step("status", name)
-        return super().status(parent, name)
-
-    def close(self, fd: int) -> None:
-        super().close(fd)  # NFS tells only here what it could not write; the descriptor is gone all the same
-        self.step("close", f"fd {fd}")
 
 
 def save_async(store: CheckpointStore) -> None:
@@ -129,27 +82,28 @@ def test_every_call_fails_once(tmp_path: Path, figures: Figures, name: str, code
     for at in itertools.count():
         root = tmp_path / "failing"
         shutil.copytree(origin, root)
-        disk = FailingDisk(at, code)
+        disk = FailingCallsDisk(code=code, at=at)
         store = CheckpointStore(LocalBackend(str(root), disk=disk), concurrency=1)
         try:
             scenario.operate(store)
             survived += 1
         except (EXPECTED[code], StoreUnavailable):
             pass
-        if not disk.hit:
+        if not disk.failed:
             break
         calls += 1
+        moment = " ".join(disk.failed[0])
         seen = look(root)
         for old in ("checkpoint_000001", "checkpoint_000002"):
-            assert seen.get(old, before[old]) == before[old], disk.hit
-        assert between(before, seen, expected), f"{disk.hit}: {sorted(seen)}"
-        check_readable(root, seen, disk.hit)
+            assert seen.get(old, before[old]) == before[old], moment
+        assert between(before, seen, expected), f"{moment}: {sorted(seen)}"
+        check_readable(root, seen, moment)
         try:
             scenario.operate(store)
         except scenario.again_fails:  # it had failed after the fact
-            assert visible_steps(seen) == visible_steps(expected), disk.hit
-        assert visible_steps(look(root)) == visible_steps(expected), disk.hit
-        check_readable(root, look(root), disk.hit)
+            assert visible_steps(seen) == visible_steps(expected), moment
+        assert visible_steps(look(root)) == visible_steps(expected), moment
+        check_readable(root, look(root), moment)
         assert store.save(9).step == 9
         shutil.rmtree(root)
     print(f"{name} {errno.errorcode[code]}: {calls} calls failed, {survived - 1} survived it")
@@ -205,27 +159,6 @@ def test_signals_all_the_time(tmp_path: Path, name: str) -> None:
     check_readable(origin, look(origin), name)
 
 
-class Vanishing(Disk):
-    """The whole root is moved away, or removed, before change number `at`."""
-
-    def __init__(self, at: int, root: Path, removed: bool) -> None:
-        self.left = at
-        self.root = root
-        self.away = root.with_name(f"away{at}")
-        self.removed = removed
-        self.gone = False
-        self._lock = threading.Lock()
-
-    def step(self, operation: str, path: str) -> None:
-        with self._lock:
-            self.left -= 1
-            if self.left == -1:
-                self.gone = True
-                self.root.rename(self.away)
-                if self.removed:  # what other threads make there meanwhile may stay: it has no name
-                    shutil.rmtree(self.away, ignore_errors=True)
-
-
 @pytest.mark.parametrize("removed", [False, True], ids=["moved", "removed"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_root_that_vanishes_in_the_middle(
@@ -242,12 +175,19 @@ def test_a_root_that_vanishes_in_the_middle(
     expected = look(whole)
     for at in itertools.count():
         shutil.copytree(origin, root)
-        disk = Vanishing(at, root, removed)
+        away = root.with_name(f"away{at}")
+
+        def vanish(away: Path = away) -> None:
+            root.rename(away)
+            if removed:  # what other threads make there meanwhile may stay: it has no name
+                shutil.rmtree(away, ignore_errors=True)
+
+        disk = InterruptedDisk(vanish, at=at)
         store = CheckpointStore(LocalBackend(str(root), disk=disk), concurrency=1)
         # In a stage the program that writes there meets it first.
         with contextlib.suppress(CheckpointError, *([FileNotFoundError] if name == "stage" else [])):
             scenario.operate(store)
-        if not disk.gone:
+        if not disk.reached:
             break
         figures.add("roots that vanished in the middle", 1)
         assert not root.exists(), "something was made where the store was"
@@ -256,7 +196,7 @@ def test_a_root_that_vanishes_in_the_middle(
                 call()
         assert not root.exists(), "something was made where the store was"
         if not removed:
-            disk.away.rename(root)
+            away.rename(root)
             seen = look(root)
             assert between(before, seen, expected), f"change {at}: {sorted(seen)}"
             check_readable(root, seen, f"change {at}")
