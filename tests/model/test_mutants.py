@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from ckptstore.backends.base import Listed
-from ckptstore.commit.objects import attempt as attempts
-from ckptstore.commit.objects import register
+from ckptstore.commit.objects import catalog
 from ckptstore.commit.objects.attempt import RegisterAttempt
 from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.commit.objects.states import TOMBSTONE, State
@@ -126,9 +125,19 @@ class Overwrites(RegisterCatalog):
         return data
 
 
-def _sweep_that_does_not_seal(self: Sweep, name: CheckpointName, files: Mapping[str, Listed]) -> None:
-    if MANIFEST not in files:
-        self._register.remove_payload(files.values())
+class SealsNothing(Sweep):
+    """Removes what has no manifest and does not seal it first."""
+
+    def _directory(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
+        if MANIFEST not in files:
+            self._register.remove_payload(files.values())
+
+
+class GoesOnWhenSealed(RegisterAttempt):
+    """Takes a seal in its manifest's key for a commit of its own."""
+
+    def _refuse(self, held: bytes, manifest: bytes) -> None:
+        pass
 
 
 def _everything(self: RegisterCatalog, files: Iterable[Listed]) -> int:
@@ -178,7 +187,7 @@ def _two_committed() -> dict[str, bytes]:
 
 
 def test_a_sweep_must_seal_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sweep, "_directory", _sweep_that_does_not_seal)
+    monkeypatch.setattr(catalog, "Sweep", SealsNothing)
     with pytest.raises(Violation, match="I2"):
         explore({"W1": W1, "G": sweeper()})
 
@@ -190,10 +199,8 @@ def test_tombstones_and_claims_must_stay(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_sealed_writer_must_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (attempts, register):
-        monkeypatch.setattr(module, "small_state", lambda data: None)
-    monkeypatch.setattr(RegisterAttempt, "_refuse", lambda self, held: None)
-    with pytest.raises(Violation):
+    monkeypatch.setattr(catalog, "RegisterAttempt", GoesOnWhenSealed)
+    with pytest.raises(Violation, match="I3"):
         explore({"W1": W1, "W2": W2})
 
 

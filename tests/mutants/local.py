@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.commit.local import catalog
 from ckptstore.commit.local.attempt import DirectoryAttempt
 from ckptstore.commit.local.root import LocalRoot
 from ckptstore.format.names import CheckpointName
+from tests.mutants.install import install
 
 
 class Mutant(NamedTuple):
@@ -31,26 +34,20 @@ def _no_directory_fsync() -> None:
     Disk.fsync_dir = _nothing  # type: ignore[method-assign]
 
 
-def _linked_file_not_synced() -> None:
-    real = DirectoryAttempt._sync_file
-
-    def sync(self: DirectoryAttempt, directory: Directory, name: str) -> None:
+class _LinkedFileNotSynced(DirectoryAttempt):
+    def _sync_file(self, directory: Directory, name: str) -> None:
         if self._disk.status(directory, name).st_nlink == 1:
-            real(self, directory, name)
-
-    DirectoryAttempt._sync_file = sync  # type: ignore[method-assign]
+            super()._sync_file(directory, name)
 
 
-def _published_before_it_is_synced() -> None:
-    sync, publish = DirectoryAttempt._sync_tree, DirectoryAttempt._publish
+class _PublishedBeforeItIsSynced(DirectoryAttempt):
+    def _sync_tree(self, directory: Directory, path: str) -> None:
+        pass
 
-    def late(self: DirectoryAttempt) -> tuple[CheckpointName, list[str]]:
-        done = publish(self)
-        sync(self, self._top, "")
+    def _publish(self) -> tuple[CheckpointName, list[str]]:
+        done = super()._publish()
+        super()._sync_tree(self._top, "")
         return done
-
-    DirectoryAttempt._sync_tree = _nothing  # type: ignore[method-assign]
-    DirectoryAttempt._publish = late  # type: ignore[method-assign]
 
 
 def _payload_before_name() -> None:
@@ -76,8 +73,8 @@ def _trash_not_synced() -> None:
 MUTANTS = {
     "no fsync": Mutant(_no_fsync, "save"),
     "no directory fsync": Mutant(_no_directory_fsync, "save"),
-    "linked file not synced": Mutant(_linked_file_not_synced, "stage"),
-    "published before it is synced": Mutant(_published_before_it_is_synced, "save"),
+    "linked file not synced": Mutant(partial(install, catalog, _LinkedFileNotSynced), "stage"),
+    "published before it is synced": Mutant(partial(install, catalog, _PublishedBeforeItIsSynced), "save"),
     "payload removed before the name": Mutant(_payload_before_name, "delete"),
     "trash emptied before it is synced": Mutant(_trash_not_synced, "delete"),
 }

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ckptstore.backends.base import Listed
+from ckptstore.backends.local.locks import try_lock
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory
+from ckptstore.commit.local import attempt
+from ckptstore.commit.local import sweep as local_sweep
+from ckptstore.commit.local.root import LocalRoot, list_committed
+from ckptstore.commit.objects import catalog
 from ckptstore.commit.objects.states import REGISTERS, State, sizes, state_of
 from ckptstore.commit.objects.sweep import Sweep
 from ckptstore.find.survey import Survey
 from ckptstore.format.names import CheckpointName
+from tests.mutants.install import install, replace
 
 
 def _listing_trusted() -> None:
@@ -30,55 +37,40 @@ def _listing_trusted() -> None:
     Survey.names = names  # type: ignore[method-assign]
 
 
-def _sweep_seals_nothing() -> None:
+class _SealsNothing(Sweep):
     """What has no manifest and is older than the grace loses its payload, but no seal is put first."""
 
-    def directory(self: Sweep, name: CheckpointName, files: Mapping[str, Listed]) -> None:
+    def _directory(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
         if state_of(sizes(files)) is State.CLAIMED and self._older(files, self._grace):
             self._register.remove_payload([entry for path, entry in files.items() if path not in REGISTERS])
 
-    Sweep._directory = directory  # type: ignore[method-assign]
 
-
-def _sweep_without_grace() -> None:
+class _WithoutGrace(Sweep):
     """Unfinished saves are given up at once, whoever works on them."""
-    real = Sweep._older
 
-    def older(self: Sweep, entries: Mapping[str, Listed], seconds: float) -> bool:
-        return seconds == self._grace or real(self, entries, seconds)
-
-    Sweep._older = older  # type: ignore[method-assign]
+    def _older(self, entries: Mapping[str, Listed], seconds: float) -> bool:
+        return seconds == self._grace or super()._older(entries, seconds)
 
 
-def _registers_forgotten_at_once() -> None:
+class _ForgetsRegistersAtOnce(Sweep):
     """Seals, tombstones and claims go with the next sweep, not a horizon later."""
-    real = Sweep._older
 
-    def older(self: Sweep, entries: Mapping[str, Listed], seconds: float) -> bool:
-        return seconds == self._register.horizon or real(self, entries, seconds)
-
-    Sweep._older = older  # type: ignore[method-assign]
+    def _older(self, entries: Mapping[str, Listed], seconds: float) -> bool:
+        return seconds == self._register.horizon or super()._older(entries, seconds)
 
 
 def _locks_ignored_by_gc() -> None:
     """On a local disk: gc takes what lies in the staging directory, locked or not."""
-    from ckptstore.commit.local import catalog as directory
-
-    directory.try_lock = lambda fd: True  # type: ignore[attr-defined]
+    replace(local_sweep, try_lock, lambda fd: True)
 
 
 def _not_looked_up_under_the_lock() -> None:
     """On a local disk: the step is looked up before the lock is taken, and no more under it."""
-
-    from ckptstore.commit.local import attempt
-
-    attempt.list_committed = lambda disk, root, step: []  # type: ignore[attr-defined]
+    replace(attempt, list_committed, lambda disk, root, step: [])
 
 
 def _manifest_without_its_payload() -> None:
     """On a local disk: a file is unlinked where it lies before the checkpoint is unpublished."""
-    from ckptstore.commit.local.root import LocalRoot
-
     real = LocalRoot.unpublish
 
     def unpublish(self: LocalRoot, root: Directory, names: list[CheckpointName]) -> list[str]:
@@ -93,9 +85,9 @@ def _manifest_without_its_payload() -> None:
 
 MUTANTS: dict[str, Callable[[], None]] = {
     "listing trusted": _listing_trusted,
-    "a sweep that doesn't seal": _sweep_seals_nothing,
-    "a sweep without grace": _sweep_without_grace,
-    "a seal removed early": _registers_forgotten_at_once,
+    "a sweep that doesn't seal": partial(install, catalog, _SealsNothing),
+    "a sweep without grace": partial(install, catalog, _WithoutGrace),
+    "a seal removed early": partial(install, catalog, _ForgetsRegistersAtOnce),
     "gc ignores locks": _locks_ignored_by_gc,
     "the step is not looked up under the lock": _not_looked_up_under_the_lock,
     "payload removed before the name": _manifest_without_its_payload,

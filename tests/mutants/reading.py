@@ -6,13 +6,18 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+from ckptstore import checkpoint
 from ckptstore.backends.objects import retry
 from ckptstore.find.survey import Survey
+from ckptstore.format.parts import Part
 from ckptstore.read.reader import VerifiedFiles
 
 
-def _nothing(*arguments: Any, **options: Any) -> None:
-    pass
+class _Unchecked(VerifiedFiles):
+    """Takes every byte as it comes."""
+
+    def _check(self, path: str, part: Part, data: memoryview) -> None:
+        pass
 
 
 def _names_as_listed(self: Survey) -> Any:
@@ -27,7 +32,7 @@ class _Endless(retry.RetryPolicy):
 
 
 MUTANTS: dict[str, Callable[[], Any]] = {
-    "digest not checked": lambda: patch.object(VerifiedFiles, "_check", _nothing),
+    "digest not checked": lambda: patch.object(checkpoint, "VerifiedFiles", _Unchecked),
     "listing trusted": lambda: patch.object(Survey, "names", _names_as_listed),
     "retry without deadline": lambda: patch.object(retry, "RetryPolicy", _Endless),
 }
