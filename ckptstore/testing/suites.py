@@ -281,7 +281,7 @@ class CatalogTests:
         name, attempt_id = self.save(catalog, 5)
         with pytest.raises(CheckpointExists) as caught:
             catalog.begin(5, if_exists, "other")
-        assert caught.value.what == str(name)
+        assert caught.value.what == f"{catalog.backend.url}/{name}"
         assert self.list_committed(catalog) == {name: attempt_id}
 
     def test_replace_supersedes(self, catalog: Catalog) -> None:
