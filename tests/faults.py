@@ -9,9 +9,10 @@ import email.utils
 import io
 import random
 import re
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import aiohttp
 from aiohttp import web
@@ -186,24 +187,25 @@ class FaultProxy:
                 kept.pop("Content-Length", None)
             return web.Response(status=reply.status, headers=kept, body=data)
 
-    async def _serve(self, ready: threading.Event) -> None:
+    async def serve(self, ready: threading.Event) -> None:
+        """Forward until `close`; sets `ready` once it has an `endpoint`."""
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as self._session:
             app = web.Application(client_max_size=2**32)
             app.router.add_route("*", "/{path:.*}", self._handle)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            server: Any = site._server
-            self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            listener = socket.create_server(("127.0.0.1", 0))
+            await web.SockSite(runner, listener).start()
+            self.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
             self._over = asyncio.Event()
             self._loop = asyncio.get_running_loop()
             ready.set()
             await self._over.wait()
             await runner.cleanup()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End `serve`, from another thread."""
         self._loop.call_soon_threadsafe(self._over.set)
 
 
@@ -274,11 +276,11 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     """A proxy in front of `upstream`, in a thread of its own."""
     proxy = FaultProxy(upstream)
     ready = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(proxy._serve(ready)), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.serve(ready)), daemon=True)
     thread.start()
     assert ready.wait(10)
     try:
         yield proxy
     finally:
-        proxy._close()
+        proxy.close()
         thread.join(10)

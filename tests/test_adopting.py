@@ -27,6 +27,7 @@ from ckptstore.errors import (
     SaveAborted,
     UnreadableFormat,
 )
+from ckptstore.read.files import UnverifiedFiles
 from ckptstore.testing import Crash, CrashingBackend
 from tests.faults import fault_proxy
 from tests.servers import Server
@@ -198,14 +199,13 @@ def test_something_that_still_writes_is_noticed(place: Place, monkeypatch: pytes
     place.put(NAME, CASE)
     store = place.store
 
-    def grows(files: Any, path: str) -> Any:
+    stream = UnverifiedFiles.stream
+
+    def grows(files: UnverifiedFiles, path: str) -> Iterator[bytes | memoryview]:
         open_backend(place.url, place.options).replace(f"{NAME}/late.pkl", b"N.")
-        return hashed(files, path)
+        return stream(files, path)
 
-    from ckptstore.save import adopt as adopting
-
-    hashed = adopting._hash
-    monkeypatch.setattr(adopting, "_hash", grows)
+    monkeypatch.setattr(UnverifiedFiles, "stream", grows)
     with pytest.raises(SaveAborted, match=r"late\.pkl"):
         store.adopt(NAME)
     assert place.store.checkpoints() == []

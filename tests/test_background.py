@@ -16,6 +16,7 @@ from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.format.layout import pickle_item
 from ckptstore.save.background import _Memory
 from tests.disks import DelayedDisk
+from tests.inside import free_memory, pending_memory, slabs
 
 ENDS = """
 import sys, logging
@@ -67,10 +68,10 @@ def test_snapshots_of_two_threads_are_not_mixed(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert any(memory._slabs for _, memory in store._run.background._pending)
+    assert any(slabs(memory) for memory in pending_memory(store))
     store.close()
-    assert not store._run.background._pending
-    assert not store._run.background._free  # given back
+    assert not pending_memory(store)
+    assert not free_memory(store)  # given back
     assert [set(ckpt.state["x"]) for ckpt in store.checkpoints()] == [{step} for step in range(16)]
 
 
@@ -101,7 +102,7 @@ def test_as_many_are_in_flight_as_may_be(tmp_path: Path) -> None:
     assert [set(ckpt.state["x"]) for ckpt in found] == [{step} for step in range(4)]
     parents = [ckpt.manifest.parent and ckpt.manifest.parent.id for ckpt in found]
     assert parents == [None, *(ckpt.id for ckpt in found[:-1])]
-    assert len(store._run.background._free) == 3  # no more than that, ever
+    assert len(free_memory(store)) == 3  # no more than that, ever
 
 
 def test_one_that_fails_stops_none_behind_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,12 +143,12 @@ def test_the_memory_of_snapshots_is_used_again_and_no_larger_than_needed(
             chunks: list[bytes] = []
             item.emit(lambda data, chunks=chunks: chunks.append(bytes(data)))  # type: ignore[misc]
             assert saved in b"".join(chunks)
-        return [np.frombuffer(slab, np.uint8).ctypes.data for slab in memory._slabs]
+        return [np.frombuffer(slab, np.uint8).ctypes.data for slab in slabs(memory)]
 
     first = written(600_000, 600_000, 300_000, 0, 8)
     assert len(first) == 2
     assert written(600_000, 600_000, 300_000, 0, 8) == first
     assert written(600_000, 300_000) == first[:1]
     assert len(written(600_000, 4000_000, 400_000)) == 3
-    assert sum(map(len, memory._slabs)) == 6000_000
+    assert sum(map(len, slabs(memory))) == 6000_000
     assert len(written(4000_000)) == 1

@@ -12,6 +12,7 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.errors import CheckpointError, StoreDenied, StoreNotFound
+from tests.inside import backend_of
 from tests.servers import Server
 
 
@@ -62,7 +63,7 @@ def test_a_server_that_says_yes_to_everything(
     with pytest.raises(CheckpointError) as caught:
         call(store)
     assert "sentinel" not in str(caught.value)
-    store._backend.close()  # type: ignore[attr-defined]
+    backend_of(store).close()
 
 
 def test_wrong_credentials(seaweedfs: Server) -> None:

@@ -27,12 +27,12 @@ def proxy(server: Server) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def cold(server: Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Callable[[], CheckpointStore]:
+def cold(server: Server, proxy: FaultProxy) -> Callable[[], CheckpointStore]:
     """Opens one store again and again, each time as a new process does: nothing probed, nothing known."""
     url = server.new_url()
 
     def open_store() -> CheckpointStore:
-        monkeypatch.setattr(probe, "_passed", set())
+        probe.forget()
         proxy.reset()
         return CheckpointStore(url, storage_options={**server.options, "endpoint_url": proxy.endpoint})
 

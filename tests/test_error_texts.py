@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from ckptstore import Checkpoint, CheckpointError, CheckpointStore
-from ckptstore.commit import refs
+from ckptstore.commit import open_catalog, refs
 from ckptstore.format import names
+from tests.inside import backend_of
 
 
 def a_taken_step(store: CheckpointStore) -> None:
@@ -22,7 +23,7 @@ def a_taken_step(store: CheckpointStore) -> None:
 def a_second_delete(store: CheckpointStore) -> None:
     checkpoint = store.save(1)
     store.delete(checkpoint)
-    store._catalog.delete(names.CheckpointName(1), lambda: None)
+    open_catalog(backend_of(store)).delete(names.CheckpointName(1), lambda: None)
 
 
 def a_step_that_is_not_there(store: CheckpointStore) -> None:
@@ -57,13 +58,13 @@ def a_tag_whose_checkpoint_is_gone(store: CheckpointStore) -> None:
     store.untag("champion")
     store.delete(checkpoint)
     store.save(3)
-    refs.write(store._backend, "champion", refs.Target("checkpoint_000003", checkpoint.id))
+    refs.write(backend_of(store), "champion", refs.Target("checkpoint_000003", checkpoint.id))
     store.get("tag:champion")
 
 
 def a_tag_that_names_no_checkpoint(store: CheckpointStore) -> None:
     store.save(1)
-    refs.write(store._backend, "champion", refs.Target("nonsense", "id"))
+    refs.write(backend_of(store), "champion", refs.Target("nonsense", "id"))
     store.get("tag:champion")
 
 

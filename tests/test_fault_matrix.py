@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
+from ckptstore.commit import open_catalog
 from ckptstore.commit.objects import probe
 from ckptstore.errors import CheckpointError, CheckpointNotFound, CheckpointProtected
 from ckptstore.format.names import CheckpointName
 from tests.faults import Act, FaultProxy, Seen, fault_proxy
 from tests.figures import Figures
+from tests.inside import backend_of
 from tests.servers import Server
 from tests.stores import assert_same
 
@@ -81,7 +83,7 @@ class Trial:
 
     def through(self) -> CheckpointStore:
         """As a new process opens it: nothing probed, nothing known."""
-        probe._passed.clear()
+        probe.forget()
         options = {**self.server.options, "endpoint_url": self.proxy.endpoint}
         return CheckpointStore(self.url, storage_options=options, timeout=TIMEOUT)
 
@@ -175,7 +177,7 @@ def prepare(trial: Trial, name: str) -> None:
         trial.step += 1
         trial.direct.save(trial.step, *content(trial.step))
     elif name == "gc":
-        attempt = trial.direct._catalog.begin(trial.step + 1, "error", uuid.uuid4().hex)
+        attempt = open_catalog(backend_of(trial.direct)).begin(trial.step + 1, "error", uuid.uuid4().hex)
         with attempt.create("algorithm_state.pkl") as sink:
             sink.write(b"what a dead writer left")
 

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from ckptstore import CheckpointStore
 from ckptstore.cli.app import root as cli
 from ckptstore.errors import CheckpointError
+from tests.inside import backend_of
 from tests.servers import Server
 
 SENTINELS = ("s3nt1nelSECRET", "s3nt1nelTOKEN", "s3nt1nelUSER", "s3nt1nelENV")
@@ -59,8 +60,9 @@ def test_what_is_written_and_shown(moto: Server, log: Callable[[], str]) -> None
         store.tag("best", saved)
         store.save(1, {"a": 2}, if_exists="replace")
         store.gc()
-        shown: list[Any] = [store, saved, store.latest(), store.verify(), store._backend, store.checkpoints()]
-        text = "".join(map(repr, shown)) + str(pickle.dumps((saved, store._backend))) + saved.url + log()
+        backend = backend_of(store)
+        shown: list[Any] = [store, saved, store.latest(), store.verify(), backend, store.checkpoints()]
+        text = "".join(map(repr, shown)) + str(pickle.dumps((saved, backend))) + saved.url + log()
     client = moto.client()
     for item in client.list_objects_v2(Bucket=bucket)["Contents"]:
         text += str(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,8 +87,19 @@ def test_what_differed_once_is_not_taken_for_the_same_later() -> None:
     assert not same(look, data, wrong)
 
 
-def test_two_processes_have_two_keys() -> None:
-    assert Seen()._key != Seen()._key
+def test_two_processes_have_two_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[int] = []
+
+    def noted(data: memoryview, key: int) -> bytes:
+        keys.append(key)
+        return real(data, key)
+
+    real = xxhash.xxh3_128_digest
+    monkeypatch.setattr(xxhash, "xxh3_128_digest", noted)
+    data = np.arange(SIZE, dtype=np.uint8)
+    for look in (Seen(), Seen()):
+        same(look, data, digest(data.data))
+    assert len(set(keys)) == 2
 
 
 def test_save_after_save_has_what_it_was_given(tmp_path: Path, hashed: list[int]) -> None:

@@ -7,15 +7,17 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.errors import CheckpointExists, InvalidRequest
+from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.errors import CheckpointExists, InvalidRequest, StoreNotFound
 from ckptstore.retention import BestN
 from ckptstore.staging import Staged
+from tests.disks import DelayedDisk
+from tests.inside import backend_of
 from tests.servers import Server
 from tests.test_signing import PRIVATE, PUBLIC
 
@@ -27,31 +29,16 @@ def stage(store: CheckpointStore, step: int, content: str = "x", **more: object)
     return staged
 
 
-def held(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Commits of this store wait for the event."""
-    go = threading.Event()
-    inner = store._run.note_commit
-
-    def committed(*args: object) -> object:
-        assert go.wait(120)
-        return inner(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(store._run, "note_commit", committed)
-    return go
-
-
-def test_the_block_ends_before_the_commit_and_the_future_tells_when(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = CheckpointStore(tmp_path)
-    go = held(store, monkeypatch)
+def test_the_block_ends_before_the_commit_and_the_future_tells_when(tmp_path: Path) -> None:
+    disk = DelayedDisk("rename_noreplace")
+    store = CheckpointStore(LocalBackend(tmp_path, disk))
     staged = stage(store, 1)
     assert staged.future is not None
     assert not staged.future.done()
     assert staged.checkpoint is None
     with pytest.raises(InvalidRequest, match="inside the `with` block only"):
         os.fspath(staged)
-    go.set()
+    disk.gate.set()
     assert staged.future.result(120).step == 1
     assert staged.checkpoint is not None
     assert (tmp_path / "checkpoint_000001" / "model.bin").read_text() == "x"
@@ -157,7 +144,7 @@ def test_a_commit_stands_where_pruning_fails_and_the_log_says_so(
         raise PermissionError("no deletes here")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "ckptstore"):
-        patch.setattr(store._catalog.backend, "replace", refuse)  # tombstones are written with it
+        patch.setattr(backend_of(store), "replace", refuse)  # tombstones are written with it
         staged = stage(store, 2, keep=1)
         assert staged.future is not None
         assert staged.future.result(120).step == 2
@@ -201,13 +188,16 @@ def test_the_program_does_not_end_under_it(tmp_path: Path) -> None:
 
 def test_a_pickled_store_opens_the_same_place_without_secrets(seaweedfs: Server, tmp_path: Path) -> None:
     url = seaweedfs.new_url()
-    store = CheckpointStore(url, storage_options=seaweedfs.options, concurrency=3, create=False)
+    store = CheckpointStore(url, storage_options=seaweedfs.options, concurrency=3)
     data = pickle.dumps(store)
     assert seaweedfs.options["secret"].encode() not in data
     again = pickle.loads(data)
-    assert (again.url, again._concurrency, again._identity._create) == (url, 3, False)
+    assert (again.url, backend_of(again).concurrency) == (url, 3)
+    with pytest.raises(StoreNotFound):
+        pickle.loads(pickle.dumps(CheckpointStore(tmp_path / "none", create=False))).latest()
     trusting = pickle.loads(pickle.dumps(CheckpointStore(tmp_path, trusted_keys=[PUBLIC])))
-    assert trusting._trust is not None
-    assert trusting._trust.keys == CheckpointStore(tmp_path, trusted_keys=[PUBLIC])._trust.keys  # type: ignore[union-attr]
+    CheckpointStore(tmp_path, signing_key=PRIVATE).save(1)
+    CheckpointStore(tmp_path).save(2)
+    assert [ckpt.step for ckpt in trusting.checkpoints()] == [1]
     with pytest.raises(TypeError, match="signing key"):
         pickle.dumps(CheckpointStore(tmp_path, signing_key=PRIVATE))

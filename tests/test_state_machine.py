@@ -155,10 +155,9 @@ class StoreMachine(RuleBasedStateMachine):
             step: value for step, (value, _) in self.model.items()
         }
         # reading marked the last one as resumed from: forget it, the model does not know
-        self.store._lineage.resumed_from = (
-            self.store.get(self.loaded).id if self.loaded in self.model else None
-        )
-        self.store._lineage.last = self.store.get(self.last) if self.last in self.model else None
+        lineage = self.store._lineage
+        lineage.resumed_from = self.store.get(self.loaded).id if self.loaded in self.model else None
+        lineage.last = self.store.get(self.last) if self.last in self.model else None
         assert [ckpt.step for ckpt in listed] == sorted(self.model)
         newest = self.store.latest()
         assert (newest.step if newest else None) == max(self.model, default=None)

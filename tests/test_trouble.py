@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
+from ckptstore.commit import open_catalog
 from ckptstore.commit.objects import probe
 from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.errors import (
@@ -37,6 +38,7 @@ from ckptstore.errors import (
 from ckptstore.format.names import MANIFEST, CheckpointName
 from tests.faults import Act, FaultProxy, Seen, Trouble, fault_proxy
 from tests.figures import Figures
+from tests.inside import backend_of
 from tests.servers import Server
 from tests.stores import assert_same
 
@@ -241,7 +243,7 @@ class Life:
 
 def opened(server: Server, proxy: FaultProxy, url: str) -> CheckpointStore:
     """As a new process opens it: nothing probed, nothing known."""
-    probe._passed.clear()
+    probe.forget()
     options = {**server.options, "endpoint_url": proxy.endpoint}
     return CheckpointStore(url, storage_options=options, timeout=TIMEOUT)
 
@@ -367,7 +369,7 @@ def test_no_wrong_clock_ends_a_save_that_lives(
     url = server.new_url()
     direct = CheckpointStore(url, storage_options=server.options)
     direct.save(1, *content("1"))
-    attempt: Any = direct._catalog.begin(2, "error", "alive")
+    attempt: Any = open_catalog(backend_of(direct)).begin(2, "error", "alive")
     with attempt.create("algorithm_state.pkl") as sink:
         sink.write(b"on its way")
     proxy.reset(lambda index, seen: act)

@@ -7,11 +7,13 @@ import os
 from typing import Any
 
 from ckptstore.backends import open_backend
+from ckptstore.backends.objects import obstore_carrier
 from ckptstore.backends.objects.backend import ObjectBackend
 from tests.faults import FaultProxy
 from tests.servers import Server
 
 DATA = os.urandom(2**19)
+CHUNK_BYTES, MOST_REFUSALS = obstore_carrier._CHUNK_BYTES, obstore_carrier._MOST_REFUSALS
 
 
 def opened(server: Server, proxy: FaultProxy, timeout: float = 6) -> ObjectBackend:

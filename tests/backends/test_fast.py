@@ -13,11 +13,18 @@ import pytest
 from ckptstore import CheckpointStore
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
-from ckptstore.backends.objects import obstore_carrier as module
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.s3 import S3Client
 from ckptstore.backends.objects.s3_obstore import ObstoreS3Client
-from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
+from tests.backends.carried import (
+    CHUNK_BYTES,
+    DATA,
+    MOST_REFUSALS,
+    FirstFail,
+    fetch,
+    fetched_in_a_fork,
+    opened,
+)
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 from tests.stores import assert_same, policies
@@ -79,7 +86,7 @@ def test_absent_and_short(backend: ObjectBackend) -> None:
 
 
 def test_what_comes_in_several_chunks(backend: ObjectBackend) -> None:
-    data = os.urandom(3 * module._CHUNK_BYTES + 5)
+    data = os.urandom(3 * CHUNK_BYTES + 5)
     with backend.write("large") as sink:
         sink.write(data)
     assert fetch(backend, "large", len(data)) == data
@@ -140,10 +147,10 @@ def test_what_keeps_refusing_is_not_asked_for_ever(
         raise obstore.exceptions.GenericError("moved permanently")
 
     monkeypatch.setattr(obstore, "put_async", refuse)
-    for index in range(module._MOST_REFUSALS + 3):
+    for index in range(MOST_REFUSALS + 3):
         send(backend, f"file{index}")
         assert moto.peek(f"{backend.url}/file{index}") == DATA
-    assert calls == module._MOST_REFUSALS
+    assert calls == MOST_REFUSALS
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -19,11 +19,10 @@ import pytest
 from ckptstore import CheckpointStore
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
-from ckptstore.backends.objects import obstore_carrier as module
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs import GcsClient
 from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient
-from tests.backends.carried import DATA, FirstFail, fetch, fetched_in_a_fork, opened
+from tests.backends.carried import DATA, MOST_REFUSALS, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 from tests.stores import assert_same, policies
@@ -147,11 +146,11 @@ def test_a_refused_request_is_asked_again_at_once_by_gcsfs(stub: tuple[str, type
     endpoint, handler = stub
     handler.answered = "/storage/v1"
     backend = open_backend("gs://bucket/run", {"endpoint_url": endpoint, "token": "anon"})
-    wanted = module._MOST_REFUSALS + 3
+    wanted = MOST_REFUSALS + 3
     for _ in range(wanted):
         assert fetch(backend) == DATA
     asked = [by_obstore(headers) for _, headers in handler.seen]
-    assert asked.count(True) == module._MOST_REFUSALS
+    assert asked.count(True) == MOST_REFUSALS
     assert asked.count(False) == wanted
 
 
@@ -249,9 +248,9 @@ def test_what_keeps_giving_fewer_is_not_asked_for_ever(
 ) -> None:
     gcs.store(f"{backend.url}/file", DATA)
     proxy.reset(lambda index, seen: None if seen.path.startswith(GOOGLES_OWN) else "short")
-    for _ in range(module._MOST_REFUSALS + 3):
+    for _ in range(MOST_REFUSALS + 3):
         assert fetch(backend) == DATA
-    assert through_obstore(proxy) == module._MOST_REFUSALS
+    assert through_obstore(proxy) == MOST_REFUSALS
 
 
 def test_what_hangs_ends_typed(gcs: Server, proxy: FaultProxy) -> None:

@@ -150,8 +150,8 @@ def test_publish_has_one_winner_of_many_threads(backend: LocalBackend, root: Pat
 @pytest.mark.parametrize("operation", ["write", "fsync", "link", "fsync_dir"])
 def test_a_failed_publish_is_not_acknowledged(root: Path, operation: str) -> None:
     root.mkdir(parents=True)
-    broken = LocalBackend(root, FailingDisk(operation, errno.ENOSPC))
-    broken._ready = True  # so that the root's own sync is not the one that fails
+    # After the root's own sync, which is not the one that fails.
+    broken = LocalBackend(root, FailingDisk(operation, errno.ENOSPC, after="create"))
     with pytest.raises(OSError, match="No space"):
         broken.publish("a", b"x")
     assert files(root) == (["a"] if operation == "fsync_dir" else [])
@@ -309,7 +309,6 @@ def test_an_exclusive_rename_is_made_from_mkdir_where_there_is_none(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posix, "_renamer", None)
-    monkeypatch.setattr(mounts, "_warned", set())
     disk = Disk()
     for name in ("from", "other"):
         (root / name).mkdir(parents=True)
@@ -353,7 +352,6 @@ def test_weak_places_are_named_once(
     spelled = str(root).replace(" ", "\\040")
     table.write_text("9 9 0:1 / / rw - ext4 x rw\n" + line.format(root=spelled) + "\n")
     monkeypatch.setattr(mounts, "_MOUNTS", str(table))
-    monkeypatch.setattr(mounts, "_warned", set())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -362,7 +360,6 @@ def test_weak_places_are_named_once(
 
 
 def test_directories_that_can_not_be_synced_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "_warned", set())
     real = posix._sync
 
     def sync(fd: int) -> None:

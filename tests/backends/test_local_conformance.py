@@ -16,6 +16,12 @@ from ckptstore.testing import BackendTests, CatalogTests
 from tests.crash.world import catalog, leftovers, save, state
 
 
+@pytest.fixture
+def by_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way Windows runs it: names joined to paths, since it can't open relative to a directory."""
+    monkeypatch.setattr(posix, "_BY_PATH", True)
+
+
 class TestLocalBackend(BackendTests):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> LocalBackend:
@@ -30,12 +36,9 @@ class TestLocalBackend(BackendTests):
         return read
 
 
+@pytest.mark.usefixtures("by_path")
 class TestLocalBackendByPath(TestLocalBackend):
-    """The way Windows runs it: names joined to paths, since it can't open relative to a directory."""
-
-    @pytest.fixture(autouse=True)
-    def by_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(posix, "_BY_PATH", True)
+    """All of it that way."""
 
 
 class TestDirectoryCatalog(CatalogTests):
@@ -45,8 +48,8 @@ class TestDirectoryCatalog(CatalogTests):
 
 
 @pytest.mark.filterwarnings("ignore::ckptstore.backends.local.mounts.WeakStorageWarning")
-def test_commits_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posix, "_BY_PATH", True)
+@pytest.mark.usefixtures("by_path")
+def test_commits_by_path(tmp_path: Path) -> None:
     store = catalog(str(tmp_path))
     assert save(store, 1) == CheckpointName(1)
     assert save(store, 1, "replace", "again") == CheckpointName(1, 1)

@@ -16,6 +16,8 @@ from typing import Any
 import aiohttp
 import botocore.exceptions
 import pytest
+import s3fs
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
@@ -26,6 +28,7 @@ from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPol
 from ckptstore.backends.objects.s3 import S3Client
 from ckptstore.errors import InvalidRequest
 from tests.faults import FaultProxy, fault_proxy
+from tests.inside import answer_for_s3, options_of
 from tests.servers import Server
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
@@ -47,6 +50,14 @@ def proxy(moto: Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def proxied(moto: Server, proxy: FaultProxy) -> Iterator[ObjectBackend]:
     found = objects(moto.new_url(), {**moto.options, "endpoint_url": proxy.endpoint}, timeout=5)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def hasty(moto: Server) -> Iterator[ObjectBackend]:
+    """Gives up after two tries more."""
+    found = objects(moto.new_url(), moto.options, retries=2)
     yield found
     found.close()
 
@@ -209,7 +220,7 @@ class TestSecrets:
             assert secret.encode() not in data
             assert secret not in repr(backend) + backend.url
         kept = pickle.loads(data)
-        assert kept._opener._state[1] == {
+        assert options_of(kept) == {
             "endpoint_url": "http://127.0.0.1:9",
             "s3_additional_kwargs": {"SSEKMSKeyId": "arn:kms"},
             "client_kwargs": {"region_name": "eu-west-1"},
@@ -235,7 +246,7 @@ class TestSecrets:
         token = {"client_secret": SECRET, "refresh_token": SECRET}
         assert SECRET.encode() not in pickle.dumps(open_backend("gs://bucket/run", {"token": token}))
         anonymous = pickle.loads(pickle.dumps(open_backend("gs://bucket/run", {"token": "anon"})))
-        assert anonymous._opener._state[1] == {"token": "anon"}
+        assert options_of(anonymous) == {"token": "anon"}
 
 
 class TestS3:
@@ -310,7 +321,7 @@ class TestS3:
         proxied.publish("k", b"v")
         proxy.reset(lambda index, seen: act)
         with pytest.raises(TimeoutError):
-            objects(proxied.url, {**_options(proxied), "endpoint_url": proxy.endpoint}, timeout=0.8).list()
+            objects(proxied.url, options_of(proxied), timeout=0.8).list()
 
     @pytest.mark.parametrize("name", ["moto", "fake-gcs"])
     def test_a_bucket_that_is_not_there(self, start_server: Callable[[str], Server], name: str) -> None:
@@ -349,19 +360,18 @@ class TestS3:
             "Deleted": [{"Key": f"{client.root}a"}],
             "Errors": [{"Key": f"{client.root}b", "Code": "AccessDenied"}],
         }
-        monkeypatch.setattr(client, "_call", lambda *arguments, **named: reply)
+        answer_for_s3(monkeypatch, client, lambda *arguments, **named: reply)
         with pytest.raises(PermissionError):
             proxied.delete(["a", "b"])
-        monkeypatch.setattr(
-            client, "_call", lambda *arguments, **named: {"Deleted": [{"Key": f"{client.root}a"}]}
-        )
+        gone = {"Deleted": [{"Key": f"{client.root}a"}]}
+        answer_for_s3(monkeypatch, client, lambda *arguments, **named: gone)
         # What the reply doesn't name may still be there, and is asked for again.
         failed = client.remove([f"{client.root}a", f"{client.root}b"], 1.0)
         assert list(failed) == [f"{client.root}b"]
         assert client.classify(failed[f"{client.root}b"]) is Outcome.RETRY
 
     def test_a_body_that_ends_early_is_no_success(
-        self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
+        self, hasty: ObjectBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Body:
             async def __aenter__(self) -> Body:
@@ -376,25 +386,22 @@ class TestS3:
         async def call(*arguments: object, **named: object) -> dict[str, Any]:
             return {"ContentLength": 10, "ContentRange": "bytes 0-9/10", "Body": Body()}
 
-        client: Any = proxied.client
-        monkeypatch.setattr(client._fs, "_call_s3", call)
-        monkeypatch.setattr(proxied._retry_policy, "timeout", 0.3)
+        monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
         with pytest.raises(TimeoutError):
-            proxied.read("k", 0, 10)
+            hasty.read("k", 0, 10)
 
     @pytest.mark.parametrize("found", [20 * 2**20, 5])
     def test_an_upload_that_is_gone_after_a_lost_reply(
-        self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch, found: int
+        self, hasty: ObjectBackend, monkeypatch: pytest.MonkeyPatch, found: int
     ) -> None:
-        client = proxied.client
+        client = hasty.client
         assert isinstance(client, S3Client)
-        real, asked = client._call, []
+        asked = []
 
         def call(seconds: float, method: str, **arguments: Any) -> Any:
             if method == "complete_multipart_upload":
                 asked.append(method)
                 if len(asked) == 1:
-                    monkeypatch.setattr(proxied._retry_policy, "timeout", 1.0)  # the parts took their time
                     raise ConnectionResetError
                 reply: Any = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
                 raise botocore.exceptions.ClientError(reply, method)
@@ -402,8 +409,8 @@ class TestS3:
                 return {"ContentLength": found}
             return real(seconds, method, **arguments)
 
-        monkeypatch.setattr(client, "_call", call)
-        sink = proxied.write("k")
+        real = answer_for_s3(monkeypatch, client, call)
+        sink = hasty.write("k")
         sink.write(bytes(20 * 2**20))
         if found == 5:
             with pytest.raises(TimeoutError):
@@ -426,21 +433,14 @@ class TestS3:
         backend.close()
 
     def test_a_server_that_stores_other_bytes_is_not_believed(
-        self, proxied: ObjectBackend, monkeypatch: pytest.MonkeyPatch
+        self, hasty: ObjectBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        client = proxied.client
+        client = hasty.client
         assert isinstance(client, S3Client)
-        monkeypatch.setattr(proxied._retry_policy, "timeout", 0.3)
         for reply in ({"ChecksumCRC32": "AAAAAA=="}, {"ETag": '"' + "0" * 32 + '"'}):
-            monkeypatch.setattr(client, "_call", lambda *arguments, reply=reply, **named: reply)
+            answer_for_s3(monkeypatch, client, lambda *arguments, reply=reply, **named: reply)
             with pytest.raises(TimeoutError, match="the server stored bytes"):
-                proxied.publish("k", b"v")
-
-
-def _options(backend: ObjectBackend) -> dict[str, Any]:
-    opener: Any = backend._opener
-    options: dict[str, Any] = opener._state[1]
-    return options
+                hasty.publish("k", b"v")
 
 
 class TestMemory:
@@ -459,14 +459,13 @@ class TestMemory:
 
     def test_creation_is_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         backend = objects(f"memory://{uuid.uuid4().hex}")
-        client: Any = backend.client
-        real = client._fs.pipe_file
+        real = MemoryFileSystem.pipe_file
 
         def slowly(*arguments: object) -> None:
             time.sleep(0.02)
             real(*arguments)
 
-        monkeypatch.setattr(client._fs, "pipe_file", slowly)
+        monkeypatch.setattr(MemoryFileSystem, "pipe_file", slowly)
         won = []
 
         def create() -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.backends.local import mounts
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.local.mounts import WeakStorageWarning
 from ckptstore.backends.local.posix import Directory, Disk, Identity, identity
@@ -35,6 +34,7 @@ from ckptstore.errors import (
 from ckptstore.format.names import CheckpointName
 from tests.crash.world import catalog, leftovers, manifest, payload, save, state, tree
 from tests.disks import FailingDisk, InterruptedDisk, WatchedDisk
+from tests.inside import drain
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions of POSIX")
 
@@ -67,7 +67,7 @@ def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: s
     source = f"{ONE}/policies/p0/policy_state.pkl"
     assert attempt.reuse("policies/old/policy_state.pkl", source, os.path.getsize(f"{root}/{source}"))
     late = Path(attempt.directory, "policies/p1/policy_state.pkl")
-    attempt._drain()
+    drain(attempt)
     late.chmod(0o600)
     late.write_bytes(b"changed by others after it was synced")
     before = disk.last("fsync", id_of(late))
@@ -131,7 +131,7 @@ def test_the_first_failure_stops_the_next_file(root: str) -> None:
     with attempt.create("a") as sink:
         sink.write(b"x")
     with contextlib.suppress(OSError):
-        attempt._drain()
+        drain(attempt)
     with pytest.raises(OSError, match="No space"):
         attempt.create("b")
     with pytest.raises(OSError, match="No space"):
@@ -338,7 +338,7 @@ def test_a_forked_child_can_not_end_its_parents_save(root: str) -> None:
     attempt = catalog(root).begin(1, "error", "parents")
     with attempt.create("a") as sink:
         sink.write(b"x")
-    attempt._drain()
+    drain(attempt)
     child = os.fork()
     if not child:
         code = 1
@@ -384,7 +384,6 @@ def test_where_directories_have_no_locks_a_file_has(root: str, monkeypatch: pyte
 def test_where_nothing_has_locks_that_is_said_and_nothing_is_swept(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounts, "_warned", set())
     _no_locks(monkeypatch, lambda mode: True, errno.ENOLCK)
     with pytest.warns(WeakStorageWarning, match="only one process"):
         save(catalog(root), 1)

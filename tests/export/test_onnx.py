@@ -22,6 +22,8 @@ from ckptstore.rllib_formats.networks.forward import Numbers, network
 from ckptstore.rllib_formats.networks.normal import find_filter, normal_of
 from tests.export.truth import DATA, Truth, difference, run_onnx, truths
 
+GRAPH: Any = onnxfile._Graph
+
 TRUTHS = list(truths(DATA))
 UNKNOWN = ("heuristic",)
 """Golden checkpoints without a network."""
@@ -120,7 +122,7 @@ def test_a_file_that_computes_otherwise_is_not_written(
         if step == "normal"
         else DATA / "old_stack" / cases.get(step, "ppo_shared")
     )
-    right: Any = getattr(onnxfile._Graph, step)
+    right: Any = getattr(GRAPH, step)
 
     def wrong(self: Any, x: str, *rest: Any) -> Any:
         if step == "lstm":
@@ -130,7 +132,7 @@ def test_a_file_that_computes_otherwise_is_not_written(
             return x
         return right(self, self.add("Neg", [x]), *rest)
 
-    monkeypatch.setattr(onnxfile._Graph, step, wrong)
+    monkeypatch.setattr(GRAPH, step, wrong)
     with pytest.raises(UnreadableFormat, match="doesn't compute what the weights do"):
         Checkpoint.open(root / "checkpoint").export(tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
@@ -140,7 +142,7 @@ def test_a_frozen_batch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def frozen(self: Any, name: str, shape: tuple[int, ...]) -> Any:
         return onnx.helper.make_tensor_value_info(name, 1, [1, *shape])
 
-    monkeypatch.setattr(onnxfile._Graph, "describe_value", frozen)
+    monkeypatch.setattr(GRAPH, "describe_value", frozen)
     with pytest.raises(UnreadableFormat, match="batch of 7"):
         gaussian().export(tmp_path / "x.onnx")
 

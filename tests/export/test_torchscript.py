@@ -63,8 +63,9 @@ def test_nothing_but_torch_is_needed_to_run_it(tmp_path: Path) -> None:
 def test_a_file_that_computes_otherwise_is_not_written(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right: Any = getattr(torchscript._Tensors, step)
-    monkeypatch.setattr(torchscript._Tensors, step, lambda self, x, *rest: right(self, x * 2, *rest))
+    tensors = torchscript._Tensors
+    right: Any = getattr(tensors, step)
+    monkeypatch.setattr(tensors, step, lambda self, x, *rest: right(self, x * 2, *rest))
     with pytest.raises(UnreadableFormat, match="doesn't compute what the weights do"):
         Checkpoint.open(DATA / "old_stack/ppo_lstm/checkpoint").export(tmp_path / "x.pt")
     assert not list(tmp_path.iterdir())

@@ -124,9 +124,10 @@ class Process:
             end.update(_told(found))
         if found is not None:
             self.newest = found.step
-            self._load(found)
+            self.load(found)
 
-    def _load(self, found: Checkpoint) -> None:
+    def load(self, found: Checkpoint) -> None:
+        """Load it, and look whether it is what was saved."""
         with self.log.event("load", **_told(found)) as end:
             loaded = found.load()
             if not is_whole(loaded.state, loaded.policies, found.step, found.labels[0]):
@@ -139,7 +140,7 @@ class Process:
             found = self.store.get(step)
             end.update(_told(found))
         if found is not None and self.random.random() < 0.5:
-            self._load(found)
+            self.load(found)
 
     def list(self) -> None:
         with self.log.event("list") as end:
@@ -236,7 +237,7 @@ def last_look(racer: Racer, peek: Callable[[str], bytes | None]) -> None:
         end["found"] = tuple((found.step, found.labels[0]) for found in listed)
     process.latest()
     for found in listed:
-        process._load(found)
+        process.load(found)
         with log.event("load", **_told(found)) as end:
             data = peek(f"{found.url}/algorithm_state.pkl")
             if data is None or pickle.loads(data)["token"] != found.labels[0]:

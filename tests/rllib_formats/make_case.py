@@ -136,6 +136,11 @@ def flat(value: Any, prefix: str, into: dict[str, Any]) -> None:
         into[prefix] = np.asarray(value)
 
 
+def learner_of(algo: Any) -> Any:
+    """The learner in this process; None on the old stack."""
+    return getattr(getattr(algo, "learner_group", None), "_learner", None)
+
+
 def truth(algo: Any) -> tuple[dict[str, Any], list[str], dict[str, int]]:
     """Arrays by path, the ids, and each policy's own timestep."""
     arrays: dict[str, Any] = {}
@@ -143,7 +148,7 @@ def truth(algo: Any) -> tuple[dict[str, Any], list[str], dict[str, int]]:
     workers: Any = getattr(algo, "env_runner_group", None) or getattr(algo, "workers", None)
     local = getattr(workers, "local_env_runner", None) or workers.local_worker
     worker = local() if callable(local) else local
-    learner: Any = getattr(getattr(algo, "learner_group", None), "_learner", None)
+    learner = learner_of(algo)
     policies = dict(worker.policy_map.items()) if hasattr(worker, "policy_map") else {}
     for name, policy in policies.items():
         flat(policy.get_weights(), f"weights/{name}", arrays)
@@ -166,7 +171,7 @@ def save(algo: Any, directory: str, part: str) -> None:
         algo.get_policy(next(iter(algo.config.policies))).export_checkpoint(directory)
     elif part:
         group = algo.learner_group
-        inner = group._learner.module
+        inner = learner_of(algo).module
         only = next(iter(inner.keys()))
         {"learner": group, "modules": inner, "module": inner[only]}[part].save_to_path(directory)
     else:

@@ -23,6 +23,12 @@ _lock = threading.Lock()
 _passed: set[str] = set()
 
 
+def forget() -> None:
+    """Ask every store again, as a new process would."""
+    with _lock:
+        _passed.clear()
+
+
 def check_just_created(backend: ObjectPlace, key: str, data: bytes, other: bytes) -> None:
     """The same question put to `key`, which this process has just created holding `data`.
 

@@ -9,11 +9,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ckptstore import CheckpointStore
+from tests.inside import backend_of
 from tests.servers import Server
 
 pytestmark = [pytest.mark.usefixtures("needs_ray"), pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -96,7 +96,6 @@ def begun(store: CheckpointStore, directory: Path | None) -> set[str]:
     if directory is not None:
         staging = directory / ".staging"
         return {entry.name for entry in staging.iterdir() if entry.is_dir()} if staging.exists() else set()
-    backend: Any = store._backend
-    keys = {item.key for item in backend.list("")}
+    keys = {item.key for item in backend_of(store).list("")}
     claimed = {key.partition("/")[0] for key in keys if key.endswith("/_ckptstore/claim.json")}
     return {name for name in claimed if f"{name}/_ckptstore/manifest.json" not in keys}

@@ -276,7 +276,7 @@ def test_modules_of_the_new_stack_act(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         module.forward_inference(obs)["action_dist_inputs"].detach(), expected.detach(), atol=1e-6
     )
-    alone = rllib.export_policy(algo.learner_group._learner.module["default_policy"], tmp_path / "module")
+    alone = rllib.export_policy(training.learner_of(algo).module["default_policy"], tmp_path / "module")
     assert alone.kind == "RLModule"
     again = rllib.policy_from_checkpoint(alone)
     np.testing.assert_allclose(
@@ -353,7 +353,7 @@ def test_an_old_checkpoint_goes_on_on_the_new_stack(name: str) -> None:
             if "action_dist_inputs" in found:
                 logits = found["action_dist_inputs"].detach().numpy()
                 np.testing.assert_allclose(logits, extra["action_dist_inputs"], atol=corpus.LOGITS)
-                kl = algo.learner_group._learner.curr_kl_coeffs_per_module[policy_id]
+                kl = training.learner_of(algo).curr_kl_coeffs_per_module[policy_id]
                 assert float(kl) == pytest.approx(ckpt.policies[policy_id]["kl_coeff"])
             else:
                 np.testing.assert_array_equal(found["actions"], actions)

@@ -55,6 +55,11 @@ def fixed_batch() -> Any:
     return SampleBatch(columns)
 
 
+def learner_of(algo: Any) -> Any:
+    """The learner of the new API stack that runs in this process."""
+    return algo.learner_group._learner
+
+
 def update(algo: Any, stack: str) -> dict[str, Any]:
     """The weights after one update from the fixed batch."""
     import torch
@@ -69,8 +74,7 @@ def update(algo: Any, stack: str) -> dict[str, Any]:
 
     batch = fixed_batch()
     tensors = type(batch)({name: torch.as_tensor(value) for name, value in batch.items()})
-    learner = algo.learner_group._learner
-    learner.update(batch=MultiAgentBatch({"default_policy": tensors}, len(batch)))
+    learner_of(algo).update(batch=MultiAgentBatch({"default_policy": tensors}, len(batch)))
     found = algo.learner_group.get_weights()["default_policy"]
     return {name: np.array(value) for name, value in found.items()}
 
