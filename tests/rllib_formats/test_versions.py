@@ -63,8 +63,9 @@ def test_versions_compare_as_versions() -> None:
     with pytest.raises(TypeError):
         sorted(VERSIONS)  # type: ignore[type-var]
     for text in ("2.10", "2.9", "10.0"):
+        info = {"rllib_checkpoint.json": {"checkpoint_version": text}}
         with pytest.raises(UnreadableFormat, match="Upgrade ckptstore"):
-            detect._version_in({"checkpoint_version": text})
+            detect.detect(dict.fromkeys(info, 1), info.__getitem__)
 
 
 def test_the_oldest_version_that_writes_such_files_is_the_guess() -> None:
