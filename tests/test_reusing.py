@@ -107,6 +107,7 @@ def test_where_links_are_refused_files_are_written(tmp_path: Path, code: int) ->
     first = store.save(1, {"i": 1}, given)
     second = store.save(2, {"i": 2}, {**given, "pol1": first.stored("pol1")})
     assert shared(tmp_path, SECOND) == set()
+    assert disk.failed
     assert second.verify().ok
     assert_same(second.load().policies, given)
 
@@ -378,6 +379,6 @@ def test_a_copy_that_went_wrong_is_not_committed(monkeypatch: pytest.MonkeyPatch
             sink.write(self.read(source, 0, size // 2))
 
     monkeypatch.setattr(ObjectBackend, "copy", half)
-    with pytest.raises(StoreUnavailable, match="copied by the server"):
+    with pytest.raises(StoreUnavailable, match=r"the server copied .* bytes, not"):
         store.save(2, {"i": 2}, given)
     assert [found.step for found in store.checkpoints()] == [1]
