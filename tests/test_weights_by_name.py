@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
+from ckptstore.codec.indexed.reducers import Reducers
 from ckptstore.codec.pickles import safe
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
 from ckptstore.format.parts import PART_BYTES
+from ckptstore.read import reader
 from tests.disks import WatchedBackend
 from tests.servers import Server
 from tests.stores import RLLIB_1_0, unlinked
@@ -142,3 +144,65 @@ def test_a_decoder_that_copies_is_noticed(root: Path, monkeypatch: pytest.Monkey
     found = CheckpointStore(root).get(1).weights("p", names=["a", "nested/small"])
     np.testing.assert_array_equal(found["a"], FLAT["a"])
     np.testing.assert_array_equal(found["nested/small"], FLAT["nested/small"])
+
+
+class View:
+    """Pickled as a torch tensor is that shares its storage with others."""
+
+    def __init__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
+        self.offset, self.shape, self.strides = offset, shape, strides
+
+    def array(self) -> np.ndarray[Any, Any]:
+        view: np.ndarray[Any, Any] = np.ndarray(self.shape, WHOLE.dtype, WHOLE, self.offset, self.strides)
+        return view
+
+
+def share_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write every View as a view of one indexed buffer."""
+    real = Reducers.reduce
+
+    def reduce(self: Any, obj: Any) -> Any:
+        if not isinstance(obj, View):
+            return real(self, obj)
+        if not hasattr(self, "storage"):
+            self.storage = self._buffer(WHOLE.view(np.uint8))
+        return np.ndarray, (obj.shape, WHOLE.dtype, self.storage, obj.offset, obj.strides, "C")
+
+    monkeypatch.setattr(Reducers, "reduce", reduce)
+
+
+SENTINEL = 0xAB
+WHOLE = random.integers(0, 100, 600_000).astype(np.int32)
+VIEWS = {
+    "first": View(0, (10,), None),
+    "row": View(4 * 1000, (1000,), None),
+    "last": View(4 * 599_999, (1,), None),
+    "column": View(8, (600,), (4000,)),
+    "backward": View(4 * 599_999, (600_000,), (-4,)),
+    "square": View(40, (100, 100), (400, 4)),
+    "expanded": View(400, (5, 3), (0, 4)),
+    "nothing": View(400, (0, 3), None),
+    "whole": View(0, (600_000,), None),
+}
+
+
+@pytest.mark.parametrize("names", [*([name] for name in VIEWS), ["first", "last"], ["other", "row"]])
+@pytest.mark.parametrize("kept_with", [{}, {"storage": WHOLE}], ids=["views", "views and the whole"])
+def test_a_view_brings_the_memory_that_it_shares(
+    names: list[str], kept_with: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were zeros, or memory that nobody had filled: their bytes lie inside of another array's data."""
+    share_storage(monkeypatch)
+    other = random.random(300_000)
+    CheckpointStore(tmp_path).save(1, policies={"p": {"weights": {**kept_with, **VIEWS, "other": other}}})
+
+    def blank(size: int) -> memoryview:
+        return np.full(size, SENTINEL, np.uint8).data
+
+    monkeypatch.setattr(reader, "blank", blank)
+    found = CheckpointStore(tmp_path).get(1).weights("p", names=names)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, other if name == "other" else VIEWS[name].array())
+    if not {"other", "whole"} & set(names):
+        whole = CheckpointStore(tmp_path).get(1).weights("p")
+        np.testing.assert_array_equal(whole["whole"], WHOLE)

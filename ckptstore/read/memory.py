@@ -11,6 +11,13 @@ _HUGE = 2**21
 """Bytes of a huge page; where they have another size nothing is lost but a little speed."""
 
 
+def blank(size: int) -> memoryview:
+    """`size` bytes of new memory that holds zeros: what is not filled must not show what lay there before."""
+    if size < 2 * _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(size, np.uint8).data
+    return fresh(size)  # the kernel's own pages, which are zero
+
+
 def fresh(size: int) -> memoryview:
     """`size` bytes of new memory, not filled; MemoryError if there is not enough.
 

@@ -24,7 +24,7 @@ from ckptstore.format.digest import digest
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.parts import FileParts, Part
 from ckptstore.read.manifests import fetch_manifest, key_of
-from ckptstore.read.memory import fresh
+from ckptstore.read.memory import blank, fresh
 from ckptstore.read.report import VerifyReport
 from ckptstore.work import Progress, run_all
 
@@ -32,6 +32,28 @@ _BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
 _WORTH_LEAVING_OUT = 2**20  # bytes of an array: fewer are fetched along with what lies around them
 _T = TypeVar("_T")
 Fill = Callable[[Iterable[np.ndarray[Any, Any]]], bool]
+
+
+def _byte_bounds(array: np.ndarray[Any, Any]) -> tuple[int, int]:
+    """The addresses of the first byte of `array` and of the one after its last; equal if it is empty."""
+    low = high = array.ctypes.data
+    if array.size == 0:
+        return low, high
+    for length, step in zip(array.shape, array.strides, strict=True):
+        reach = (length - 1) * step
+        low, high = (low + reach, high) if reach < 0 else (low, high + reach)
+    return low, high + array.itemsize
+
+
+def _owns_memory(array: np.ndarray[Any, Any]) -> bool:
+    """Whether its data are in memory of its own, and not in memory that the decoder was handed.
+
+    A scalar's are, which is always in the pickle itself.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    return isinstance(base, np.ndarray) and array.ndim > 0 and array.size > 0
 
 
 def _batches(file_parts: Sequence[Part]) -> Iterator[list[Part]]:
@@ -136,15 +158,15 @@ class VerifiedFiles:
     def outline(self, path: str) -> tuple[object, Fill]:
         """The object in the pickle `path` with the data of large arrays missing, and what fetches them.
 
-        That takes some of its arrays and returns whether they hold their data now. If not, none of the
-        arrays is worth anything: `decode` is the way then.
+        The latter takes some of its arrays and returns whether they hold their data now. False means that
+        it can't tell where an array's data come from: use `decode`.
         """
         file = self._file(path)
         spans = {span.offset: span for span in file.arrays}
         # Small arrays between come along: another request costs more than they do.
         large = {span.offset for span in file.arrays if span.length > _WORTH_LEAVING_OUT}
         with explain_memory_error(f"{self.label}/{path}"):
-            view = fresh(file.size)  # pages that are never touched take no memory
+            view = blank(file.size)  # pages that are never touched take no memory
         missing: list[Part] = []
         now: list[Part] = []
         skip_until = 0
@@ -159,12 +181,12 @@ class VerifiedFiles:
         def fill(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
             wanted: set[int] = set()
             for array in arrays:
-                offset = array.ctypes.data - start
-                if offset in spans and array.nbytes == spans[offset].length:
-                    wanted.add(offset)
-                elif spans and array.nbytes >= min(span.length for span in file.arrays):
+                low, high = _byte_bounds(array)
+                if large and _owns_memory(array):
                     return False  # it may be a copy of what wasn't there yet
-            reach = {offset: offset + spans[offset].length for offset in wanted & large}
+                # All that it overlaps: a view may be a part of one array's data, or reach over two.
+                wanted |= {at for at in large if at < high - start and low - start < at + spans[at].length}
+            reach = {offset: offset + spans[offset].length for offset in wanted}
             chosen = [part for part in missing if any(a <= part.offset < b for a, b in reach.items())]
             self._fetch_into(view, path, chosen)
             return True
