@@ -38,6 +38,8 @@ class Item(NamedTuple):
     emit: Callable[[Write], Sequence[tuple[int, int]]]
     stored: tuple[Base, str] | None = None
     """Where the very same file lies already: a checkpoint and the path in it."""
+    live: bool = False
+    """Whether `emit` hands out the caller's own memory, which other threads may be writing to."""
 
 
 class Stored:
@@ -56,7 +58,7 @@ def pickle_item(path: str, value: object) -> Item:
 
         return indexed.dump(value, write)
 
-    return Item(path, emit)
+    return Item(path, emit, live=True)
 
 
 def literal(path: str, data: bytes) -> Item:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
+
+import numpy as np
 
 from ckptstore.backends.base import Sink
 from ckptstore.format.digest import digest
@@ -31,8 +34,9 @@ class Cutter:
         if isinstance(data, memoryview) or len(data) >= GAP_BYTES:
             self._close_gap()
             view = memoryview(data).cast("B")
+            part = self.array_part if isinstance(data, memoryview) else self.part
             for start in range(0, len(view), PART_BYTES):
-                self._add(view[start : start + PART_BYTES])
+                self._add(view[start : start + PART_BYTES], part)
         else:
             self._gap += data
             if len(self._gap) >= GAP_BYTES:
@@ -46,15 +50,19 @@ class Cutter:
     def _close_gap(self) -> None:
         if self._gap:
             gap, self._gap = self._gap, bytearray()
-            self._add(memoryview(gap))
+            self._add(memoryview(gap), self.part)
 
-    def _add(self, data: memoryview) -> None:
-        self._parts.append(Part(self._end, len(data), self.part(data)))
+    def _add(self, data: memoryview, part: Callable[[memoryview], str]) -> None:
+        self._parts.append(Part(self._end, len(data), part(data)))
         self._end += len(data)
 
     def part(self, data: memoryview) -> str:
         """The digest of the next part, once done with its memory."""
         raise NotImplementedError
+
+    def array_part(self, data: memoryview) -> str:
+        """Like `part`, for the data of an array, whose memory may be the caller's."""
+        return self.part(data)
 
 
 class Hasher(Cutter):
@@ -65,18 +73,51 @@ class Hasher(Cutter):
         return digest(data)
 
 
+class Buffers:
+    """Memory for private copies of parts, used again: fresh pages take longer than the copying."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    @contextmanager
+    def copy(self, data: memoryview) -> Iterator[memoryview]:
+        """What `data` holds now; lets other threads run meanwhile. To be done with when the block ends."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = bytearray()
+        if len(buffer) < len(data):
+            buffer = bytearray(len(data))
+        private = memoryview(buffer)[: len(data)]
+        np.copyto(np.frombuffer(private, np.uint8), np.frombuffer(data, np.uint8))
+        yield private
+        self._free.append(buffer)
+
+
 class Recorder(Cutter):
     """Hands the parts on to a sink.
 
-    Large ones are hashed by another thread while this one writes the very same memory: no copy of them
-    is made.
+    Large ones are hashed by another thread while this one writes the same memory. Where that memory is
+    the caller's (`live`), both are of a private copy: a thread that goes on training would otherwise
+    change bytes between the two, and the file would never match its digest.
     """
 
-    def __init__(self, sink: Sink, hashers: Executor, progress: Progress | None = None) -> None:
+    def __init__(
+        self, sink: Sink, hashers: Executor, buffers: Buffers, live: bool, progress: Progress | None = None
+    ) -> None:
         super().__init__()
         self._sink = sink
         self._hashers = hashers
+        self._buffers = buffers
+        self._live = live
         self._progress = progress
+
+    def array_part(self, data: memoryview) -> str:
+        """Write and hash it, or a private copy."""
+        if not self._live:
+            return self.part(data)
+        with self._buffers.copy(data) as private:
+            return self.part(private)
 
     def part(self, data: memoryview) -> str:
         """Write and hash it."""
@@ -106,13 +147,14 @@ def write_items(
     An item for which `reuse` gives its parts is there already. The first failure stops the rest and is
     raised.
     """
+    buffers = Buffers()
     with hash_pool() as hashers:
 
         def one(item: Item) -> FileParts:
             if (reused := reuse(item)) is not None:
                 return reused
             with create(item.path) as sink:
-                recorder = Recorder(sink, hashers, progress)
+                recorder = Recorder(sink, hashers, buffers, item.live, progress)
                 return recorder.finish(item.path, item.emit(recorder.write))
 
         return run_all(one, items, concurrency)
