@@ -64,7 +64,7 @@ class Staged(os.PathLike[str]):
             self._save = self._run.begin(self._request)
             self._directory = self._save.attempt.directory
         if self._directory is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
+            self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-", ignore_cleanup_errors=True)
             self._directory = self._temporary.name
         return self
 

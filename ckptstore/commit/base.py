@@ -7,7 +7,7 @@ object store by a create-only PUT of the manifest (:mod:`ckptstore.commit.object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol
 
@@ -55,6 +55,13 @@ class Attempt(Protocol):
 
         A link on local disk, a copy made by the server on object stores. False where that can't be;
         then write it. The caller sees to it that `key` is what it takes it for.
+        """
+
+    def freeze(self, paths: Sequence[str]) -> None:
+        """Take files that another program put into `directory` for finished, and make them durable.
+
+        From now on they must not change, and no others may appear: `commit` raises SaveAborted if they
+        do. What is read after this is what will be committed. Needs a `directory`.
         """
 
     def commit(self, manifest: bytes) -> CheckpointName:

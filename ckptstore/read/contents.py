@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -299,12 +299,22 @@ def contents_of(manifest: Manifest | None, files: Files) -> Contents:
     return UnknownContents() if manifest.kind == UnknownContents.kind else RllibContents(files)
 
 
-def describe(files: Files) -> Contents:
-    """What files about to be committed mean: RLlib's, or unknown."""
+class Description(NamedTuple):
+    """What a manifest says of files that another program wrote."""
+
+    kind: str
+    policy_ids: tuple[str, ...]
+    version: str
+
+
+def describe(files: Files) -> Description:
+    """What files about to be committed are: RLlib's, or unknown. May read some of them."""
+    found: Contents
     try:
-        return RllibContents(files)
+        found = RllibContents(files)
+        return Description(found.kind, found.policy_ids, found.version)
     except UnreadableFormat:
-        return UnknownContents()
+        pass
     except CheckpointError as error:
         logger.warning("committed as plain files, for what looks like RLlib's is damaged: %s", error)
-        return UnknownContents()
+    return Description(UnknownContents.kind, (), "")

@@ -17,7 +17,7 @@ from ckptstore.format.layout import Base, Item
 from ckptstore.format.manifest import File, Manifest, writer_versions
 from ckptstore.format.parts import FileParts
 from ckptstore.save.fingerprints import Seen
-from ckptstore.save.local_files import copy_item
+from ckptstore.save.local_files import copy_item, take_own_copies
 from ckptstore.save.requests import Request
 from ckptstore.save.reuse import Reuse
 from ckptstore.save.writing import Hasher, write_items
@@ -70,7 +70,11 @@ class Save:
 
     def hash_in_place(self, paths: Sequence[str]) -> list[FileParts]:
         """The parts of files that another program wrote into the attempt's own directory."""
-        directory = self.attempt.directory or ""
+        directory = self.attempt.directory
+        assert directory is not None
+        with translate_errors(directory):
+            take_own_copies(directory, paths)
+            self.attempt.freeze(paths)
 
         def one(path: str) -> FileParts:
             hasher = Hasher()

@@ -26,6 +26,7 @@ from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
+_CLOCK_TICK = 0.02  # seconds; file systems stamp times by the kernel's clock, which moves every 1 to 10 ms
 _PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
 
 
@@ -63,6 +64,8 @@ class DirectoryAttempt:
         self._room = threading.BoundedSemaphore(_PENDING)
         self._synced: dict[tuple[int, int], tuple[int, int]] = {}
         self._times: dict[str, int] = {}
+        self._created: set[str] = set()
+        self._frozen: dict[str, tuple[tuple[int, int], int, int]] = {}
         self._failure: BaseException | None = None
         self._published = False
         self._lock = _new_lock(self._disk, staging, attempt_id, catalog.timeout)
@@ -82,6 +85,7 @@ class DirectoryAttempt:
         """A new file of the checkpoint; InvalidRequest if there is one already."""
         with self._place(path) as (directory, name):
             fd = self._disk.create(directory, name)
+        self._created.add(path)
 
         def finish(fd: int, error: BaseException | None) -> None:
             if error is None:
@@ -195,6 +199,37 @@ class DirectoryAttempt:
         if self._failure:
             raise self._failure
 
+    def freeze(self, paths: Sequence[str]) -> None:
+        """See :class:`~ckptstore.commit.base.Attempt`.
+
+        They are synced first: only then does a write through a memory map show in a file's times.
+        """
+        self._check_alive()
+        for path in paths:
+            with self._place(path) as (directory, name):
+                self._sync_file(directory, name)
+        time.sleep(_CLOCK_TICK)  # so that a later write gets a later time
+        self._frozen = {path: self._version(path) for path in paths}
+
+    def _version(self, path: str) -> tuple[tuple[int, int], int, int]:
+        with self._place(path) as (directory, name):
+            status = self._disk.status(directory, name)
+        return identity(status), status.st_size, status.st_mtime_ns
+
+    def _check_frozen(self) -> None:
+        for path, version in self._frozen.items():
+            try:
+                same = self._version(path) == version
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise self._changed(path)
+
+    def _changed(self, path: str) -> SaveAborted:
+        why = "it changed while it was being committed"
+        remedy = "Close every file, and stop what writes there, before you commit them"
+        return SaveAborted(f"{self._label}/{path}", why, remedy)
+
     # ---- The end
 
     def commit(self, manifest: bytes) -> CheckpointName:
@@ -208,6 +243,7 @@ class DirectoryAttempt:
             self._drain()
             self._sync_tree(self._disk.open_dir(self._top, "."), "")
             self._drain()
+            self._check_frozen()
             name, trashed = self._publish()
         except BaseException:
             if not self._published:
@@ -237,6 +273,8 @@ class DirectoryAttempt:
                         "Save a copy of what it points to",
                     )
                 else:
+                    if self._frozen and where not in self._frozen and where not in self._created:
+                        raise self._changed(where)
                     self._sync_file(directory, entry.name)
             if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
                 self._disk.chmod(directory.fd, 0o700)

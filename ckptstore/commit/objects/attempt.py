@@ -96,6 +96,9 @@ class RegisterAttempt:
         if self._register.clock() - self._claimed > limit:
             raise save_too_old(self._register.backend, self.name, limit)
 
+    def freeze(self, paths: Sequence[str]) -> None:
+        raise InvalidRequest(self.url, "no other program can write into it", "Write the files by `create`")
+
     def commit(self, manifest: bytes) -> CheckpointName:
         check_manifest_length(manifest)
         if unfinished := [path for path, whole in self._files.items() if not whole]:
