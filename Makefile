@@ -23,7 +23,7 @@ RAY := $(SCRATCH)/ray
 rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; passed over where that fails
 	@mkdir -p $(SCRATCH)
 	@if $(MAKE) --no-print-directory $(RAY)/.ready >$(SCRATCH)/ray.log 2>&1; then \
-	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib tests/export/test_torchscript.py; \
+	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib tests/export/test_torchscript.py tests/codec/test_torch.py tests/test_torch_objects.py; \
 	else \
 	  echo "SKIPPED tests/integrations/rllib: Ray doesn't install here: $$(grep -m1 -i error $(SCRATCH)/ray.log || tail -1 $(SCRATCH)/ray.log)"; \
 	fi

@@ -13,6 +13,7 @@ import numpy as np
 
 from ckptstore import logs
 from ckptstore.backends.base import Backend
+from ckptstore.codec.pickles.torch_calls import make_tensors
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -280,19 +281,26 @@ class Checkpoint:
         return wanted if fill(wanted.values()) else choose(self.weights(policy_id), list(wanted), what)
 
     def load(
-        self, policy_ids: Iterable[str] | None = None, *, trusted: bool = False, mmap: bool = False
+        self,
+        policy_ids: Iterable[str] | None = None,
+        *,
+        trusted: bool = False,
+        mmap: bool = False,
+        tensors: Literal["numpy", "torch"] = "numpy",
     ) -> AlgorithmState:
         """State and policies, decoded afresh; only the policies in `policy_ids` if given.
 
         By default no code runs: data come back as they were, other objects as inert `Opaque` records.
         ``trusted=True`` unpickles real objects, which runs whatever code the pickle names. ``mmap=True``
         maps arrays copy-on-write from local files instead of reading them: fast, but they are checked
-        by `verify` only, and a later write to the file shows through.
+        by `verify` only, and a later write to the file shows through. What were torch tensors are arrays,
+        with ``tensors="torch"`` tensors again, made without running code; `trusted` makes tensors anyway.
         """
+        how: dict[str, Any] = {"trusted": trusted, "mmap": mmap, "tensors": make_tensors(tensors)}
         wanted = self._check_known(self.policy_ids if policy_ids is None else policy_ids)
         with logs.log_time("loaded", self.url) as done:
-            loads: list[Callable[[], Any]] = [partial(self._load_state, trusted=trusted, mmap=mmap)]
-            loads += [partial(self._load_policy, each, trusted=trusted, mmap=mmap) for each in wanted]
+            loads: list[Callable[[], Any]] = [partial(self._load_state, **how)]
+            loads += [partial(self._load_policy, each, **how) for each in wanted]
             mapped = mmap and isinstance(self._files, VerifiedFiles) and self._files.maps
             # Where nothing is read, more than two would wait for each other.
             state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else _CONCURRENCY)
@@ -527,13 +535,13 @@ class Checkpoint:
             and (not path.startswith(f"{names.POLICIES}/") or path.startswith(keep))
         ]
 
-    def _load_state(self, *, trusted: bool = False, mmap: bool = False) -> Any:
+    def _load_state(self, **how: Any) -> Any:
         self._note_load()
-        return self._contents.state(trusted, mmap)
+        return self._contents.state(**{"trusted": False, "mmap": False, **how})
 
-    def _load_policy(self, policy_id: str, *, trusted: bool = False, mmap: bool = False) -> Any:
+    def _load_policy(self, policy_id: str, **how: Any) -> Any:
         self._note_load()
-        return self._contents.policy(policy_id, trusted, mmap)
+        return self._contents.policy(policy_id, **{"trusted": False, "mmap": False, **how})
 
     def _load_component(self, name: str) -> Any:
         self._note_load()

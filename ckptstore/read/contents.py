@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ckptstore.codec.pickles.torch_calls import Tensors
 from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.format.manifest import Manifest
@@ -46,10 +47,10 @@ class Contents(Protocol):
     def components(self) -> tuple[str, ...]:
         """Names of the components."""
 
-    def state(self, trusted: bool, mmap: bool) -> Any:
+    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """The algorithm state."""
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """One policy."""
 
     def component(self, name: str) -> Any:
@@ -89,13 +90,13 @@ class SavedContents:
         """See `Contents`."""
         return policy_id in self.policy_ids
 
-    def state(self, trusted: bool, mmap: bool) -> Any:
+    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """See `Contents`; a policy alone is its own state."""
-        return self._reader.decode(names.POLICY_STATE if self._alone else names.STATE, trusted, mmap)
+        return self._reader.decode(names.POLICY_STATE if self._alone else names.STATE, trusted, mmap, tensors)
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """See `Contents`."""
-        return self._reader.decode(self.paths_of(policy_id)[0], trusted, mmap)
+        return self._reader.decode(self.paths_of(policy_id)[0], trusted, mmap, tensors)
 
     def component(self, name: str) -> Any:
         """See `Contents`."""
@@ -176,15 +177,15 @@ class RllibContents:
         with self._translate_errors():
             return self._foreign.components
 
-    def state(self, trusted: bool, mmap: bool) -> Any:
+    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """See `Contents`."""
-        self._check(trusted)
+        self._check(trusted, tensors)
         with self._translate_errors():
             return self._foreign.state()
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """See `Contents`."""
-        self._check(trusted)
+        self._check(trusted, tensors)
         with self._translate_errors():
             return self._foreign.policy(policy_id)
 
@@ -229,7 +230,13 @@ class RllibContents:
                 what = self._label if whole else f"{self._label}/{error.what}"
                 raise type(error)(what, error.why, error.remedy) from error
 
-    def _check(self, trusted: bool) -> None:
+    def _check(self, trusted: bool, tensors: Tensors | None) -> None:
+        if tensors is not None:
+            raise InvalidRequest(
+                "tensors='torch'",
+                "what RLlib wrote is read as arrays",
+                "Use torch.from_numpy on them",
+            )
         if trusted:
             raise InvalidRequest(
                 "trusted=True",
@@ -251,13 +258,13 @@ class UnknownContents:
         """Nothing, as far as anybody here can tell."""
         return False
 
-    def state(self, trusted: bool, mmap: bool) -> Any:
+    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """UnreadableFormat."""
         raise UnreadableFormat(
             "this checkpoint", "it holds files of another program", "Use as_directory() or download()"
         )
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool) -> Any:
+    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
         """UnreadableFormat."""
         return self.state(trusted, mmap)
 

@@ -13,6 +13,7 @@ from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import explain_memory_error, retry_if_corrupt, translate_errors
 from ckptstore.codec.indexed.read import load_trusted, skeleton
 from ckptstore.codec.pickles import safe
+from ckptstore.codec.pickles.torch_calls import Tensors
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -202,7 +203,9 @@ class VerifiedFiles:
         for part in self._file(path).parts:
             yield self._read_part(path, part)
 
-    def decode(self, path: str, trusted: bool = False, mmap: bool = False) -> object:
+    def decode(
+        self, path: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
+    ) -> object:
         """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
 
         With `mmap`, array data are mapped copy-on-write where the place has files, and are not
@@ -210,15 +213,17 @@ class VerifiedFiles:
         """
         file = self._file(path)
         if not file.arrays or not mmap:
-            return self._decode_view(file, self.fetch(path), trusted)
+            return self._decode_view(file, self.fetch(path), trusted, tensors)
         view = self._map(path)
         self._check_gaps(file, view)
-        return self._decode_view(file, view, trusted)
+        return self._decode_view(file, view, trusted, tensors)
 
-    def _decode_view(self, file: FileParts, view: memoryview, trusted: bool) -> object:
+    def _decode_view(
+        self, file: FileParts, view: memoryview, trusted: bool, tensors: Tensors | None = None
+    ) -> object:
         path = file.path
         if not file.arrays:
-            return self._decode(path, bytes(view), (), trusted)
+            return self._decode(path, bytes(view), (), trusted, tensors)
         gaps: list[memoryview] = []
         buffers: list[memoryview] = []
         end = 0
@@ -231,13 +236,20 @@ class VerifiedFiles:
             pickled = skeleton(gaps, file.arrays)
         except CheckpointCorrupt as error:
             raise self._corrupt(path, error.why) from error
-        return self._decode(path, pickled, buffers, trusted)
+        return self._decode(path, pickled, buffers, trusted, tensors)
 
-    def _decode(self, path: str, pickled: bytes, buffers: Sequence[memoryview], trusted: bool) -> object:
+    def _decode(
+        self,
+        path: str,
+        pickled: bytes,
+        buffers: Sequence[memoryview],
+        trusted: bool,
+        tensors: Tensors | None,
+    ) -> object:
         if trusted:
             return load_trusted(pickled, buffers)
         with _about(f"{self.label}/{path}"):
-            return safe.loads(pickled, buffers)
+            return safe.loads(pickled, buffers, tensors=tensors)
 
     @property
     def maps(self) -> bool:

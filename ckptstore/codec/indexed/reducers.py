@@ -24,13 +24,14 @@ from __future__ import annotations
 import copyreg
 import pickle
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 import numpy as np
 
-from ckptstore.codec.tensors import Storages, tensor_types
+from ckptstore.codec.tensors import Call, Method, Storages, is_tensor_subclass, refuse_lossy, tensor_types
 
 DEFAULT_REDUCER = NotImplemented
 """Returned by :meth:`Reducers.reduce` for what is not an array: let cloudpickle do it."""
@@ -103,6 +104,12 @@ class Reducers:
             return _random_state
         if kind in tensor_types():
             return Reducers._tensor
+        if kind is types.BuiltinFunctionType:
+            return _builtin
+        if kind in (Call, Method):
+            return _call
+        if is_tensor_subclass(kind):
+            return _tensor_subclass
         if kind is memoryview:
             return Reducers._reduce_by_protocol
         if issubclass(kind, (*_CONTENT, pickle.PickleBuffer)):
@@ -169,6 +176,19 @@ def _flat(array: np.ndarray[Any, Any], order: str) -> np.ndarray[Any, Any]:
 
 def _default(reducers: Reducers, obj: object) -> Reduced:
     return DEFAULT_REDUCER
+
+
+def _builtin(reducers: Reducers, obj: Any) -> Reduced:
+    # By its name in torch: pickle would write it as a method of a class that is torch's own affair.
+    return "from_numpy" if obj is getattr(sys.modules.get("torch"), "from_numpy", None) else DEFAULT_REDUCER
+
+
+def _call(reducers: Reducers, obj: Call | Method) -> Reduced:
+    return obj.reduced
+
+
+def _tensor_subclass(reducers: Reducers, obj: Any) -> Reduced:
+    return refuse_lossy(obj)  # else as torch pickles it
 
 
 def _class(reducers: Reducers, obj: type) -> Reduced:

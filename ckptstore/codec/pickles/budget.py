@@ -28,7 +28,7 @@ class Budget:
     steps_per_input_byte: int = 40
     per_input_byte: int = 8
     depth: int = 1000
-    key_nodes: int = 10_000
+    key_nodes: int = 4_000_000
 
 
 DEFAULT = Budget()

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.errors import UnsafeContent
@@ -18,16 +20,16 @@ from ckptstore.errors import UnsafeContent
 _FAST = frozenset((str, bytes, bool, float, type(None)))
 _HASH_MODULUS = 2**61 - 1  # smaller ints are their own hash and can't be made to collide
 _CROWD = 100  # keys of one dict that may share a hash
-_DEEPEST = 500
-_NODE = 64  # charged for looking at one part of a key; it is time that this limits, not memory
 
 
 class Containers:
     """Fills the dicts and sets of one pickle."""
 
-    def __init__(self, meter: Meter, budget: Budget) -> None:
+    def __init__(self, meter: Meter, budget: Budget, size: int) -> None:
         self.charge = meter.charge
-        self._most_nodes = budget.key_nodes
+        self._unhashable = 0
+        self._deepest = budget.depth
+        self._nodes_left = budget.key_nodes + size  # each part of an honest key takes a byte of the file
         # Only of large ones, by id; the container is kept so that its id stays taken.
         self._crowds: dict[int, tuple[Any, dict[int, int]]] = {}
 
@@ -35,35 +37,46 @@ class Containers:
         """Set items of a dict. Raises UnsafeContent for a key that can't be hashed in reasonable time."""
         for key, value in entries:
             if type(key) not in _FAST and (type(key) is not int or abs(key) >= _HASH_MODULUS):
-                self._check(target, key)
+                key = self._check(target, key)
             target[key] = value
 
     def put_members(self, target: set[Any], members: Iterable[Any]) -> None:
         """Add to a set. Raises as :meth:`put_entries`."""
         for member in members:
             if type(member) not in _FAST and (type(member) is not int or abs(member) >= _HASH_MODULUS):
-                self._check(target, member)
+                member = self._check(target, member)
             target.add(member)
 
-    def _check(self, target: Any, key: Any) -> None:
+    def _check(self, target: Any, key: Any) -> Any:
+        """`key`, or what stands for it if it can't be hashed. Raises UnsafeContent if that takes too long."""
         todo = [(key, 0)]
-        nodes = 0
         while todo:
             value, depth = todo.pop()
-            nodes += 1
             kind = type(value)
+            self._nodes_left -= 1
+            if kind is np.ndarray:
+                return self._stand_in(key)
             if kind is tuple or kind is frozenset:
                 todo.extend((part, depth + 1) for part in value)
             elif kind is Opaque:
-                nodes += len(value.args or ())
+                self._nodes_left -= len(value.args or ())
             elif kind is int:
-                nodes += value.bit_length() >> 6
-            if nodes + len(todo) > self._most_nodes or depth > _DEEPEST:
+                self._nodes_left -= value.bit_length() >> 6
+            if self._nodes_left < len(todo) or depth > self._deepest:
                 raise UnsafeContent("pickle", "a dict key or set member that is too large to hash")
-        self.charge(_NODE * nodes)
         if len(target) >= _CROWD:
             _, crowd = self._crowds.setdefault(id(target), (target, {}))
             code = hash(key)
             crowd[code] = crowd.get(code, 0) + 1
             if crowd[code] > _CROWD:
                 raise UnsafeContent("pickle", "too many keys with the same hash")
+        return key
+
+    def _stand_in(self, key: Any) -> Opaque:
+        """A record that is equal to itself alone, as a tensor is: one tensor may be as long as another.
+
+        What is keyed by tensors, such as the state of an optimizer, has arrays there.
+        """
+        self._unhashable += 1
+        kind = type(key)
+        return Opaque(f"{kind.__module__}.{kind.__qualname__}", (self._unhashable, key))

@@ -13,6 +13,7 @@ from ckptstore.codec.pickles.arrays import Arrays, is_scalar_type
 from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.codec.pickles.containers import Containers
 from ckptstore.codec.pickles.dtypes import NotPlainError
+from ckptstore.codec.pickles.torch_calls import TORCH_MAKERS, VIEW, AsArrays, Tensors
 from ckptstore.codec.pickles.values import CONSTANTS, MAKERS, uuid_from
 from ckptstore.errors import UnsafeContent
 
@@ -47,14 +48,16 @@ class Machine:
         buffers: Sequence[memoryview | bytearray | bytes] | None,
         budget: Budget,
         uses: list[GlobalUse] | None = None,
+        tensors: Tensors | None = None,
     ) -> None:
         self.data = data if type(data) is bytes else bytes(data)
         self.buffers = None if buffers is None else iter(buffers)
         self.budget = budget
         self.uses = uses
+        self.tensors: Tensors = tensors or AsArrays()
         meter = Meter(budget, len(self.data))
         self.arrays = Arrays(meter)
-        self.containers = Containers(meter, budget)
+        self.containers = Containers(meter, budget, len(self.data))
         self.memo: list[Any] = []
         self.metastack: list[list[Any]] = []
         self.origins: dict[tuple[int, int], _Origin] = {}
@@ -84,7 +87,8 @@ class Machine:
             self.uses.append(GlobalUse(name, pos, True))
         try:
             # Plain data are never made with keyword arguments, or by what a call returned.
-            value = self.make("" if kwargs or callee.args is not None else name, args)
+            known = not kwargs and (callee.args is None or name == VIEW)
+            value = self.make(name if known else "", args)
         except NotPlainError:
             value = Opaque(name, args)
             value.kwargs = kwargs or None
@@ -102,6 +106,9 @@ class Machine:
         array_maker = _ARRAY_MAKERS.get(name)
         if array_maker is not None:
             return array_maker(self.arrays, args)
+        torch_maker = TORCH_MAKERS.get(name)
+        if torch_maker is not None:
+            return torch_maker(self.tensors, args)
         if name == _OWN_RECORD:
             return _own_record(args)
         if name == "copyreg._reconstructor" and len(args) == 3 and _is_class(args[0]):

@@ -15,6 +15,7 @@ from typing import Any
 from ckptstore.codec.pickles.budget import DEFAULT, Budget
 from ckptstore.codec.pickles.loop import run
 from ckptstore.codec.pickles.machine import GlobalUse, Machine
+from ckptstore.codec.pickles.torch_calls import Tensors
 
 __all__ = ["GlobalUse", "globals_in", "loads"]
 
@@ -23,14 +24,16 @@ def loads(
     data: bytes | memoryview,
     buffers: Sequence[memoryview | bytearray | bytes] = (),
     budget: Budget = DEFAULT,
+    tensors: Tensors | None = None,
 ) -> Any:
     """The value in `data`: plain Python and numpy values, and :class:`Opaque` for everything else.
 
     `buffers` is the memory of out-of-band arrays, in order: writable ones are used in place, read-only
     ones are copied where the array was writable. Bytes after the end of the pickle are ignored, as
-    by ``pickle.loads``. Raises UnsafeContent.
+    by ``pickle.loads``. `tensors` makes what torch tensors were written as; arrays by default. Raises
+    UnsafeContent.
     """
-    return run(Machine(data, buffers, budget))
+    return run(Machine(data, buffers, budget, tensors=tensors))
 
 
 def globals_in(data: bytes | memoryview, budget: Budget = DEFAULT) -> list[GlobalUse]:

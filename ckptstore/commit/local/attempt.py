@@ -223,9 +223,9 @@ class DirectoryAttempt:
             except FileNotFoundError:
                 same = False
             if not same:
-                raise self._changed(path)
+                raise self._refuse_change(path)
 
-    def _changed(self, path: str) -> SaveAborted:
+    def _refuse_change(self, path: str) -> SaveAborted:
         why = "it changed while it was being committed"
         remedy = "Close every file, and stop what writes there, before you commit them"
         return SaveAborted(f"{self._label}/{path}", why, remedy)
@@ -274,7 +274,7 @@ class DirectoryAttempt:
                     )
                 else:
                     if self._frozen and where not in self._frozen and where not in self._created:
-                        raise self._changed(where)
+                        raise self._refuse_change(where)
                     self._sync_file(directory, entry.name)
             if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
                 self._disk.chmod(directory.fd, 0o700)

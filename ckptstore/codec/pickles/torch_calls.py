@@ -1,0 +1,171 @@
+"""The calls that torch tensors are written as (`codec.tensors`), made as arrays, or as tensors if asked for.
+
+Nothing is looked up in torch by a name from the file: each call that is known has its maker here, and its
+arguments are checked. What is called otherwise stays a record.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles.dtypes import NotPlainError
+from ckptstore.errors import InvalidRequest
+
+VIEW = "builtins.getattr()"
+"""What the machine calls the result of ``getattr(torch.Tensor, "view")``."""
+
+
+class Tensors(Protocol):
+    """Makes what the file calls a tensor."""
+
+    def from_numpy(self, array: np.ndarray[Any, Any]) -> Any:
+        """A tensor with the memory of `array`."""
+
+    def view(self, tensor: Any, dtype: str) -> Any:
+        """`tensor`, made of integers, as one of torch's type `dtype` with the same bits."""
+
+    def parameter(self, tensor: Any, requires_grad: bool) -> Any:
+        """A Parameter of `tensor`'s elements."""
+
+    def with_gradient(self, tensor: Any) -> Any:
+        """`tensor`, for which a gradient is wanted."""
+
+    def is_tensor(self, value: Any) -> bool:
+        """Whether it is one of those made here."""
+
+
+class AsArrays:
+    """Tensors as numpy arrays; ml_dtypes has the types that numpy lacks, where it is installed."""
+
+    def from_numpy(self, array: np.ndarray[Any, Any]) -> Any:
+        """See `Tensors`."""
+        return array
+
+    def view(self, tensor: Any, dtype: str) -> Any:
+        """See `Tensors`. A record with the integers where nothing here has such a type."""
+        try:
+            kind: Any = getattr(importlib.import_module("ml_dtypes"), dtype, None)
+        except ImportError:
+            kind = None
+        if isinstance(kind, type) and np.dtype(kind).itemsize == tensor.dtype.itemsize:
+            return tensor.view(kind)
+        return Opaque(f"torch.{dtype}", (tensor,))
+
+    def parameter(self, tensor: Any, requires_grad: bool) -> Any:
+        """See `Tensors`."""
+        return tensor
+
+    def with_gradient(self, tensor: Any) -> Any:
+        """See `Tensors`."""
+        return tensor
+
+    def is_tensor(self, value: Any) -> bool:
+        """See `Tensors`."""
+        return type(value) is np.ndarray or (isinstance(value, Opaque) and value.name.startswith("torch."))
+
+
+class AsTorch:
+    """Tensors as torch's own, in the memory of the arrays; ImportError where torch is not installed."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch: Any = torch
+
+    def from_numpy(self, array: np.ndarray[Any, Any]) -> Any:
+        """See `Tensors`."""
+        return self._torch.from_numpy(array)
+
+    def view(self, tensor: Any, dtype: str) -> Any:
+        """See `Tensors`."""
+        kind = getattr(self._torch, dtype, None)
+        if not isinstance(kind, self._torch.dtype):
+            raise NotPlainError
+        return tensor.view(kind)
+
+    def parameter(self, tensor: Any, requires_grad: bool) -> Any:
+        """See `Tensors`."""
+        return self._torch.nn.Parameter(tensor, requires_grad)
+
+    def with_gradient(self, tensor: Any) -> Any:
+        """See `Tensors`."""
+        return tensor.requires_grad_()
+
+    def is_tensor(self, value: Any) -> bool:
+        """See `Tensors`."""
+        return isinstance(value, self._torch.Tensor)
+
+
+def make_tensors(kind: str) -> Tensors | None:
+    """What makes tensors of `kind`, "torch" or "numpy": None for arrays. InvalidRequest for other kinds."""
+    if kind == "numpy":
+        return None
+    if kind != "torch":
+        raise InvalidRequest("tensors", f"{kind!r} is not known", "Pass 'numpy' or 'torch'")
+    try:
+        return AsTorch()
+    except ImportError as error:
+        raise InvalidRequest("tensors='torch'", "torch is not installed", "pip install torch") from error
+
+
+def _from_numpy(tensors: Tensors, args: tuple[Any, ...]) -> Any:
+    if len(args) != 1 or type(args[0]) is not np.ndarray or args[0].dtype.kind not in "biufc":
+        raise NotPlainError
+    return tensors.from_numpy(args[0])
+
+
+def _view(tensors: Tensors, args: tuple[Any, ...]) -> Any:
+    if len(args) != 3:
+        raise NotPlainError
+    method, tensor, dtype = args
+    if not (
+        isinstance(method, Opaque)
+        and method.args is not None
+        and len(method.args) == 2
+        and _is_reference(method.args[0], "torch.Tensor")
+        and method.args[1] == "view"
+        and isinstance(dtype, Opaque)
+        and dtype.is_reference
+        and dtype.name.startswith("torch.")
+        and tensors.is_tensor(tensor)
+        and not isinstance(tensor, Opaque)
+    ):
+        raise NotPlainError
+    return tensors.view(tensor, dtype.name.removeprefix("torch."))
+
+
+def _parameter(tensors: Tensors, args: tuple[Any, ...]) -> Any:
+    if len(args) < 3 or not tensors.is_tensor(args[0]) or type(args[1]) is not bool:
+        raise NotPlainError
+    return tensors.parameter(args[0], args[1])
+
+
+def _rebuild(tensors: Tensors, args: tuple[Any, ...]) -> Any:
+    """``_rebuild_from_type_v2(function, type, args, state)``; of the state only requires_grad counts."""
+    if len(args) != 4 or type(args[2]) is not tuple or not _is_reference(args[1], "torch.Tensor"):
+        raise NotPlainError
+    function = args[0]
+    if _is_reference(function, "torch.from_numpy"):
+        made = _from_numpy(tensors, args[2])
+    else:
+        made = _view(tensors, (function, *args[2]))
+    wanted = type(args[3]) is dict and args[3].get("requires_grad") is True
+    return tensors.with_gradient(made) if wanted else made
+
+
+def _is_reference(value: Any, name: str) -> bool:
+    return isinstance(value, Opaque) and value.is_reference and value.name == name
+
+
+TORCH_MAKERS: dict[str, Callable[[Tensors, tuple[Any, ...]], Any]] = {
+    "torch.from_numpy": _from_numpy,
+    VIEW: _view,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _rebuild,
+}
