@@ -285,7 +285,9 @@ def test_every_subclass_of_tensor_is_equal_or_refused(store: CheckpointStore) ->
             tried += 1
             back = saved.load(trusted=True).state["v"]
             assert type(back).__qualname__ == kind.__qualname__
-            with contextlib.suppress(RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError):
+            with contextlib.suppress(
+                RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError
+            ):
                 assert back.tolist() == [0, 1, 2, 3]
             assert saved.load().state["beside"] == 1
     assert tried + refused > 3

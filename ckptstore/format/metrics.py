@@ -15,8 +15,8 @@ import numpy as np
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-_MAX_DEPTH = 32
-_TOO_LARGE = 10**4000  # of more than 4,300 digits Python itself makes no decimal text
+MAX_DEPTH = 32
+TOO_LARGE = 10**4000  # of more than 4,300 digits Python itself makes no decimal text
 
 
 def encode(values: Mapping[str, Any], what: str = "metrics") -> dict[str, Any]:
@@ -25,7 +25,9 @@ def encode(values: Mapping[str, Any], what: str = "metrics") -> dict[str, Any]:
     Raises InvalidRequest naming the first value that is none of them.
     """
     if not isinstance(values, Mapping):
-        raise InvalidRequest(what, f"it is a {type(values).__name__}", "Pass a dict of names and numbers")
+        raise InvalidRequest(
+            what, f"it is of type {type(values).__name__}", "Pass a dict of names and numbers"
+        )
     return {key: _encode(value, f"{what}[{key!r}]", 0) for key, value in _items(values, what)}
 
 
@@ -33,7 +35,7 @@ def _items(values: Mapping[Any, Any], what: str) -> list[tuple[str, Any]]:
     items = []
     for key, value in values.items():
         if not isinstance(key, str):
-            raise InvalidRequest(what, f"the key {key!r} is a {type(key).__name__}", "Use str keys")
+            raise InvalidRequest(what, f"the key {key!r} is of type {type(key).__name__}", "Use str keys")
         items.append(("$" + key if key.startswith("$") else key, value))
     return items
 
@@ -43,18 +45,18 @@ def _encode(value: Any, what: str, depth: int) -> Any:
         value = value.item()
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, int) and abs(value) < _TOO_LARGE:
+    if isinstance(value, int) and abs(value) < TOO_LARGE:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": str(float(value))}
-    if depth < _MAX_DEPTH:
+    if depth < MAX_DEPTH:
         if isinstance(value, Mapping):
             return {key: _encode(item, f"{what}[{key!r}]", depth + 1) for key, item in _items(value, what)}
         if isinstance(value, (list, tuple)):
             return [_encode(item, f"{what}[{index}]", depth + 1) for index, item in enumerate(value)]
     raise InvalidRequest(
         what,
-        f"a {type(value).__name__} can't be kept in the manifest",
+        f"it is of type {type(value).__name__}, which a manifest can't hold",
         "Metrics are numbers, strings, and lists and dicts of those; put anything else into `state`",
     )
 
@@ -69,8 +71,8 @@ def _key(key: str) -> str:
 
 
 def _decode(value: Any, source: str, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise CheckpointCorrupt(source, f"its metrics are nested more than {_MAX_DEPTH} deep")
+    if depth > MAX_DEPTH:
+        raise CheckpointCorrupt(source, f"its metrics are nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         if value.keys() == {"$float"}:
             if not isinstance(name := value["$float"], str) or name not in _FLOATS:

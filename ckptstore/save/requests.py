@@ -8,10 +8,13 @@ from typing import Any, SupportsIndex
 
 from ckptstore.commit.base import IfExists
 from ckptstore.errors import InvalidRequest
-from ckptstore.format import metrics as metric_values
 from ckptstore.format import names
 from ckptstore.format.layout import CHECKPOINT_VERSION, FORMAT
 from ckptstore.format.manifest import Parent, Signature
+from ckptstore.format.plain_metrics import simplify
+from ckptstore.logs import logger
+
+_SHOWN = 5  # metrics that are named in a warning
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,21 @@ def build_request(
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if not all(isinstance(label, str) for label in labels):
         raise InvalidRequest("labels", "they aren't a list of str", "Pass for example ['eval']")
+    plain, left_out = simplify(values or {})
+    if left_out:
+        logger.warning(
+            "step %s is saved without %d metrics that a manifest can't hold: %s%s",
+            step,
+            len(left_out),
+            ", ".join(left_out[:_SHOWN]),
+            ", ..." if len(left_out) > _SHOWN else "",
+        )
     return Request(
         step=names.step_number(step),
         kind=kind,
         origin="save",
         policies=tuple(policies),
-        metrics=metric_values.decode(metric_values.encode(values or {}), "metrics"),
+        metrics=plain,
         labels=labels,
         if_exists=if_exists,
         parent=None,
