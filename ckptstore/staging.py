@@ -15,7 +15,7 @@ from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
 from ckptstore.read import contents
 from ckptstore.run import Run
-from ckptstore.save.local_files import copy_item, local_files
+from ckptstore.save.local_files import copy_item, file_changed, local_files
 from ckptstore.save.requests import Request
 from ckptstore.save.save import Save
 
@@ -143,9 +143,17 @@ class _LocalFiles:
         self._paths = paths
 
     def paths(self) -> Mapping[str, int]:
-        return {path: os.path.getsize(os.path.join(self._directory, path)) for path in self._paths}
+        return {path: self._stat(path).st_size for path in self._paths}
+
+    def _stat(self, path: str) -> os.stat_result:
+        full = os.path.join(self._directory, path)
+        try:
+            return os.stat(full)
+        except FileNotFoundError as error:
+            raise file_changed(full) from error
 
     def read(self, path: str) -> bytes:
+        self._stat(path)
         with open(os.path.join(self._directory, path), "rb") as file:
             return file.read()
 

@@ -383,7 +383,7 @@ def test_policy_ids_round_trip(store: CheckpointStore, policy_id: str) -> None:
         {"step": 1, "components": {"../x": 1}},
         {"step": 1, "components": {"x" * 252: 1}},
         {"step": 1, "components": 3},
-        {"step": 1, "metrics": {"x": object()}},
+        {"step": 1, "metrics": [("x", 1)]},
         {"step": 1, "metrics": 3},
         {"step": 1, "labels": [1]},
         {"step": 1, "if_exists": "explode"},

@@ -13,6 +13,7 @@ import numpy as np
 
 from ckptstore.format.layout import Item, Write
 from ckptstore.logs import logger
+from ckptstore.work import run_in_thread
 
 T = TypeVar("T")
 
@@ -60,12 +61,13 @@ class Background(Generic[T]):
                 raise
             future: SaveFuture[T] = SaveFuture()
             before = self._pending[-1][0] if self._pending else None
-            thread = threading.Thread(
-                target=_run, args=(future, partial(job, frozen), before), name="ckptstore-save", daemon=True
-            )
-            _drain_at_exit(self)
+            waited_for = _drain_at_exit(self)
             self._pending.append((future, memory))
-            thread.start()
+            run = partial(_run, future, partial(job, frozen), before)
+            if waited_for:
+                run_in_thread(run)
+            else:
+                run()  # the interpreter is ending, and would end under a thread
             return future
 
     def wait(self) -> None:
@@ -112,22 +114,29 @@ def _run(future: SaveFuture[T], job: Callable[[], T], before: SaveFuture[T] | No
 
 _in_flight: set[Background[Any]] = set()
 _registered = False
+_ended = False
 
 
-def _drain_at_exit(background: Background[Any]) -> None:
-    """See to it that the interpreter doesn't end under a save.
+def _drain_at_exit(background: Background[Any]) -> bool:
+    """See to it that the interpreter doesn't end under a save; False where it is too late for that.
 
     `atexit` would be too late: by then concurrent.futures, on which saving and the clients of object
     stores rely, refuses new work. Its own way to be called in time is the only one there is.
     """
     global _registered
     if not _registered:
-        threading._register_atexit(_drain_all)  # type: ignore[attr-defined]  # see above
+        try:
+            threading._register_atexit(_drain_all)  # type: ignore[attr-defined]  # see above
+        except RuntimeError:  # it is ending already
+            return False
         _registered = True
     _in_flight.add(background)
+    return not _ended
 
 
 def _drain_all() -> None:
+    global _ended
+    _ended = True
     for background in list(_in_flight):
         try:
             background.wait()

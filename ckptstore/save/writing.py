@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +11,7 @@ from ckptstore.backends.base import Sink
 from ckptstore.format.digest import digest
 from ckptstore.format.layout import Item
 from ckptstore.format.parts import PART_BYTES, FileParts, Part, Span
-from ckptstore.work import Progress, hash_pool, run_all
+from ckptstore.work import Pool, Progress, hash_pool, run_all
 
 GAP_BYTES = 2**20
 """Bytes between arrays are gathered up to this much before they are written and hashed as one part."""
@@ -103,7 +102,7 @@ class Recorder(Cutter):
     """
 
     def __init__(
-        self, sink: Sink, hashers: Executor, buffers: Buffers, live: bool, progress: Progress | None = None
+        self, sink: Sink, hashers: Pool, buffers: Buffers, live: bool, progress: Progress | None = None
     ) -> None:
         super().__init__()
         self._sink = sink

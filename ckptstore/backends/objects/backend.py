@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -21,6 +21,7 @@ from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_
 from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPolicy
+from ckptstore.work import Pool
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class ObjectBackend:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._client: BucketClient | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Pool | None = None
         self.slots = threading.BoundedSemaphore(self.concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,13 +90,13 @@ class ObjectBackend:
             return self._client
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> Pool:
         """Threads that move parts and ranges; no task there waits for another."""
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.concurrency, "ckptstore-objects")
+                self._pool = Pool(self.concurrency)
             return self._pool
 
     @property
@@ -256,9 +257,7 @@ class ObjectBackend:
     def close(self) -> None:
         """Let go of threads and connections; the next call opens new ones."""
         with self._lock:
-            pool, self._pool, client, self._client = self._pool, None, self._client, None
-        if pool is not None:
-            pool.shutdown()
+            self._pool, client, self._client = None, self._client, None
         if client is not None:
             client.close()
 

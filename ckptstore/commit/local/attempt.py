@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from functools import partial
 
 from ckptstore.backends.local.backend import FileSink
@@ -24,6 +24,7 @@ from ckptstore.commit.failures import already_committed, already_written, check_
 from ckptstore.commit.local.root import LOCK, LocalRoot, drop_lock, leads_to, list_committed, logger
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
+from ckptstore.work import Pool
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
 _CLOCK_TICK = 0.02  # seconds; file systems stamp times by the kernel's clock, which moves every 1 to 10 ms
@@ -59,7 +60,7 @@ class DirectoryAttempt:
         self._staging = staging
         self._check = check
         self._mutex = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = Pool(_SYNCERS)
         self._pending: list[Future[None]] = []
         self._room = threading.BoundedSemaphore(_PENDING)
         self._synced: dict[tuple[int, int], tuple[int, int]] = {}
@@ -151,15 +152,9 @@ class DirectoryAttempt:
     def _submit(self, settle: Callable[[], None]) -> None:
         """Have a background thread make something durable."""
         self._room.acquire()
+        done = self._pool.submit(self._settle, settle)
         with self._mutex:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="ckptstore-sync")
-            try:
-                self._pending.append(self._pool.submit(self._settle, settle))
-                return
-            except RuntimeError:
-                pass  # the interpreter is going down and takes no new threads
-        self._settle(settle)
+            self._pending.append(done)
 
     def _settle(self, settle: Callable[[], None]) -> None:
         try:
@@ -190,10 +185,8 @@ class DirectoryAttempt:
     def _drain(self) -> None:
         """Wait for every sync; raises the first failure."""
         with self._mutex:
-            pool, self._pool = self._pool, None
             pending, self._pending = self._pending, []
-        if pool:
-            pool.shutdown(wait=True)
+        wait(pending)
         for done in pending:
             done.result()
         if self._failure:
