@@ -23,8 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound

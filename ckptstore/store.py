@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from ckptstore import logs, retention
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import open_catalog
@@ -24,6 +24,7 @@ from ckptstore.errors import (
     CheckpointProtected,
     InvalidRequest,
 )
+from ckptstore.find.latest import find_latest
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.prune import choose_unneeded
 from ckptstore.find.ranking import choose_best
@@ -327,7 +328,7 @@ class CheckpointStore:
         ``verified=True`` one with any damaged byte; `skipped` of the result says which and why. Raises
         CheckpointCorrupt if there are checkpoints and all of them are damaged.
         """
-        return self._survey.newest(verified)
+        return find_latest(self._survey, self.url, verified)
 
     def best(self, metric: str, mode: Literal["max", "min"] = "max") -> Checkpoint | None:
         """The checkpoint with the best value of `metric`; None if none has a number there.

@@ -20,7 +20,7 @@ import numpy as np
 from s3_server import NoServer, s3_server
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)

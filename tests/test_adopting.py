@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.commit.objects.states import State, state_of
 from ckptstore.errors import (

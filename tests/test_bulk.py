@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ckptstore import Checkpoint, CheckpointStore, bulk
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.cli.app import root
 from ckptstore.errors import CheckpointNotFound
 from ckptstore.find import directories as finding

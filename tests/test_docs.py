@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from ckptstore import CheckpointStore
+from ckptstore.backends.objects.http_status import Outcome
 from ckptstore.backends.objects.memory import MemoryClient
-from ckptstore.backends.objects.retry import Outcome
 from ckptstore.export import formats
-from ckptstore.rllib_formats import migrations
+from ckptstore.rllib_formats import versions
 
 TOP = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -218,7 +218,7 @@ class TestExamplesOfContributing:
         assert step["upgrade"](raw) == {"algorithm": {"modules": 1, "x": 2}, "policies": {}}
         assert step["upgrade"]({}) == {}
         assert re.search(r"Since Ray \d+\.\d+\.$", step["__doc__"])
-        assert step["FROM"] == migrations.NEWEST
+        assert step["FROM"] == versions.NEWEST
 
     def test_the_framework(self, tmp_path: Path) -> None:
         class Model:

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend
 from ckptstore.backends.local.backend import LocalBackend
+from ckptstore.backends.registry import open_backend
 from ckptstore.cli.app import root
 from ckptstore.commit.doctor import diagnose
 from ckptstore.errors import StoreDenied, StoreUnsuitable

@@ -17,7 +17,7 @@ import safetensors.numpy
 from click.testing import CliRunner
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.cli.app import root
 from ckptstore.errors import CheckpointNotFound, InvalidRequest
 from ckptstore.export.formats import FORMATS

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.cli.session import Session
 from ckptstore.cli.text import parse_storage_options

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.export import onnx as onnxfile

@@ -89,7 +89,7 @@ class Survey:
                     return (name, manifest), name != mine[-1]
             return None, bool(mine)
 
-        found = self._look_until_stable(look)
+        found = self.look_until_stable(look)
         if found is None:
             raise CheckpointNotFound(
                 f"{self._backend.url} step {step}", "no committed checkpoint has it", "See `ckptstore ls`"
@@ -101,33 +101,6 @@ class Survey:
         return any(
             isinstance(self._look(name), Manifest) for name in reversed(self.names()) if name.step > step
         )
-
-    def newest(self, verified: bool) -> Checkpoint | None:
-        """The newest committed checkpoint that is whole; None if nothing is committed.
-
-        Raises CheckpointCorrupt if checkpoints are committed and none is whole.
-        """
-        skipped: list[Skipped] = []
-
-        def look(listed: list[CheckpointName]) -> tuple[Checkpoint | None, bool]:
-            skipped.clear()
-            gone = False
-            for name in reversed(listed):
-                manifest = self._whole(name, skipped, verified)
-                if manifest is not None:
-                    return self.checkpoint(name, manifest, skipped), gone
-                gone = gone or not skipped or skipped[-1].name != str(name)
-            return None, gone
-
-        found = self._look_until_stable(look)
-        _log(skipped, self._backend.url)
-        if found is None and skipped:
-            raise CheckpointCorrupt(
-                self._backend.url,
-                "no checkpoint is whole: " + "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped),
-                "Copy one from elsewhere, or remove the damaged ones to begin anew",
-            )
-        return found
 
     def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
@@ -154,7 +127,26 @@ class Survey:
             self._backend, str(name), manifest, skipped=skipped, on_load=self._lineage.note_load, table=table
         )
 
-    def _look_until_stable(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
+    def fetch_whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
+        """The manifest of a committed checkpoint that is all there; else None, with damage noted."""
+        manifest = self._look(name)
+        if manifest is None:
+            return None
+        if isinstance(manifest, str):
+            skipped.append(Skipped(str(name), manifest))
+            return None
+        checkpoint = self.checkpoint(name, manifest)
+        problem = _mismatch(manifest, name, checkpoint.listing()) and self._recheck_listing(name, manifest)
+        if problem is None and verified:
+            report = checkpoint.check()
+            problem = None if report.ok else report.summary()
+        if problem is None:
+            return manifest
+        if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
+            skipped.append(Skipped(str(name), problem))
+        return None
+
+    def look_until_stable(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
         """`look` at listings until one can be believed.
 
         `look` also tells whether something it preferred was listed and not there. That may have been
@@ -193,7 +185,7 @@ class Survey:
                 skipped.append(Skipped(str(name), problem))
             elif isinstance(manifest, Manifest):
                 whole.append((name, manifest))
-        _log(skipped, self._backend.url)
+        log_skipped(skipped, self._backend.url)
         return Found([self.checkpoint(name, manifest) for name, manifest in plan.visible(whole)], skipped)
 
     def _overtaken(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> bool:
@@ -222,25 +214,6 @@ class Survey:
         """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
         return _mismatch(manifest, name, list_files(self._backend, str(name), url_of(self._backend, name)))
 
-    def _whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
-        """The manifest of a committed checkpoint that is all there; else None, with damage noted."""
-        manifest = self._look(name)
-        if manifest is None:
-            return None
-        if isinstance(manifest, str):
-            skipped.append(Skipped(str(name), manifest))
-            return None
-        checkpoint = self.checkpoint(name, manifest)
-        problem = _mismatch(manifest, name, checkpoint.listing()) and self._recheck_listing(name, manifest)
-        if problem is None and verified:
-            report = checkpoint.check()
-            problem = None if report.ok else report.summary()
-        if problem is None:
-            return manifest
-        if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
-            skipped.append(Skipped(str(name), problem))
-        return None
-
 
 def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointName]:
     """Those that may be committed, by the size of their manifest."""
@@ -259,6 +232,7 @@ def _mismatch(manifest: Manifest, name: CheckpointName, files: Mapping[str, int]
     return None
 
 
-def _log(skipped: list[Skipped], url: str) -> None:
+def log_skipped(skipped: list[Skipped], url: str) -> None:
+    """Warn of each."""
     for skip in skipped:
         logger.warning("%s/%s is passed over: %s", url, skip.name, skip.reason)

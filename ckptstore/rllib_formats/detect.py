@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from ckptstore.codec.encodings import EXTENSIONS
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.rllib_formats import versions
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.paths import (
+    COMPONENT_EXTENSIONS,
     CTOR,
-    EXTENSIONS,
     below,
     children,
     incomplete_components,
@@ -152,7 +153,7 @@ def _tree(clues: _Clues) -> Detected | None:
     version = clues.version(_TREES, versions.guess_version(_TREES, "pt" if torch else "pkl"))
 
     def build(kind: str, stem: str, modules: str | None, learner: str | None) -> Detected:
-        path = state_file(files, stem, ("msgpack", "pkl", "pt"))
+        path = state_file(files, stem, COMPONENT_EXTENSIONS)
         if path is None:
             raise CheckpointCorrupt(f"{stem}.pkl", f"it is missing, and it holds the state of this {kind}")
         return Detected(kind, version, path, modules=modules, learner=learner)

@@ -7,9 +7,10 @@ from typing import Any
 
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound
 from ckptstore.format import names
-from ckptstore.rllib_formats import migrations, model
+from ckptstore.rllib_formats import model, versions
 from ckptstore.rllib_formats.detect import Detected, detect
 from ckptstore.rllib_formats.layouts import Want, layout
+from ckptstore.rllib_formats.migrations import chain
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.source import Source
 
@@ -39,8 +40,8 @@ class ForeignCheckpoint:
         self._layout = layout(source, detected)
         self._state: dict[str, Any] | None = None
         self._notes = list(detected.notes)
-        if detected.version != migrations.NEWEST:
-            text = f"from {detected.version} to {migrations.NEWEST} in memory; the files are as they were"
+        if detected.version != versions.NEWEST:
+            text = f"from {detected.version} to {versions.NEWEST} in memory; the files are as they were"
             self._notes.append(Note("migrated", "checkpoint_version", text))
 
     def __repr__(self) -> str:
@@ -82,7 +83,7 @@ class ForeignCheckpoint:
         For a policy or module that was saved by itself every field is empty.
         """
         if self._state is None:
-            raw = migrations.upgrade(self._layout.algorithm(), self.version)
+            raw = chain.upgrade(self._layout.algorithm(), self.version)
             self._state = model.state(raw)
             self._state["policy_ids"] = list(self.policy_ids)
         return self._state
@@ -147,5 +148,5 @@ class ForeignCheckpoint:
                 " a save or a copy was cut short",
                 "Copy the directory again, or ask for the other policies by their ids",
             ) from error
-        upgraded: dict[str, Any] = migrations.upgrade(raw, self.version)["policies"][policy_id]
+        upgraded: dict[str, Any] = chain.upgrade(raw, self.version)["policies"][policy_id]
         return upgraded

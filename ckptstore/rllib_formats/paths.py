@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from ckptstore.codec.encodings import EXTENSIONS
 from ckptstore.format import names
 from ckptstore.rllib_formats.versions import find_version
-
-EXTENSIONS = ("pkl", "msgpck", "msgpack", "pt")
 
 CTOR = "class_and_ctor_args.pkl"
 """The class of a component and the arguments of its constructor, beside the component's state."""
 
-_MODULE_EXTENSIONS = ("pkl", "msgpack", "pt")
+COMPONENT_EXTENSIONS = ("msgpack", "pkl", "pt")
+"""Of the state of a component; the first that is there counts, as in RLlib."""
 
 
 def below(files: Iterable[str], prefix: str) -> bool:
@@ -50,7 +50,7 @@ def module_files(files: Mapping[str, int], directory: str, version: str) -> dict
     ``module_state_dir/``); the others beside the module's metadata.
     """
     written = find_version(version).weights
-    order = (*written, *(extension for extension in _MODULE_EXTENSIONS if extension not in written))
+    order = (*written, *(extension for extension in EXTENSIONS if extension not in written))
     found = {}
     for name in children(files, directory):
         for inner in ("", "/module_state_dir", "/module_state_path"):
@@ -67,7 +67,7 @@ def incomplete_components(files: Mapping[str, int]) -> Iterator[str]:
         directory, _, name = path.rpartition("/")
         directories.setdefault(directory, set()).add(name)
     for directory, found in sorted(directories.items()):
-        stems = {name.rpartition(".")[0] for name in found if name.endswith((".pkl", ".msgpack", ".pt"))}
+        stems = {name.rpartition(".")[0] for name in found if name.rpartition(".")[2] in COMPONENT_EXTENSIONS}
         states = stems & {"state", "module_state", "algorithm_state"}
         if not states and CTOR not in found and "metadata.json" not in found:
             continue

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ckptstore.codec import rllib_msgpack, torchfile
+from ckptstore.codec import encodings, rllib_msgpack, torchfile
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles import safe
 from ckptstore.codec.pickles.budget import Budget
@@ -26,7 +26,7 @@ from ckptstore.rllib_formats.source import MAX_JSON_BYTES
 
 Rank = Literal["data", "library", "code"]
 
-_ENDINGS = (".pkl", ".pickle", ".pt", ".pth", ".msgpck", ".msgpack", ".tune_metadata")
+_ENDINGS = (*(f".{extension}" for extension in encodings.CODE_EXTENSIONS), ".tune_metadata")
 _JSONS = ("rllib_checkpoint.json", "metadata.json")
 _MOST_DEPTH = 8  # pickles inside pickles; RLlib nests three deep
 _INNER = Budget(steps=1 << 26, bytes=1 << 26)  # for a byte string that may not be a pickle at all
@@ -192,7 +192,7 @@ def rank(name: str) -> Rank:
 def _uses(path: str, data: bytes, depth: int) -> Iterator[tuple[str, int, bool]]:
     if depth > _MOST_DEPTH:
         raise UnsafeContent(path, f"pickles are nested more than {_MOST_DEPTH} deep")
-    if path.endswith((".msgpck", ".msgpack")) and not depth:
+    if encodings.is_msgpack(path) and not depth:
         value = rllib_msgpack.loads(data)
         for item in _parts(value):
             if isinstance(item, Opaque):  # an object array, whose bytes RLlib's reader unpickles

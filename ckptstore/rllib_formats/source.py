@@ -10,8 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ckptstore.codec import known, rllib_msgpack, torchfile
-from ckptstore.codec.pickles import safe
+from ckptstore.codec import encodings, known
 from ckptstore.errors import CheckpointCorrupt, UnsafeContent
 
 MAX_JSON_BYTES = 16 * 2**20  # the metadata of a hundred large modules is a tenth of it
@@ -49,11 +48,7 @@ class Source:
         return value
 
     def value(self, path: str) -> Any:
-        """What `path` holds, as plain data.
-
-        MessagePack is recognised by the name; torch files and pickles by their bytes, since Ray 2.33 to 2.40
-        call ordinary pickles ``.pt``.
-        """
+        """What `path` holds, as plain data."""
         return self._decode(path, self.data(path))
 
     def decode_nested(self, path: str, field: str, data: bytes) -> Any:
@@ -62,13 +57,7 @@ class Source:
 
     def _decode(self, path: str, data: bytes) -> Any:
         try:
-            if path.endswith((".msgpck", ".msgpack")):
-                value = rllib_msgpack.loads(data)
-            elif torchfile.is_torch(data):
-                value = torchfile.loads(data)
-            else:
-                value = safe.loads(data)
-            return known.plain(value, len(data))
+            return known.plain(encodings.loads(path, data), len(data))
         except UnsafeContent as error:
             why = ": ".join(part for part in (error.what, error.why) if part)
             raise UnsafeContent(path, why, error.remedy or _REMEDY) from error

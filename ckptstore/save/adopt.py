@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ckptstore import logs
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, SupportsIndex, TypeVar
 
 from ckptstore import logs
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity

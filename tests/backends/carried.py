@@ -6,9 +6,9 @@ import multiprocessing
 import os
 from typing import Any
 
-from ckptstore.backends import open_backend
 from ckptstore.backends.objects import obstore_carrier
 from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.registry import open_backend
 from tests.faults import FaultProxy
 from tests.servers import Server
 

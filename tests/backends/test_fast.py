@@ -11,11 +11,11 @@ import obstore
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.s3 import S3Client
 from ckptstore.backends.objects.s3_obstore import ObstoreS3Client
+from ckptstore.backends.registry import open_backend
 from tests.backends.carried import (
     CHUNK_BYTES,
     DATA,

@@ -17,11 +17,11 @@ import obstore
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs import GcsClient
 from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient
+from ckptstore.backends.registry import open_backend
 from tests.backends.carried import DATA, MOST_REFUSALS, FirstFail, fetch, fetched_in_a_fork, opened
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server

@@ -19,13 +19,14 @@ import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import PlaceMissing
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs import GcsClient, Replied
+from ckptstore.backends.objects.http_status import Outcome
 from ckptstore.backends.objects.memory import MemoryClient
-from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPolicy
+from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
 from ckptstore.backends.objects.s3 import S3Client
+from ckptstore.backends.registry import open_backend
 from ckptstore.errors import InvalidRequest
 from tests.faults import FaultProxy, fault_proxy
 from tests.inside import answer_for_s3, options_of

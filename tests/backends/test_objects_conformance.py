@@ -10,12 +10,12 @@ from typing import cast
 
 import pytest
 
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import Backend, ObjectPlace
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs_obstore import ObstoreGcsClient
 from ckptstore.backends.objects.s3_obstore import ObstoreS3Client
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit.objects.single_writer import SingleWriter
 from ckptstore.testing import BackendTests, SideDoor
 from tests.servers import Server

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import Catalog
 from ckptstore.testing import CatalogTests

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit.objects.catalog import RegisterCatalog
 from ckptstore.format.names import CheckpointName
 from ckptstore.testing import CatalogTests, Crash, CrashingBackend, manifest_bytes

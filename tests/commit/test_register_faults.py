@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ckptstore.backends import open_backend
 from ckptstore.backends.base import TooLarge
 from ckptstore.backends.objects.backend import ObjectBackend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.objects.settle import settle

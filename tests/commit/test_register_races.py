@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.errors import CheckpointExists, SaveAborted, StoreUnsuitable
 from ckptstore.format.names import MANIFEST, SMALL_STATE_BYTES, CheckpointName
@@ -25,7 +25,7 @@ from tests.servers import Server
 # Each process saves round after round and prints the ids of the rounds it won.
 RACER = """
 import json, sys, time, uuid
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.errors import CheckpointExists, SaveAborted
 from ckptstore.testing import manifest_bytes
@@ -50,7 +50,7 @@ print(json.dumps(won))
 # Stops itself between its payload and its commit, as a machine that swaps or a job that is paused does.
 SLEEPER = """
 import json, os, signal, sys
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
 from ckptstore.errors import SaveAborted
 from ckptstore.testing import manifest_bytes

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.codec import known, rllib_msgpack, torchfile
 from ckptstore.codec.pickles import safe
 from ckptstore.codec.pickles.budget import Budget

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ckptstore import CheckpointStore
-from ckptstore.backends import open_backend
 from ckptstore.backends.objects import retry
+from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.backends.registry import open_backend
 from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from tests.mutants.reading import MUTANTS
 from tests.stores import flipped
@@ -46,8 +47,8 @@ def _nothing(*arguments: object, **options: object) -> list[object]:
     return []
 
 
-def classify(error: BaseException) -> retry.Outcome:
-    return retry.Outcome.RETRY if isinstance(error, TimeoutError) else retry.Outcome.DENIED
+def classify(error: BaseException) -> Outcome:
+    return Outcome.RETRY if isinstance(error, TimeoutError) else Outcome.DENIED
 
 
 def an_outage_ends(root: Path) -> None:

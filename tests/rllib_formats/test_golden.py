@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptstore.rllib_formats import migrations
+from ckptstore.rllib_formats import versions
 from ckptstore.rllib_formats.versions import KNOWN
 from tests.rllib_formats import corpus
 
@@ -32,7 +32,7 @@ def test_golden_checkpoints_read_like_the_live_algorithm(case: Path) -> None:
 
 def test_every_version_ever_written_has_a_golden_checkpoint() -> None:
     assert {case.parent.name for case in GOLDEN} >= {f"v{version.replace('.', '_')}" for version in KNOWN}
-    assert KNOWN[-1] == migrations.NEWEST
+    assert KNOWN[-1] == versions.NEWEST
 
 
 def test_the_larger_corpus_reads_like_the_live_algorithms() -> None:

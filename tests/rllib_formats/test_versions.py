@@ -12,8 +12,9 @@ import pytest
 import ckptstore
 from ckptstore.errors import UnreadableFormat
 from ckptstore.format import layout as ours
-from ckptstore.rllib_formats import detect, migrate, migrations, versions
+from ckptstore.rllib_formats import detect, migrate, versions
 from ckptstore.rllib_formats.layouts import _LAYOUTS
+from ckptstore.rllib_formats.migrations import chain
 from ckptstore.rllib_formats.paths import module_files
 from ckptstore.rllib_formats.versions import KNOWN, VERSIONS, Version
 
@@ -46,7 +47,7 @@ def test_the_table_is_in_order_and_the_only_one() -> None:
     assert [version.number for version in VERSIONS] == sorted({version.number for version in VERSIONS})
     rays = [versions.parse(version.first_ray) for version in VERSIONS]
     assert rays == sorted(filter(None, rays))
-    assert KNOWN[-1] == versions.NEWEST == migrations.NEWEST == migrations.CHAIN[-1].TO
+    assert KNOWN[-1] == versions.NEWEST == chain.CHAIN[-1].TO
     assert set(versions.WRITABLE) == set(migrate._WRITERS) <= set(KNOWN)
     assert ours.CHECKPOINT_VERSION in versions.WRITABLE
     with pytest.raises(KeyError):
@@ -100,7 +101,7 @@ def test_the_page_about_the_model_has_the_same_table() -> None:
 
 
 def test_each_step_says_the_first_ray_of_its_version() -> None:
-    for step in migrations.CHAIN:
+    for step in chain.CHAIN:
         first = (step.__doc__ or "").splitlines()[0]
         assert first.endswith(f"Since Ray {versions.find_version(step.TO).first_ray}."), step.__name__
 

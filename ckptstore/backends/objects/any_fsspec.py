@@ -22,7 +22,7 @@ import fsspec
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished, Upload
 from ckptstore.backends.objects.fsspec_loop import explain_bad_options, secrets_in
-from ckptstore.backends.objects.retry import Outcome
+from ckptstore.backends.objects.http_status import Outcome
 
 _TRANSIENT = {
     errno.EAGAIN,

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
 from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
-from ckptstore.backends.objects.retry import Outcome, RetriesExhausted, RetryPolicy
+from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
 from ckptstore.work import Pool
 
 T = TypeVar("T")

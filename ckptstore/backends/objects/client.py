@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ckptstore.backends.base import Listed
-from ckptstore.backends.objects.retry import Outcome
+from ckptstore.backends.objects.http_status import Outcome
 
 BytesLike = bytes | bytearray
 

@@ -35,7 +35,7 @@ from ckptstore.backends.objects.fsspec_loop import (
     split_url,
     without_secrets,
 )
-from ckptstore.backends.objects.retry import BY_STATUS, Outcome
+from ckptstore.backends.objects.http_status import BY_STATUS, Outcome
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
 

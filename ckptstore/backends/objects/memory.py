@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished
-from ckptstore.backends.objects.retry import Outcome
+from ckptstore.backends.objects.http_status import Outcome
 
 _lock = threading.Lock()  # fsspec keeps one store per process, so one lock makes creation exclusive
 

@@ -6,12 +6,13 @@ are switched off below it (s3fs over botocore made 25 requests in 32 s of one ca
 
 from __future__ import annotations
 
-import enum
 import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from ckptstore.backends.objects.http_status import Outcome
 
 T = TypeVar("T")
 
@@ -20,36 +21,6 @@ LONGEST_PAUSE = 8.0
 SLOWEST_BYTES_PER_SECOND = 128 * 1024
 """A connection slower than this counts as dead: a request may last as much longer than the timeout as
 its bytes take at this speed."""
-
-
-class Outcome(enum.Enum):
-    """What a failed request means, whatever the client library calls it."""
-
-    ABSENT = "absent"
-    BUCKET_MISSING = "the bucket is not there"
-    EXISTS = "a create-only write met an existing key"
-    DENIED = "denied"
-    FULL = "full"
-    SHORT = "fewer bytes than asked for"
-    RETRY = "transient: worth another try"
-    FATAL = "will not work however often it is tried"
-
-
-BY_STATUS = {
-    401: Outcome.DENIED,
-    403: Outcome.DENIED,
-    404: Outcome.ABSENT,
-    408: Outcome.RETRY,
-    409: Outcome.RETRY,  # two requests at once, and nobody said which won
-    412: Outcome.EXISTS,
-    416: Outcome.SHORT,
-    429: Outcome.RETRY,
-    500: Outcome.RETRY,
-    502: Outcome.RETRY,
-    503: Outcome.RETRY,
-    504: Outcome.RETRY,
-}
-"""What an HTTP status means to every store; a client adds what only its own store says."""
 
 
 class RetriesExhausted(Exception):

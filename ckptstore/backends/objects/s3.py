@@ -29,7 +29,7 @@ from ckptstore.backends.objects.fsspec_loop import (
     split_url,
     without_secrets,
 )
-from ckptstore.backends.objects.retry import BY_STATUS, Outcome
+from ckptstore.backends.objects.http_status import BY_STATUS, Outcome
 
 PART_BYTES = 16 * 2**20
 """Smaller and fewer parts than s3fs's 50 MiB x 10, and 1.8 times as fast in our measurements."""

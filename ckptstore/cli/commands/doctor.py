@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.cli.session import Session, command
 from ckptstore.commit.doctor import diagnose
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ckptstore import bulk
-from ckptstore.backends import open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.cli import many
 from ckptstore.cli.session import Session, command

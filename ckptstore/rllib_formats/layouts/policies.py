@@ -17,7 +17,15 @@ from ckptstore.format import names
 from ckptstore.rllib_formats.detect import Detected
 from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, tune_metadata
 from ckptstore.rllib_formats.notes import Note
-from ckptstore.rllib_formats.paths import below, children, files_below, join, module_files, state_file
+from ckptstore.rllib_formats.paths import (
+    COMPONENT_EXTENSIONS,
+    below,
+    children,
+    files_below,
+    join,
+    module_files,
+    state_file,
+)
 from ckptstore.rllib_formats.source import Source
 
 _ALONE = {"Policy", "RLModule"}
@@ -174,7 +182,7 @@ class Policies:
         """The file with the state of the Learner; None where it wrote no such file."""
         root = self.detected.learner
         return (
-            None if root is None else state_file(self.source.files, join(root, "state"), ("msgpack", "pkl"))
+            None if root is None else state_file(self.source.files, join(root, "state"), COMPONENT_EXTENSIONS)
         )
 
     @cached_property

@@ -10,10 +10,18 @@ from ckptstore.format import names
 from ckptstore.rllib_formats.detect import Detected
 from ckptstore.rllib_formats.layouts.base import Raw, Want, owner
 from ckptstore.rllib_formats.notes import Note
-from ckptstore.rllib_formats.paths import CTOR, children, files_below, join, module_files, state_file
+from ckptstore.rllib_formats.paths import (
+    COMPONENT_EXTENSIONS,
+    CTOR,
+    children,
+    files_below,
+    join,
+    module_files,
+    state_file,
+)
 from ckptstore.rllib_formats.source import Source
 
-_STATES = {"state.pkl", "state.msgpack"}
+_STATES = {f"state.{extension}" for extension in COMPONENT_EXTENSIONS}
 
 
 class Tree:
@@ -131,7 +139,7 @@ class Tree:
         return found
 
     def _state_path(self, directory: str) -> str | None:
-        return state_file(self.source.files, join(directory, "state"), ("msgpack", "pkl"))
+        return state_file(self.source.files, join(directory, "state"), COMPONENT_EXTENSIONS)
 
     def _ctor(self, directory: str) -> Raw:
         """What the component was constructed from; every component has a file for it."""

@@ -1,0 +1,63 @@
+"""Open the backend that a URL means: one line for each scheme."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ckptstore.backends.base import Backend
+from ckptstore.errors import InvalidRequest
+
+_OPENERS = {
+    "s3": "objects.opener.S3Opener",
+    "s3a": "objects.opener.S3Opener",
+    "gs": "objects.opener.GcsOpener",
+    "gcs": "objects.opener.GcsOpener",
+    "memory": "objects.memory.MemoryOpener",
+}
+
+
+def open_backend(
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    timeout: float | None = None,
+    retries: int | None = None,
+    concurrency: int | None = None,
+) -> Backend:
+    """The backend at `url`: a path, ``file://``, ``s3://``, ``gs://``, ``memory://`` or any fsspec URL.
+
+    `timeout` is for how many seconds a request that keeps failing is tried, `retries` how often it is
+    repeated at most (unbounded within the timeout by default), `concurrency` how many requests are sent
+    at once. Makes no request. InvalidRequest if the URL can't be understood or its client library is not
+    installed.
+    """
+    from ckptstore.backends.objects.backend import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
+
+    text = os.fspath(url)
+    scheme, separator, rest = text.partition("://")
+    options = dict(storage_options or {})
+    if not separator or scheme == "file":
+        from ckptstore.backends.local.backend import LocalBackend
+
+        return LocalBackend(rest if separator else text)
+    timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+    concurrency = DEFAULT_CONCURRENCY if concurrency is None else concurrency
+    try:
+        opener = _opener_for(scheme, text, options, timeout, concurrency)
+        return ObjectBackend(opener, timeout=timeout, retries=retries, concurrency=concurrency)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(text.split("?")[0].rpartition("@")[2], str(error)) from error
+
+
+def _opener_for(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
+    """What makes the client of `url`; each kind is imported only when asked for."""
+    module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.FsspecOpener").rpartition(".")
+    try:
+        opener_class = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
+        return opener_class(url, options, timeout, concurrency)
+    except ImportError as error:
+        extra = {"S3Opener": "s3", "GcsOpener": "gcs"}.get(name)
+        raise ValueError(f"{error}: pip install 'ckptstore[{extra}]'" if extra else str(error)) from error
