@@ -13,6 +13,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit.base import Catalog, IfExists
 from ckptstore.commit.identity import Identity
 from ckptstore.errors import CheckpointExists
+from ckptstore.find.latest import find_step
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
@@ -91,7 +92,7 @@ class Run:
             except CheckpointExists:
                 if request.if_exists != "return":
                     raise
-                return self._survey.checkpoint(*self._survey.at_step(request.step))
+                return self._survey.checkpoint(*find_step(self._survey, request.step))
             done(manifest.size)
         return self.note_commit(name, manifest, files)
 

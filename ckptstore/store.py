@@ -24,7 +24,7 @@ from ckptstore.errors import (
     CheckpointProtected,
     InvalidRequest,
 )
-from ckptstore.find.latest import find_latest
+from ckptstore.find.latest import find_latest, find_step
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.prune import choose_unneeded
 from ckptstore.find.ranking import choose_best
@@ -328,7 +328,7 @@ class CheckpointStore:
         ``verified=True`` one with any damaged byte; `skipped` of the result says which and why. Raises
         CheckpointCorrupt if there are checkpoints and all of them are damaged.
         """
-        return find_latest(self._survey, self.url, verified)
+        return find_latest(self._survey, verified)
 
     def best(self, metric: str, mode: Literal["max", "min"] = "max") -> Checkpoint | None:
         """The checkpoint with the best value of `metric`; None if none has a number there.
@@ -358,7 +358,7 @@ class CheckpointStore:
         """The checkpoint of a step, by its name, or by ``tag:<name>``."""
         self._identity.prove()
         if not isinstance(which, str):
-            return self._survey.at_step(names.step_number(which))
+            return find_step(self._survey, names.step_number(which))
         if which.startswith("tag:"):
             return self._tags.follow(which[4:])
         name = CheckpointName.parse(which)

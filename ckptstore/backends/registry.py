@@ -1,4 +1,8 @@
-"""Open the backend that a URL means: one line for each scheme."""
+"""Open the backend that a URL means: one line for each scheme.
+
+What such a line names is an opener, which makes a `BucketClient` (``objects/client.py``); the shortest of
+both is ``objects/memory.py``.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ckptstore.codec import rllib_msgpack, torchfile
 from ckptstore.codec.pickles import safe
 
 EXTENSIONS = ("pkl", "msgpck", "msgpack", "pt")
-"""What RLlib has ever called such a file."""
+"""What RLlib has ever called such a file; for components see also :mod:`ckptstore.rllib_formats.paths`."""
 
 CODE_EXTENSIONS = ("pkl", "pickle", "pt", "pth", "msgpck", "msgpack")
 """Of files that name code to run where they are opened, whoever wrote them."""

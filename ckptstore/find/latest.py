@@ -1,14 +1,25 @@
-"""The newest checkpoint that is whole; while others commit and delete, it never goes back."""
+"""The newest checkpoint, and the one of a step: while others commit and delete, neither goes back.
+
+A listing may be old by the time that what it names is read. So a look that misses something it preferred
+is made again, with a new listing, until one is complete: what was listed and is gone may have been replaced,
+and its successor is in a listing made now.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from ckptstore.checkpoint import Checkpoint, Skipped
-from ckptstore.errors import CheckpointCorrupt
-from ckptstore.find.survey import Survey, log_skipped
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound
+from ckptstore.find.survey import MAX_TRIES, Survey, log_skipped, restless
+from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
 
+T = TypeVar("T")
 
-def find_latest(survey: Survey, url: str, verified: bool) -> Checkpoint | None:
+
+def find_latest(survey: Survey, verified: bool) -> Checkpoint | None:
     """The newest committed checkpoint that is whole; None if nothing is committed.
 
     Raises CheckpointCorrupt if checkpoints are committed and none is whole.
@@ -25,12 +36,45 @@ def find_latest(survey: Survey, url: str, verified: bool) -> Checkpoint | None:
             gone = gone or not skipped or skipped[-1].name != str(name)
         return None, gone
 
-    found = survey.look_until_stable(look)
-    log_skipped(skipped, url)
+    found = _look_until_stable(survey, look)
+    log_skipped(skipped, survey.url)
     if found is None and skipped:
         raise CheckpointCorrupt(
-            url,
+            survey.url,
             "no checkpoint is whole: " + "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped),
             "Copy one from elsewhere, or remove the damaged ones to begin anew",
         )
     return found
+
+
+def find_step(survey: Survey, step: int) -> tuple[CheckpointName, Manifest]:
+    """The visible checkpoint of `step`; CheckpointNotFound if there is none."""
+
+    def look(listed: list[CheckpointName]) -> tuple[tuple[CheckpointName, Manifest] | None, bool]:
+        mine = [name for name in listed if name.step == step]
+        for name in reversed(mine):
+            manifest = survey.fetch(name)
+            if manifest is not None:
+                return (name, manifest), name != mine[-1]
+        return None, bool(mine)
+
+    found = _look_until_stable(survey, look)
+    if found is None:
+        raise CheckpointNotFound(
+            f"{survey.url} step {step}", "no committed checkpoint has it", "See `ckptstore ls`"
+        )
+    return found
+
+
+def _look_until_stable(survey: Survey, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
+    """`look` at listings until it doesn't tell that something it preferred was listed and not there."""
+    listed = survey.names()
+    for _ in range(MAX_TRIES):
+        result, gone = look(listed)
+        if not gone:
+            return result
+        again = survey.names()
+        if set(again) <= set(listed):
+            return result
+        listed = again
+    raise restless(survey.url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from ckptstore.backends.translate import translate_errors
@@ -11,7 +11,7 @@ from ckptstore.commit.base import Catalog
 from ckptstore.commit.failures import not_committed, url_of
 from ckptstore.commit.identity import Identity
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
-from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, StoreUnavailable
+from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from ckptstore.find.lineage import Lineage
 from ckptstore.format import layout as plan
 from ckptstore.format import names
@@ -23,7 +23,8 @@ from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import fetch_manifest
 from ckptstore.work import run_all
 
-_MAX_TRIES = 20
+MAX_TRIES = 20
+"""Listings that are made before a store counts as never at rest."""
 _DEAD = (None, len(SEAL), len(TOMBSTONE))
 """Sizes of what commits nothing. Anything else that is as small is a manifest cut off, or no plain file."""
 T = TypeVar("T")
@@ -54,6 +55,11 @@ class Survey:
         self._lineage = lineage
         self._trust = trust
 
+    @property
+    def url(self) -> str:
+        """Of the store."""
+        return self._backend.url
+
     def names(self) -> list[CheckpointName]:
         """Every directory named like a checkpoint. StoreNotFound if the store itself has vanished.
 
@@ -71,30 +77,16 @@ class Survey:
             raise StoreUnavailable(self._backend.url, "the listing is empty, although the store is there")
         return sorted(filter(None, map(CheckpointName.parse, children)))
 
+    def fetch(self, name: CheckpointName, label: str | None = None) -> Manifest | None:
+        """The manifest of `name`, which errors call `label`; None if it isn't committed."""
+        return fetch_manifest(self._backend, str(name), label or url_of(self._backend, name), self._trust)
+
     def manifest_of(self, name: CheckpointName) -> Manifest:
         """The manifest of the committed checkpoint `name`; CheckpointNotFound if there is none."""
-        manifest = self._fetch(name, url_of(self._backend, name))
+        manifest = self.fetch(name)
         if manifest is None:
             raise not_committed(self._backend, name)
         return manifest
-
-    def at_step(self, step: int) -> tuple[CheckpointName, Manifest]:
-        """The visible checkpoint of `step`; CheckpointNotFound if there is none."""
-
-        def look(listed: list[CheckpointName]) -> tuple[tuple[CheckpointName, Manifest] | None, bool]:
-            mine = [name for name in listed if name.step == step]
-            for name in reversed(mine):
-                manifest = self._fetch(name, url_of(self._backend, name))
-                if manifest is not None:
-                    return (name, manifest), name != mine[-1]
-            return None, bool(mine)
-
-        found = self.look_until_stable(look)
-        if found is None:
-            raise CheckpointNotFound(
-                f"{self._backend.url} step {step}", "no committed checkpoint has it", "See `ckptstore ls`"
-            )
-        return found
 
     def any_after(self, step: int) -> bool:
         """Whether a checkpoint of a later step is committed now."""
@@ -105,7 +97,7 @@ class Survey:
     def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
         self._identity.prove()
-        for _ in range(_MAX_TRIES):
+        for _ in range(MAX_TRIES):
             with translate_errors(self._backend.url):
                 scan = self._catalog.scan()
             if not scan and self.names():
@@ -113,7 +105,7 @@ class Survey:
             found = self._examine(scan)
             if found is not None and not self._overtaken(scan):
                 return found
-        raise self._restless()
+        raise restless(self._backend.url)
 
     def checkpoint(
         self,
@@ -145,27 +137,6 @@ class Survey:
         if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
             skipped.append(Skipped(str(name), problem))
         return None
-
-    def look_until_stable(self, look: Callable[[list[CheckpointName]], tuple[T, bool]]) -> T:
-        """`look` at listings until one can be believed.
-
-        `look` also tells whether something it preferred was listed and not there. That may have been
-        replaced between the listing and the look: its successor is in a listing made now, and to miss
-        it would be to go backward.
-        """
-        listed = self.names()
-        for _ in range(_MAX_TRIES):
-            result, gone = look(listed)
-            if not gone:
-                return result
-            again = self.names()
-            if set(again) <= set(listed):
-                return result
-            listed = again
-        raise self._restless()
-
-    def _restless(self) -> StoreUnavailable:
-        return StoreUnavailable(self._backend.url, f"checkpoints kept changing through {_MAX_TRIES} listings")
 
     def _examine(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> Found | None:
         """What `scan` comes to; None if something in it was gone by the time it was read."""
@@ -200,13 +171,10 @@ class Survey:
         with translate_errors(self._backend.url):
             return any(name.step in gone and name not in scan for name in self._catalog.names())
 
-    def _fetch(self, name: CheckpointName, label: str) -> Manifest | None:
-        return fetch_manifest(self._backend, str(name), label, self._trust)
-
     def _look(self, name: CheckpointName) -> Manifest | str | None:
         """The manifest; None if nothing is committed there (any more); what is wrong if it is damaged."""
         try:
-            return self._fetch(name, str(name))
+            return self.fetch(name, str(name))
         except CheckpointCorrupt as error:
             return error.why
 
@@ -230,6 +198,11 @@ def _mismatch(manifest: Manifest, name: CheckpointName, files: Mapping[str, int]
         if files[file.path] != file.size:
             return f"{file.path} has {files[file.path]} bytes, not {file.size}"
     return None
+
+
+def restless(url: str) -> StoreUnavailable:
+    """That no listing could be believed."""
+    return StoreUnavailable(url, f"checkpoints kept changing through {MAX_TRIES} listings")
 
 
 def log_skipped(skipped: list[Skipped], url: str) -> None:

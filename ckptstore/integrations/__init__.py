@@ -1,0 +1,1 @@
+"""One module or package for each framework. They use the public nouns, and nothing uses them."""

@@ -25,9 +25,9 @@ from ckptstore.rllib_formats.paths import (
     below,
     children,
     incomplete_components,
-    module_files,
     state_file,
 )
+from ckptstore.rllib_formats.weight_files import module_files
 
 _SINGLE_FILE = versions.select_versions("single_file")
 _POLICIES = versions.select_versions("policies")

@@ -1,4 +1,4 @@
-"""What a listing of files holds: directories, state files, modules, and parts that are missing."""
+"""What a listing of files holds: directories, state files, and parts that are missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ckptstore.codec.encodings import EXTENSIONS
 from ckptstore.format import names
-from ckptstore.rllib_formats.versions import find_version
 
 CTOR = "class_and_ctor_args.pkl"
 """The class of a component and the arguments of its constructor, beside the component's state."""
@@ -41,23 +40,6 @@ def children(paths: Iterable[str], directory: str) -> list[str]:
 def state_file(files: Mapping[str, int], stem: str, order: Iterable[str] = EXTENSIONS) -> str | None:
     """The first existing file ``<stem>.<extension>``, with the extensions in `order`."""
     return next((path for ext in order if (path := f"{stem}.{ext}") in files), None)
-
-
-def module_files(files: Mapping[str, int], directory: str, version: str) -> dict[str, str]:
-    """State file of every RLModule below `directory`, by module id.
-
-    Ray 2.5 to 2.32 keep it one directory deeper (``module_state_path/`` and later
-    ``module_state_dir/``); the others beside the module's metadata.
-    """
-    written = find_version(version).weights
-    order = (*written, *(extension for extension in EXTENSIONS if extension not in written))
-    found = {}
-    for name in children(files, directory):
-        for inner in ("", "/module_state_dir", "/module_state_path"):
-            if path := state_file(files, f"{join(directory, name)}{inner}/module_state", order):
-                found[name] = path
-                break
-    return found
 
 
 def incomplete_components(files: Mapping[str, int]) -> Iterator[str]:

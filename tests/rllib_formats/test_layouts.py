@@ -9,7 +9,8 @@ import pytest
 
 from ckptstore.errors import UnreadableFormat
 from ckptstore.rllib_formats.layouts.base import owner
-from ckptstore.rllib_formats.paths import children, module_files
+from ckptstore.rllib_formats.paths import children
+from ckptstore.rllib_formats.weight_files import module_files
 from tests.rllib_formats.trees import DATA, Recorder, load, open_files, read_all, with_pickle
 
 

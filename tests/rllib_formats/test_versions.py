@@ -15,8 +15,8 @@ from ckptstore.format import layout as ours
 from ckptstore.rllib_formats import detect, migrate, versions
 from ckptstore.rllib_formats.layouts import _LAYOUTS
 from ckptstore.rllib_formats.migrations import chain
-from ckptstore.rllib_formats.paths import module_files
 from ckptstore.rllib_formats.versions import KNOWN, VERSIONS, Version
+from ckptstore.rllib_formats.weight_files import module_files
 
 PACKAGE = Path(ckptstore.__file__).parent
 DOCS = PACKAGE.parent / "docs"

@@ -23,10 +23,10 @@ from ckptstore.rllib_formats.paths import (
     children,
     files_below,
     join,
-    module_files,
     state_file,
 )
 from ckptstore.rllib_formats.source import Source
+from ckptstore.rllib_formats.weight_files import module_files
 
 _ALONE = {"Policy", "RLModule"}
 _BESIDE = f"{names.COMPONENTS}/"  # where ckptstore keeps what RLlib's tree can't hold

@@ -16,10 +16,10 @@ from ckptstore.rllib_formats.paths import (
     children,
     files_below,
     join,
-    module_files,
     state_file,
 )
 from ckptstore.rllib_formats.source import Source
+from ckptstore.rllib_formats.weight_files import module_files
 
 _STATES = {f"state.{extension}" for extension in COMPONENT_EXTENSIONS}
 
