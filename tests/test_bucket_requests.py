@@ -52,7 +52,7 @@ def policies(count: int) -> dict[str, Any]:
 def test_a_save(cold: Callable[[], CheckpointStore], proxy: FaultProxy, count: int) -> None:
     cold().save(1, {"i": 1}, policies(count))
     print(f"first save of {count} policies: {counted(proxy)}")
-    assert len(proxy.seen) <= 2 * count + 12
+    assert len(proxy.seen) <= 2 * count + 13  # one, once in a store's life: is this a checkpoint?
     store = cold()
     store.save(2, {"i": 2}, policies(count))
     print(f"save of {count} policies, cold: {counted(proxy)}")

@@ -87,6 +87,14 @@ def a_store_opened_as_a_checkpoint(store: CheckpointStore) -> None:
     Checkpoint.open(store.url)
 
 
+def a_checkpoint_opened_as_a_store(store: CheckpointStore) -> None:
+    checkpoint = store.save(1)
+    try:
+        CheckpointStore(checkpoint.url).latest()
+    finally:
+        assert checkpoint.verify().ok, "nothing may be written there"
+
+
 def nothing_opened_as_a_checkpoint(store: CheckpointStore) -> None:
     store.save(1)
     Checkpoint.open(f"{store.url}/nowhere")
@@ -114,6 +122,7 @@ FAILURES: list[Callable[[CheckpointStore], None]] = [
     a_deleted_checkpoint_tagged,
     a_deleted_checkpoint_read,
     a_store_opened_as_a_checkpoint,
+    a_checkpoint_opened_as_a_store,
     nothing_opened_as_a_checkpoint,
     an_unknown_policy,
     a_missing_directory_adopted,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import re
+import sys
 import threading
 import uuid
 import warnings
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore, InvalidRequest, Opaque
+from ckptstore.errors import UnreadableFormat
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.filterwarnings(  # torch's own, about its prototypes
@@ -339,3 +342,30 @@ def test_tensors_of_an_unknown_kind() -> None:
     with pytest.raises(InvalidRequest, match="'numpy' or 'torch'"):
         checkpoint.load(tensors="jax")  # type: ignore[arg-type]
     assert copy.deepcopy(checkpoint.load().state)["t"].tolist() == [1, 1]
+
+
+def test_the_page_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its examples run, and the first one goes on where it ended, as if it had never been stopped."""
+    page = (Path(__file__).parent.parent / "docs/torch.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    weights = []
+    for run, lengths in (("stopped", (3, 3)), ("whole", (6,))):
+        (tmp_path / run).mkdir()
+        monkeypatch.chdir(tmp_path / run)
+        torch.manual_seed(0)
+        for length in lengths:
+            names: dict[str, Any] = {}
+            exec(first.replace("first_step + 3", f"first_step + {length}"), names)
+            torch.manual_seed(1)  # a new process doesn't have the old one's generator
+        weights.append(names["net"].weight.detach().numpy().copy())
+    exec(second, names)
+    assert (weights[0] == weights[1]).all()
+
+
+def test_a_type_that_numpy_lacks_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    checkpoint = CheckpointStore(tmp_path).save(1, policies={"p": {"w": torch.ones(3, dtype=torch.bfloat16)}})
+    with pytest.raises(UnreadableFormat, match=r"'w' is of type torch\.bfloat16.*pip install ml_dtypes"):
+        checkpoint.weights()

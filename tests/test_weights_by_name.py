@@ -140,7 +140,7 @@ def test_from_a_bucket(moto: Server) -> None:
 def test_a_decoder_that_copies_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it copied was not there yet."""
     plain = safe.loads
-    monkeypatch.setattr(safe, "loads", lambda *arguments: copy.deepcopy(plain(*arguments)))
+    monkeypatch.setattr(safe, "loads", lambda *given, **how: copy.deepcopy(plain(*given, **how)))
     found = CheckpointStore(root).get(1).weights("p", names=["a", "nested/small"])
     np.testing.assert_array_equal(found["a"], FLAT["a"])
     np.testing.assert_array_equal(found["nested/small"], FLAT["nested/small"])

@@ -7,7 +7,7 @@ import uuid
 
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
 from ckptstore.commit.base import Catalog
-from ckptstore.errors import StoreNotFound, StoreUnavailable
+from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
 from ckptstore.format import names, strictjson
 from ckptstore.format.manifest import writer_versions
 
@@ -59,6 +59,7 @@ class Identity:
 
     def _make(self) -> bytes:
         url = self._backend.url
+        self._refuse_checkpoint()
         if not self._create:
             raise StoreNotFound(url, "there is no store here", "Check the URL, or pass create=True")
         store_id = uuid.uuid4().hex
@@ -85,6 +86,18 @@ class Identity:
             return held
         self._catalog.created(names.STORE, data, other=data + b"\n")
         return data
+
+    def _refuse_checkpoint(self) -> None:
+        """Raise UnreadableFormat in a checkpoint: a file more, and it would no longer be whole."""
+        above, _, last = self._backend.url.rstrip("/").rpartition("/")
+        if last != names.META:
+            try:
+                self._backend.read(names.MANIFEST, 0, 1)
+            except FileNotFoundError:
+                return
+        raise UnreadableFormat(
+            self._backend.url, "it is a checkpoint, not a store", f"Open the store: {above}"
+        )
 
     def _parse(self, data: bytes) -> str:
         source = f"{self._backend.url}/{names.STORE}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
 
 Array = npt.NDArray[Any]
@@ -46,8 +47,10 @@ def _collect(value: object, path: str, flat: dict[str, Array], what: str) -> Non
         for index, item in enumerate(value):
             _collect(item, f"{path}/{index}" if path else str(index), flat, what)
     else:
-        raise UnreadableFormat(
-            what,
-            f"its weight {path or '(all)'!r} is of type {type(value).__name__}, not an array",
-            "Read ckpt.policies[id] for everything the policy holds",
-        )
+        kind, remedy = type(value).__name__, "Read ckpt.policies[id] for everything the policy holds"
+        if isinstance(value, Opaque):
+            kind = value.name
+            if value.args and len(value.args) == 1 and isinstance(value.args[0], np.ndarray):
+                remedy = "pip install ml_dtypes, which has such numbers"
+        name = f"its weight {path!r}" if path else "what it has for weights"
+        raise UnreadableFormat(what, f"{name} is of type {kind}, not an array", remedy)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -40,6 +42,10 @@ class Background(Generic[T]):
     def __init__(self, max_pending: int = 1) -> None:
         """`max_pending` jobs may be in flight, each with the memory of a snapshot of its own."""
         self._max_pending = max_pending
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
         self._pending: deque[tuple[SaveFuture[T], _Memory]] = deque()
         self._free: list[_Memory] = []
         self._lock = threading.Lock()
@@ -112,9 +118,19 @@ def _run(future: SaveFuture[T], job: Callable[[], T], before: SaveFuture[T] | No
         future.set_exception(error)
 
 
+def _forget_after_fork() -> None:
+    """What is in flight goes on in the parent; the threads that would end it aren't here."""
+    _in_flight.clear()
+    for background in list(_all):
+        background._reset()
+
+
+_all: weakref.WeakSet[Background[Any]] = weakref.WeakSet()
 _in_flight: set[Background[Any]] = set()
 _registered = False
 _ended = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _drain_at_exit(background: Background[Any]) -> bool:
