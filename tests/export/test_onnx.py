@@ -182,22 +182,22 @@ def test_a_filter_that_is_elsewhere(monkeypatch: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(DATA / "v1_1/ray_2.10.0_filter/checkpoint")
     state = checkpoint.rllib().state(False, False)
     contents = type(checkpoint.rllib())
-    monkeypatch.setattr(contents, "state", lambda *_: {**state, "filters": {}})
+    monkeypatch.setattr(contents, "state", lambda *_, **__: {**state, "filters": {}})
     policy = checkpoint.rllib().policy("default_policy", False, False)
     checkpoint.export(tmp_path / "connected.onnx")
     (tmp_path / "connected.onnx").unlink()
-    monkeypatch.setattr(contents, "policy", lambda *_: {**policy, "connectors": {}})
+    monkeypatch.setattr(contents, "policy", lambda *_, **__: {**policy, "connectors": {}})
     with pytest.raises(UnreadableFormat, match="only the algorithm's checkpoint holds"):
         checkpoint.export(tmp_path / "x.onnx")
     odd = {"default_policy": {"filter": "MyFilter"}}
-    monkeypatch.setattr(contents, "state", lambda *_: {**state, "filters": odd})
+    monkeypatch.setattr(contents, "state", lambda *_, **__: {**state, "filters": odd})
     with pytest.raises(UnreadableFormat, match="MyFilter"):
         checkpoint.export(tmp_path / "x.onnx")
     monkeypatch.undo()
     connectors: dict[str, Any] = {"env_to_module_connector/MeanStdFilter": {}}
     modules = Checkpoint.open(DATA / "v2_0/ray_2.40.0_ppo/checkpoint")
     state = modules.rllib().state(False, False)
-    monkeypatch.setattr(contents, "state", lambda *_: {**state, "connectors": connectors})
+    monkeypatch.setattr(contents, "state", lambda *_, **__: {**state, "connectors": connectors})
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
         modules.export(tmp_path / "x.onnx")
 

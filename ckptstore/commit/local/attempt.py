@@ -195,14 +195,16 @@ class DirectoryAttempt:
     def freeze(self, paths: Sequence[str]) -> None:
         """See :class:`~ckptstore.commit.base.Attempt`.
 
-        They are synced first: only then does a write through a memory map show in a file's times.
+        Their times are noted first, and only then are they synced: a write through a memory map shows in
+        them where it is the first since then, and one that came before is in what is read after.
         """
         self._check_alive()
+        self._frozen = {path: self._version(path) for path in paths}
+        time.sleep(_CLOCK_TICK)  # so that a later write gets a later time
+        self._check_frozen()
         for path in paths:
             with self._place(path) as (directory, name):
                 self._sync_file(directory, name)
-        time.sleep(_CLOCK_TICK)  # so that a later write gets a later time
-        self._frozen = {path: self._version(path) for path in paths}
 
     def _version(self, path: str) -> tuple[tuple[int, int], int, int]:
         with self._place(path) as (directory, name):
