@@ -53,11 +53,10 @@ def build_request(
     plain, left_out = simplify(values or {})
     if left_out:
         logger.warning(
-            "step %s is saved without %d metrics that a manifest can't hold: %s%s",
+            "step %s is saved without metrics that aren't numbers or text: %s%s. Pass float(value), say",
             step,
-            len(left_out),
             ", ".join(left_out[:_SHOWN]),
-            ", ..." if len(left_out) > _SHOWN else "",
+            f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else "",
         )
     return Request(
         step=names.step_number(step),
