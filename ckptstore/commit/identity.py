@@ -59,9 +59,9 @@ class Identity:
 
     def _make(self) -> bytes:
         url = self._backend.url
-        self._refuse_checkpoint()
         if not self._create:
             raise StoreNotFound(url, "there is no store here", "Check the URL, or pass create=True")
+        self._refuse_checkpoint()
         store_id = uuid.uuid4().hex
         body = {
             "schema_version": SCHEMA_VERSION,
