@@ -537,11 +537,11 @@ class Checkpoint:
 
     def _load_state(self, **how: Any) -> Any:
         self._note_load()
-        return self._contents.state(**{"trusted": False, "mmap": False, **how})
+        return self._contents.state(**how)
 
     def _load_policy(self, policy_id: str, **how: Any) -> Any:
         self._note_load()
-        return self._contents.policy(policy_id, **{"trusted": False, "mmap": False, **how})
+        return self._contents.policy(policy_id, **how)
 
     def _load_component(self, name: str) -> Any:
         self._note_load()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -108,12 +107,6 @@ def _settle(future: Future[Any], call: Callable[..., Any], args: tuple[Any, ...]
         future.set_exception(error)
     else:
         future.set_result(result)
-
-
-@contextmanager
-def hash_pool() -> Iterator[Pool]:
-    """Threads that hash: as many as there are cores."""
-    yield Pool(os.cpu_count() or 1)
 
 
 def run_all(call: Callable[[T], S], arguments: Sequence[T], concurrency: int) -> list[S]:

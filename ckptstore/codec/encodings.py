@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckptstore.codec import rllib_msgpack, torchfile
-from ckptstore.codec.pickles import safe
-
 EXTENSIONS = ("pkl", "msgpck", "msgpack", "pt")
 """What RLlib has ever called such a file; for components see also :mod:`ckptstore.rllib_formats.paths`."""
 
@@ -27,6 +24,10 @@ def is_msgpack(path: str) -> bool:
 
 def loads(path: str, data: bytes) -> Any:
     """The plain value in `data`, the content of the file `path`. UnsafeContent if it is malformed."""
+    # Here, so that a program that only looks for files doesn't import every decoder.
+    from ckptstore.codec import rllib_msgpack, torchfile
+    from ckptstore.codec.pickles import safe
+
     if is_msgpack(path):
         return rllib_msgpack.loads(data)
     if torchfile.is_torch(data):

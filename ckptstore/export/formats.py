@@ -229,7 +229,7 @@ def network_of(checkpoint: Exportable, policy_id: str) -> Network:
     where = _describe(checkpoint, policy_id)
     source = checkpoint.rllib()
     policy = source.policy(policy_id, False, False)
-    state = source.state(False, False) if source.kind == "Algorithm" else {}
+    state = source.state() if source.kind == "Algorithm" else {}
     found = (state.get("filters") or {}).get(policy_id)
     try:
         _refuse_unseen(state, where)

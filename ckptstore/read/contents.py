@@ -47,10 +47,12 @@ class Contents(Protocol):
     def components(self) -> tuple[str, ...]:
         """Names of the components."""
 
-    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
         """The algorithm state."""
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def policy(
+        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
+    ) -> Any:
         """One policy."""
 
     def component(self, name: str) -> Any:
@@ -90,11 +92,13 @@ class SavedContents:
         """See `Contents`."""
         return policy_id in self.policy_ids
 
-    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
         """See `Contents`; a policy alone is its own state."""
         return self._reader.decode(names.POLICY_STATE if self._alone else names.STATE, trusted, mmap, tensors)
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def policy(
+        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
+    ) -> Any:
         """See `Contents`."""
         return self._reader.decode(self.paths_of(policy_id)[0], trusted, mmap, tensors)
 
@@ -177,13 +181,15 @@ class RllibContents:
         with self._translate_errors():
             return self._foreign.components
 
-    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
         """See `Contents`."""
         self._check(trusted, tensors)
         with self._translate_errors():
             return self._foreign.state()
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def policy(
+        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
+    ) -> Any:
         """See `Contents`."""
         self._check(trusted, tensors)
         with self._translate_errors():
@@ -258,23 +264,25 @@ class UnknownContents:
         """Nothing, as far as anybody here can tell."""
         return False
 
-    def state(self, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
         """UnreadableFormat."""
         raise UnreadableFormat(
             "this checkpoint", "it holds files of another program", "Use as_directory() or download()"
         )
 
-    def policy(self, policy_id: str, trusted: bool, mmap: bool, tensors: Tensors | None = None) -> Any:
+    def policy(
+        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
+    ) -> Any:
         """UnreadableFormat."""
-        return self.state(trusted, mmap)
+        return self.state()
 
     def component(self, name: str) -> Any:
         """UnreadableFormat."""
-        return self.state(False, False)
+        return self.state()
 
     def weights(self, policy_id: str) -> Any:
         """UnreadableFormat."""
-        return self.state(False, False)
+        return self.state()
 
     def outline(self, policy_id: str) -> tuple[Any, Fill]:
         """UnreadableFormat."""

@@ -9,12 +9,14 @@ from ckptstore.rllib_formats.paths import children, join, state_file
 from ckptstore.rllib_formats.versions import find_version
 
 
-def module_files(files: Mapping[str, int], directory: str, version: str) -> dict[str, str]:
-    """State file of every RLModule below `directory`, by module id.
+def module_files(files: Mapping[str, int], directory: str | None, version: str) -> dict[str, str]:
+    """State file of every RLModule below `directory`, by module id; none where it is None.
 
     Ray 2.5 to 2.32 keep it one directory deeper (``module_state_path/`` and later
     ``module_state_dir/``); the others beside the module's metadata.
     """
+    if directory is None:
+        return {}
     written = find_version(version).weights
     order = (*written, *(extension for extension in EXTENSIONS if extension not in written))
     found = {}

@@ -212,7 +212,7 @@ def _choose_step(checkpoint: Source, notes: list[str]) -> int:
 def _read_model(source: Contents, url: str, notes: list[str]) -> dict[str, Any]:
     """The whole model of ``docs/model.md``; what reading it had to infer or miss is added to `notes`."""
     model: dict[str, Any] = {
-        "state": dict(source.state(False, False)),
+        "state": dict(source.state()),
         "policies": {policy_id: source.policy(policy_id, False, False) for policy_id in source.policy_ids},
         "components": {name: source.component(name) for name in source.components},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from ckptstore.backends.base import Sink
 from ckptstore.format.digest import digest
 from ckptstore.format.layout import Item
 from ckptstore.format.parts import PART_BYTES, FileParts, Part, Span
-from ckptstore.work import Pool, Progress, hash_pool, run_all
+from ckptstore.work import Pool, Progress, run_all
 
 GAP_BYTES = 2**20
 """Bytes between arrays are gathered up to this much before they are written and hashed as one part."""
@@ -147,13 +148,13 @@ def write_items(
     raised.
     """
     buffers = Buffers()
-    with hash_pool() as hashers:
+    hashers = Pool(os.cpu_count() or 1)
 
-        def one(item: Item) -> FileParts:
-            if (reused := reuse(item)) is not None:
-                return reused
-            with create(item.path) as sink:
-                recorder = Recorder(sink, hashers, buffers, item.live, progress)
-                return recorder.finish(item.path, item.emit(recorder.write))
+    def one(item: Item) -> FileParts:
+        if (reused := reuse(item)) is not None:
+            return reused
+        with create(item.path) as sink:
+            recorder = Recorder(sink, hashers, buffers, item.live, progress)
+            return recorder.finish(item.path, item.emit(recorder.write))
 
-        return run_all(one, items, concurrency)
+    return run_all(one, items, concurrency)

@@ -178,7 +178,7 @@ def _set(
 
 def _read_state(checkpoint: Checkpoint, source: Contents) -> dict[str, Any]:
     """The algorithm's state; without an iteration in it, the directory's name may have one."""
-    state = dict(source.state(False, False))
+    state = dict(source.state())
     name = names.CheckpointName.parse(checkpoint.name)
     if state["iteration"] is None and name is not None:
         state["iteration"] = name.step

@@ -39,9 +39,7 @@ class Policies:
         self.source, self.detected = source, detected
         self.notes: list[Note] = []
         self.ray_version = detected.ray_version
-        self._modules: dict[str, str] = {}
-        if detected.modules is not None:
-            self._modules = module_files(source.files, detected.modules, detected.version)
+        self._modules = module_files(source.files, detected.modules, detected.version)
         beside = {path[len(_BESIDE) : -len(".pkl")]: path for path in source.files if _is_beside(path)}
         self._beside = beside if detected.kind == "Algorithm" else {}
         learner = {"learner"} if self._learner_state is not None else set()

@@ -31,9 +31,7 @@ class Tree:
         self.source, self.detected = source, detected
         self.notes: list[Note] = []
         self.ray_version = detected.ray_version
-        self._modules: dict[str, str] = {}
-        if detected.modules is not None:
-            self._modules = module_files(source.files, detected.modules, detected.version)
+        self._modules = module_files(source.files, detected.modules, detected.version)
         parts = {"learner"} if detected.learner is not None else set()
         if detected.kind == "Algorithm":
             top = set(children(source.files, "")) - {"learner_group"}
