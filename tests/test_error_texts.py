@@ -92,7 +92,7 @@ def a_checkpoint_opened_as_a_store(store: CheckpointStore) -> None:
     try:
         CheckpointStore(checkpoint.url).latest()
     finally:
-        assert checkpoint.verify().ok, "nothing may be written there"
+        assert checkpoint.check().ok, "nothing may be written there"
 
 
 def nothing_opened_as_a_checkpoint(store: CheckpointStore) -> None:
