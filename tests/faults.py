@@ -23,12 +23,13 @@ Act = Literal[
     "501",  # says that it can't do this at all
     "cut short",  # the body of the request ends early, and with it the connection
     "half",  # half of the body of the request is passed on as if it were all
+    "flip",  # a byte in the middle of the body of the request is another one
     "truncate",  # the reply ends early, and with it the connection
     "short",  # half of the reply is passed on as if it were all
     "corrupt",  # a byte in the middle of the reply is another one
     "404", "empty",  # a listing that finds nothing
 ]  # fmt: skip
-"""What may happen to a request. All but the last seven may happen to any."""
+"""What may happen to a request. All but the last eight may happen to any."""
 
 Trouble = Literal[
     "again late",  # delivered, and once more some seconds later
@@ -67,7 +68,7 @@ class Seen(NamedTuple):
         """Whether `act` can happen to such a request."""
         if act in ("404", "empty"):
             return self.lists
-        if act in ("cut short", "half"):
+        if act in ("cut short", "half", "flip"):
             return self.size > 0
         if act == "corrupt":  # lines are encrypted: what an object holds may rot, what is said of it not
             return self.method == "GET" and not self.lists and "?uploads" not in self.path
@@ -126,6 +127,8 @@ class FaultProxy:
             return _cut(request)
         if act == "half":
             body = body[: len(body) // 2]
+        if act == "flip":
+            body = _flipped(body)
         headers = {
             name: value
             for name, value in request.headers.items()
@@ -164,8 +167,7 @@ class FaultProxy:
                 if name.lower() not in ("transfer-encoding", "connection")
             }
             if act == "corrupt" and data:
-                middle = len(data) // 2
-                data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+                data = _flipped(data)
             if act == "short":
                 data = data[: len(data) // 2]
             if act in _SKEW:
@@ -207,6 +209,12 @@ class FaultProxy:
     def close(self) -> None:
         """End `serve`, from another thread."""
         self._loop.call_soon_threadsafe(self._over.set)
+
+
+def _flipped(data: bytes) -> bytes:
+    """With another byte in the middle."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(byte ^ 1 for byte in data[middle : middle + 1]) + data[middle + 1 :]
 
 
 def _skewed(data: bytes, headers: dict[str, str], seconds: float) -> tuple[bytes, dict[str, str]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
 from ckptstore.commit.base import Catalog
-from ckptstore.errors import StoreNotFound, StoreUnavailable, UnreadableFormat
+from ckptstore.errors import CheckpointCorrupt, StoreNotFound, StoreUnavailable, UnreadableFormat
 from ckptstore.format import names, strictjson
 from ckptstore.format.manifest import writer_versions
 
@@ -63,7 +65,7 @@ class Identity:
             raise StoreNotFound(url, "there is no store here", "Check the URL, or pass create=True")
         self._refuse_checkpoint()
         store_id = uuid.uuid4().hex
-        body = {
+        body: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "id": store_id,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
@@ -78,14 +80,22 @@ class Identity:
                 held = self._read()
             except FileNotFoundError as error:
                 raise StoreUnavailable(url, "the store could not be made") from error
-            if held != data and data.startswith(held) and store_id.encode("ascii") in held:
-                # Ours, cut on its way to a server that compares no checksum. Nobody else can tell whose it
-                # is, so nobody else has put anything in its place.
+            if held != data and self._is_ours_but_damaged(held, body):
+                # By a server that compares no checksum. Nobody else can tell whose it is, so nobody else
+                # has put anything in its place.
                 self._backend.replace(names.STORE, data)
                 return data
             return held
         self._catalog.created(names.STORE, data, other=data + b"\n")
         return data
+
+    def _is_ours_but_damaged(self, held: bytes, body: Mapping[str, Any]) -> bool:
+        """Whether `held` was `body` before it was cut or changed on its way, and says nothing now."""
+        try:
+            self._parse(held)
+        except (CheckpointCorrupt, UnreadableFormat):
+            return any(body[field].encode("ascii") in held for field in ("id", "created"))
+        return False
 
     def _refuse_checkpoint(self) -> None:
         """Raise UnreadableFormat in a checkpoint: a file more, and it would no longer be whole."""

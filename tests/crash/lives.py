@@ -163,7 +163,7 @@ def _many(base: str) -> None:
 
 
 def _stage(base: str) -> None:
-    """A framework that writes files as it likes, one of them by linking to a file of its own."""
+    """A framework that writes files as it likes: one links to one of its own, one has two names."""
     with open(f"{base}/weights", "wb") as file:
         file.write(b"weights" * 1000)
     with doing([3]) as done:
@@ -173,6 +173,7 @@ def _stage(base: str) -> None:
                 with open(f"{path}/{name}", "wb") as file:
                     file.write(name.encode() * 5000)
             os.link(f"{base}/weights", f"{path}/deep/linked")
+            os.link(f"{path}/a", f"{path}/deep/again")
         assert path.checkpoint is not None
         done.made = [path.checkpoint.name]
 

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -220,6 +221,16 @@ class Volume:
         if known := self._open.get(call.number(0)):
             assert isinstance(known.node, File)
             known.node.write(call.left, call.number(3), call.bytes(1)[: call.result])
+
+    def _sendfile(self, call: Call) -> None:
+        known, source = self._open.get(call.number(0)), self._open.get(call.number(1))
+        if known is None or source is None or not (offset := re.match(r"\[(\d+)\]", call.args[2])):
+            raise Unsupported("bytes sent into or out of the volume")
+        assert isinstance(known.node, File)
+        assert isinstance(source.node, File)
+        start = int(offset[1])
+        known.node.write(call.left, known.position, bytes(source.node.data[start : start + call.result]))
+        known.position += call.result
 
     def _mkdirat(self, call: Call) -> None:
         if found := self._walk(call.number(0), call.bytes(1)):

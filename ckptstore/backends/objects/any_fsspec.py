@@ -83,6 +83,9 @@ class FsspecClient:
         self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
         self._fs.pipe_file(key, bytes(data))
 
+    def put_contents(self, key: str, data: BytesLike, seconds: float) -> None:
+        self.put(key, data, False, seconds)
+
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
         self._fs.makedirs(posixpath.dirname(key), exist_ok=True)
         self._fs.cp_file(source, key)

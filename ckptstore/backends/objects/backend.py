@@ -426,9 +426,8 @@ class _ObjectSink:
     def _finish(self) -> None:
         client, key, data = self._client, self._client.root + self._key, self._buffer
         if self._upload is None:
-            self._backend.attempt(
-                self._key, partial(client.put, key, data, False), len(data), absent_means_no_bucket=True
-            )
+            request = partial(client.put_contents, key, data)
+            self._backend.attempt(self._key, request, len(data), absent_means_no_bucket=True)
             return
         for part in self._parts:
             part.result()

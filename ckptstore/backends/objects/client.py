@@ -86,6 +86,9 @@ class BucketClient(Protocol):
     def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
         """One PUT; with `create`, only if the key is free. Returns once the reply proves it arrived whole."""
 
+    def put_contents(self, key: str, data: BytesLike, seconds: float) -> None:
+        """One PUT to a key that nobody reads yet, so that the client may try things with it first."""
+
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
         """Have the server copy `source`, of `size` bytes. NotImplementedError where it can't."""
 

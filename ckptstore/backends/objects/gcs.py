@@ -182,6 +182,9 @@ class GcsClient:
         )
         check_stored(reply, len(data), sum32)
 
+    def put_contents(self, key: str, data: BytesLike, seconds: float) -> None:
+        self.put(key, data, False, seconds)
+
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
         # Most take one call; where the server needs more, its token says where to go on.
         token: dict[str, str] = {}

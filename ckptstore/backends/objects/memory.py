@@ -48,6 +48,9 @@ class MemoryClient:
                 raise FileExistsError(key)
             self._fs.pipe_file(key, bytes(data))
 
+    def put_contents(self, key: str, data: BytesLike, seconds: float) -> None:
+        self.put(key, data, False, seconds)
+
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
         with _lock:
             if source not in self._fs.store:

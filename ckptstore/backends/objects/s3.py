@@ -47,6 +47,9 @@ _PICKLED = frozenset(
     }
 )
 
+SUMS_DIFFER = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})
+"""What servers answer when bytes arrive that are not those that the request's checksum is of."""
+
 # The table. A status decides; a code only where one status stands for several things. Classes of
 # exceptions decide nothing: a lost race is FileExistsError from AWS and OSError EINVAL from SeaweedFS.
 _BY_STATUS = {**BY_STATUS, 400: Outcome.FATAL, 425: Outcome.RETRY, 507: Outcome.FULL}
@@ -57,8 +60,7 @@ _BY_CODE = {
     "TokenRefreshRequired": Outcome.DENIED,
     "RequestTimeout": Outcome.RETRY,
     "IncompleteBody": Outcome.RETRY,
-    "BadDigest": Outcome.RETRY,
-    "XAmzContentSHA256Mismatch": Outcome.RETRY,
+    **dict.fromkeys(SUMS_DIFFER, Outcome.RETRY),
     "XMinioStorageFull": Outcome.FULL,
     "QuotaExceeded": Outcome.FULL,
 }
@@ -164,6 +166,9 @@ class S3Client:
         )
         self.check_sum(reply, data, sum32)
 
+    def put_contents(self, key: str, data: BytesLike, seconds: float) -> None:
+        self.put(key, data, False, seconds)
+
     def copy(self, source: str, key: str, size: int, seconds: float) -> None:
         origin = {"Bucket": self.bucket, "Key": source}
         try:
@@ -172,8 +177,7 @@ class S3Client:
             else:
                 run(self._fs.loop, self._copy_parts(origin, key, size), seconds)
         except Exception as error:
-            reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-            if reply.get("ResponseMetadata", {}).get("HTTPStatusCode") in (405, 501):
+            if (_reply_of(error) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode") in (405, 501):
                 raise NotImplementedError("the server can't copy objects") from error
             raise
 
@@ -299,10 +303,9 @@ class S3Client:
     def classify(self, error: BaseException) -> Outcome:
         if isinstance(error, Corrupted):
             return Outcome.RETRY  # whatever reply it was noticed in
-        reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-        if isinstance(reply, Mapping):
-            code = str(reply.get("Error", {}).get("Code", ""))
-            status = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        reply = _reply_of(error)
+        if reply is not None:
+            code, status = code_of(error), reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if code in _BY_CODE:
                 return _BY_CODE[code]
             if status in _BY_STATUS:
@@ -314,6 +317,17 @@ class S3Client:
         if any(isinstance(cause, _TRANSIENT) for cause in causes):
             return Outcome.RETRY
         return Outcome.FATAL
+
+
+def _reply_of(error: BaseException) -> Mapping[str, Any] | None:
+    """The error reply that botocore parsed, if `error` comes from one."""
+    reply = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return reply if isinstance(reply, Mapping) else None
+
+
+def code_of(error: BaseException) -> str:
+    """S3's code in the reply that `error` comes from: empty if there is none."""
+    return str((_reply_of(error) or {}).get("Error", {}).get("Code", ""))
 
 
 class _Refused(Exception):

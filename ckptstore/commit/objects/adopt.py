@@ -7,8 +7,9 @@ from ckptstore.commit.adopt import build_manifest, check_unchanged, is_taken
 from ckptstore.commit.base import Vouch
 from ckptstore.commit.failures import save_too_old, url_of
 from ckptstore.commit.objects.register import Register
-from ckptstore.commit.objects.states import State, sizes, small_state, state_of
+from ckptstore.commit.objects.states import State, is_whole, sizes, small_state, state_of
 from ckptstore.errors import (
+    CheckpointCorrupt,
     CheckpointExists,
     CheckpointGone,
     InvalidRequest,
@@ -39,8 +40,15 @@ def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
             "an adoption that was interrupted left it there, and the files have changed since",
             "See that nothing adopts this directory now, remove that file, and adopt again",
         )
-    if small_state(register.create(f"{name}/{MANIFEST}", manifest, fence)):
+    held = register.create(f"{name}/{MANIFEST}", manifest, fence)
+    if small_state(held):
         raise CheckpointGone(url_of(register.backend, name), "it was deleted before the reply came")
+    if held != manifest and not is_whole(held, url_of(register.backend, name)):  # else another adopter's
+        raise CheckpointCorrupt(
+            url_of(register.backend, name, MANIFEST),
+            "the manifest was damaged on its way",
+            "See that nothing adopts this directory now, remove that file, and adopt again",
+        )
     # A save that began before the manifest was there has passed the directory over, dead or alive.
     now = register.directories(name.step)
     for other in [*_in_state(now, State.CLAIMED), *_in_state(now, State.COMMITTED)]:

@@ -10,12 +10,7 @@ from ckptstore.backends.base import Sink
 from ckptstore.commit.base import Check
 from ckptstore.commit.failures import already_written, check_manifest_length, save_too_old, url_of
 from ckptstore.commit.objects.register import Register, logger, translate_bucket_errors
-from ckptstore.commit.objects.states import (
-    REGISTERS,
-    TOMBSTONE,
-    State,
-    small_state,
-)
+from ckptstore.commit.objects.states import REGISTERS, TOMBSTONE, State, is_whole, small_state
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
@@ -139,12 +134,11 @@ class RegisterAttempt:
         if state == "aborted":
             # Never go on to the next directory from here: two writers would take turns for ever.
             raise SaveAborted(self.url, "another writer took this step over")
-        if manifest.startswith(held):
-            # Cut on its way, to a place that takes what comes. It is ours, as the directory is; left
+        if not is_whole(held, self.url):
+            # Changed on its way, to a place that takes what comes. It is ours, as the directory is; left
             # there it would hide what this attempt was to replace.
             self._register.backend.replace(f"{self.name}/{MANIFEST}", TOMBSTONE)
-            why = f"the server stored {len(held)} of the manifest's {len(manifest)} bytes"
-            raise StoreUnavailable(self.url, why, "Save again")
+            raise StoreUnavailable(self.url, "the manifest was damaged on its way", "Save again")
         raise CheckpointExists(self.url, f"another writer committed step {self.name.step} first")
 
     def abandon(self) -> None:

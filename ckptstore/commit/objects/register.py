@@ -30,10 +30,9 @@ from ckptstore.commit.objects.states import (
     State,
     group_by_directory,
     record,
-    small_state,
 )
 from ckptstore.errors import StoreNotFound, StoreUnavailable
-from ckptstore.format.names import DELETING, MANIFEST, CheckpointName
+from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName
 
 logger = logging.getLogger("ckptstore")
 
@@ -90,7 +89,7 @@ class Register:
     def seal(self, name: CheckpointName) -> State:
         """Decide an attempt that nobody decided yet; what it then is."""
         held = self.create(f"{name}/{MANIFEST}", SEAL)
-        return State.DEAD if small_state(held) else State.COMMITTED
+        return State.DEAD if len(held) <= SMALL_STATE_BYTES else State.COMMITTED
 
     def create(self, key: str, data: bytes, before_each: Callable[[], None] = lambda: None) -> bytes:
         """What `key` holds for certain after trying to create it with `data`."""

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 
 from ckptstore.backends.base import Listed
+from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
+from ckptstore.format import manifest
 from ckptstore.format.names import CLAIM, MANIFEST, RETIRED, SMALL_STATE_BYTES, CheckpointName
 
 REGISTERS = frozenset({CLAIM, MANIFEST, RETIRED})
@@ -46,6 +48,15 @@ def small_state(data: bytes) -> str | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return state if state in ("aborted", "deleted") else None
+
+
+def is_whole(data: bytes, url: str) -> bool:
+    """Whether `data`, which is no small state, is a manifest that says what its writer sent."""
+    try:
+        manifest.load(data, url)
+    except (CheckpointCorrupt, UnreadableFormat):
+        return False
+    return True
 
 
 def group_by_directory(listed: Iterable[Listed]) -> dict[CheckpointName, dict[str, Listed]]:
