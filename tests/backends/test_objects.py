@@ -81,6 +81,8 @@ class TestTables:
             (409, "ConditionalRequestConflict", Outcome.RETRY),
             (400, "RequestTimeout", Outcome.RETRY),
             (400, "BadDigest", Outcome.RETRY),
+            (400, "XAmzContentChecksumMismatch", Outcome.RETRY),
+            (400, "XAmzContentSHA256Mismatch", Outcome.RETRY),
             (400, "ExpiredToken", Outcome.DENIED),
             (400, "InvalidArgument", Outcome.FATAL),
             (401, "Unauthorized", Outcome.DENIED),
@@ -129,6 +131,7 @@ class TestTables:
             (Replied(503, ""), Outcome.RETRY),
             (Replied(416, ""), Outcome.SHORT),
             (Replied(400, ""), Outcome.FATAL),
+            (Replied(400, 'Provided CRC32C "AA==" doesn\'t match calculated CRC32C "AB=="'), Outcome.RETRY),
             (aiohttp.ServerDisconnectedError(), Outcome.RETRY),
         ],
     )

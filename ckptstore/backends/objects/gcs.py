@@ -164,8 +164,9 @@ class GcsClient:
 
     def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
         sum32 = crc32c(data)
-        # The server compares the sum before the object appears; the boundary can't occur in the data.
-        about = json.dumps({"name": key, "crc32c": sum32})
+        # The server compares the sum before the object appears; the boundary can't occur in the data. No sum
+        # covers the name, so it isn't in the body, where a byte that changes would store another object.
+        about = json.dumps({"crc32c": sum32})
         mark = uuid.uuid4().hex
         head = (
             f"--{mark}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{about}\r\n"
@@ -178,7 +179,7 @@ class GcsClient:
             f"/upload/storage/v1/b/{self.bucket}/o",
             data=b"".join((head.encode(), data, f"\r\n--{mark}--\r\n".encode())),
             headers={"Content-Type": f'multipart/related; boundary="{mark}"'},
-            params={"uploadType": "multipart", **condition, **self._encryption()},
+            params={"uploadType": "multipart", "name": key, **condition, **self._encryption()},
         )
         check_stored(reply, len(data), sum32)
 
@@ -269,6 +270,8 @@ class GcsClient:
         if isinstance(error, Replied):
             if error.status == 404 and "bucket does not exist" in str(error):
                 return Outcome.BUCKET_MISSING
+            if error.status == 400 and "match calculated" in str(error):
+                return Outcome.RETRY  # "Provided CRC32C ... doesn't match calculated ...": damaged on its way
             return _BY_STATUS.get(error.status, Outcome.FATAL)
         if isinstance(error, (Corrupted, *_TRANSIENT)):
             return Outcome.RETRY

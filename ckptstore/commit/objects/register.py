@@ -30,6 +30,7 @@ from ckptstore.commit.objects.states import (
     State,
     group_by_directory,
     record,
+    small_state,
 )
 from ckptstore.errors import StoreNotFound, StoreUnavailable
 from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName
@@ -89,7 +90,11 @@ class Register:
     def seal(self, name: CheckpointName) -> State:
         """Decide an attempt that nobody decided yet; what it then is."""
         held = self.create(f"{name}/{MANIFEST}", SEAL)
-        return State.DEAD if len(held) <= SMALL_STATE_BYTES else State.COMMITTED
+        if len(held) > SMALL_STATE_BYTES:
+            return State.COMMITTED
+        if small_state(held) is None:  # damaged on its way, and no commit: readers shall know it for a seal
+            self.backend.replace(f"{name}/{MANIFEST}", SEAL)
+        return State.DEAD
 
     def create(self, key: str, data: bytes, before_each: Callable[[], None] = lambda: None) -> bytes:
         """What `key` holds for certain after trying to create it with `data`."""
