@@ -61,6 +61,8 @@ class Skipped(NamedTuple):
 
     name: str
     reason: str
+    newer: bool = False
+    """Whether a later release of ckptstore wrote it, and this one can't read it: nothing is wrong with it."""
 
 
 class Checkpoint:

@@ -111,9 +111,8 @@ class Run:
         )
 
     def with_parent(self, request: Request) -> Request:
-        """`request` with the parent it has now, when no save is in flight that may become it."""
-        self._identity.prove()
-        return replace(request, parent=self._lineage.parent)
+        """`request` with its store, and its parent now that no save is in flight that may become it."""
+        return replace(request, store=self._identity.prove(), parent=self._lineage.parent)
 
     def note_commit(
         self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None

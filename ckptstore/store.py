@@ -28,7 +28,7 @@ from ckptstore.find.latest import find_latest, find_step
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.prune import choose_unneeded
 from ckptstore.find.ranking import choose_best
-from ckptstore.find.removal import Removal
+from ckptstore.find.removal import Removal, refuse_newer
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target, target_of
@@ -309,10 +309,8 @@ class CheckpointStore:
         if self._trust is not None and self._signer is None:
             raise InvalidRequest("trusted_keys", "nothing would sign its manifest", "Pass a signing_key too")
         request = self._run.build_request("Directory", (), name.step, metrics, labels, "error")
-        self._identity.prove()
-        adopting.adopt(
-            self._catalog, name, replace(request, origin="adopt", format="", parent=None), self._concurrency
-        )
+        told = replace(request, origin="adopt", format="", store=self._identity.prove(), parent=None)
+        adopting.adopt(self._catalog, name, told, self._concurrency)
         return self._survey.checkpoint(name, self._survey.manifest_of(name))
 
     # -- finding --------------------------------------------------------------------------------
@@ -383,7 +381,11 @@ class CheckpointStore:
     def tags(self) -> dict[str, str]:
         """Every tag, and the name of the checkpoint it points at."""
         found = self._tags.read()
-        return {ref: target.name for ref, target in found.items() if not ref.startswith(names.PIN)}
+        return {
+            ref: target.name
+            for ref, target in found.items()
+            if not ref.startswith(names.PIN) and not target.newer
+        }
 
     def pin(self, which: Which) -> None:
         """Keep a checkpoint from being deleted until `unpin`."""
@@ -409,7 +411,9 @@ class CheckpointStore:
         if one of them is tagged or pinned.
         """
         checkpoint = self._resolve(which)
-        later = [target_of(other) for other in self.checkpoints() if other.step > checkpoint.step]
+        found = self._survey.list_committed()
+        later = [target_of(other) for other in found.checkpoints if other.step > checkpoint.step]
+        refuse_newer(found.skipped, checkpoint.step, self.url)
         removed = self._removal.roll_back(target_of(checkpoint), later)
         self._lineage.note_load(checkpoint)
         return removed
@@ -450,7 +454,10 @@ class CheckpointStore:
     def verify(self, *, progress: Progress | None = None) -> list[VerifyReport]:
         """Read and check every byte of every checkpoint; a report for each, the damaged ones included."""
         found = self._survey.list_committed()
-        reports = [VerifyReport(f"{self.url}/{skip.name}", 0, 0, (skip.reason,)) for skip in found.skipped]
+        reports = [
+            VerifyReport(f"{self.url}/{name}", 0, 0, () if newer else (reason,), (reason,) if newer else ())
+            for name, reason, newer in found.skipped
+        ]
         reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
         return sorted(reports, key=lambda report: report.name)
 

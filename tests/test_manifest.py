@@ -82,9 +82,11 @@ def test_every_changed_byte_is_seen() -> None:
 
 def test_a_newer_schema_asks_for_an_upgrade() -> None:
     with pytest.raises(UnreadableFormat, match="Upgrade"):
-        manifest.load(body(schema_version=2, shape_of_things="unknown"), "m")
+        manifest.load(body(schema_version=3, shape_of_things="unknown"), "m")
     with pytest.raises(UnreadableFormat, match="Upgrade"):
         manifest.load(body(digest_algorithm="blake4"), "m")
+    with pytest.raises(UnreadableFormat, match="requires shards"):
+        manifest.load(body(requires=["shards"], shards=[]), "m")
 
 
 @pytest.mark.parametrize(
@@ -96,17 +98,20 @@ def test_a_newer_schema_asks_for_an_upgrade() -> None:
         {"step": 1.0},
         {"step": 10**30},
         {"kind": "Nonsense"},
-        {"origin": "elsewhere"},
+        {"origin": 1},
         {"id": ""},
         {"id": None},
         {"writer": {"ckptstore": 1}},
-        {"parent": {"id": "x", "relation": "stolen"}},
+        {"parent": {"id": "x", "relation": None}},
         {"parent": {"id": "x"}},
         {"labels": "eval"},
         {"policies": [1]},
         {"metrics": {"x": {"$float": "many"}}},
         {"files": DROP},
-        {"surprise": 1},
+        {"schema_version": 0},
+        {"schema_version": 1},  # which knows neither of the two that schema 2 added
+        {"store": DROP},
+        {"requires": "shards"},
         {"files": [{"path": "../../etc/passwd", "size": 1, "digest": A}]},
         {"files": [{"path": "/etc/passwd", "size": 1, "digest": A}]},
         {"files": [{"path": "a", "size": -1, "digest": A}]},
@@ -122,6 +127,24 @@ def test_a_newer_schema_asks_for_an_upgrade() -> None:
 def test_refused_though_its_digest_is_right(changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointCorrupt):
         manifest.load(body(**changes), "m")
+
+
+def test_fields_of_later_releases_are_read_past() -> None:
+    data = body(surprise=[1], origin="add", parent={"id": "x", "relation": "merge"})
+    loaded = manifest.load(data, "m")
+    assert loaded == example(origin="add", parent=Parent("x", "merge"))
+    assert loaded.dump() == data
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"surprise": 1}, {"origin": "elsewhere"}, {"parent": {"id": "x", "relation": "stolen"}}],
+)
+def test_schema_1_holds_no_more_than_its_fields(changes: dict[str, Any]) -> None:
+    old = {"schema_version": 1, "store": DROP, "requires": DROP}
+    assert manifest.load(body(**old), "m") == example(schema=1)
+    with pytest.raises(CheckpointCorrupt):
+        manifest.load(body(**old, **changes), "m")
 
 
 def test_duplicate_keys_are_refused() -> None:

@@ -17,6 +17,9 @@ from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from ckptstore.format import names, strictjson
 
 SCHEMA_VERSION = 1
+"""Of what is written."""
+NEWEST = 2
+"""What is read: from schema 2 on a ref may hold more than its reader knows."""
 _NUMBER = re.compile(r"(\d{12})\.json\Z", re.ASCII)
 _MAX_TRIES = 100
 
@@ -26,6 +29,8 @@ class Target(NamedTuple):
 
     name: str
     id: str
+    newer: str = ""
+    """Why it isn't followed, if a later release wrote it: then it protects what it points at, and no more."""
 
 
 def read_all(backend: Backend) -> dict[str, Target]:
@@ -98,7 +103,8 @@ def refs_to(refs: Mapping[str, Target], name: str) -> list[str]:
 
 
 def _encode(target: Target | None) -> bytes:
-    body = {"schema_version": SCHEMA_VERSION, "target": target and target._asdict()}
+    pair = target and {"name": target.name, "id": target.id}
+    body = {"schema_version": SCHEMA_VERSION, "target": pair}
     return (strictjson.dumps(body) + "\n").encode("ascii")
 
 
@@ -118,13 +124,17 @@ def _read(backend: Backend, ref: str, number: int) -> Target | None:
     source = f"{backend.url}/{key}"
     with translate_errors(source):
         data = backend.read(key, most=strictjson.MAX_SMALL_BYTES)
-    fields = strictjson.load_fields(data, source, SCHEMA_VERSION)
-    fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
-    raw = fields.take_optional("target", dict)
-    fields.finish()
-    if raw is None:
+    raw = strictjson.loads(data, source)
+    newer = strictjson.newer(raw, NEWEST)
+    fields = strictjson.Fields(raw, source)
+    schema = fields.take("schema_version", int, lambda value: value >= 1)
+    target = fields.take_optional("target", dict)
+    if schema == 1:
+        fields.finish()
+    if target is None:
         return None
-    inner = strictjson.Fields(raw, source)
-    target = Target(inner.take("name", str), inner.take("id", str))
-    inner.finish()
-    return target
+    inner = strictjson.Fields(target, source)
+    found = Target(inner.take("name", str), inner.take("id", str), newer)
+    if schema == 1:
+        inner.finish()
+    return found

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ckptstore.checkpoint import Checkpoint, Skipped
-from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat
 from ckptstore.find.survey import MAX_TRIES, Survey, log_skipped, restless
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
@@ -22,7 +22,8 @@ T = TypeVar("T")
 def find_latest(survey: Survey, verified: bool) -> Checkpoint | None:
     """The newest committed checkpoint that is whole; None if nothing is committed.
 
-    Raises CheckpointCorrupt if checkpoints are committed and none is whole.
+    Raises CheckpointCorrupt if checkpoints are committed and none is whole, UnreadableFormat if a later
+    release wrote the newest.
     """
     skipped: list[Skipped] = []
 
@@ -33,11 +34,15 @@ def find_latest(survey: Survey, verified: bool) -> Checkpoint | None:
             manifest = survey.fetch_whole(name, skipped, verified)
             if manifest is not None:
                 return survey.checkpoint(name, manifest, skipped), gone
+            if skipped and skipped[-1].newer:  # to pass it over would take its run back to an older one
+                break
             gone = gone or not skipped or skipped[-1].name != str(name)
         return None, gone
 
     found = _look_until_stable(survey, look)
     log_skipped(skipped, survey.url)
+    if found is None and skipped and skipped[-1].newer:
+        raise UnreadableFormat(f"{survey.url}/{skipped[-1].name}", skipped[-1].reason, "Upgrade ckptstore")
     if found is None and skipped:
         raise CheckpointCorrupt(
             survey.url,

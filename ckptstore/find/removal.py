@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ckptstore.backends.translate import translate_errors
+from ckptstore.checkpoint import Skipped
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
-from ckptstore.errors import CheckpointGone, CheckpointProtected
+from ckptstore.errors import CheckpointGone, CheckpointProtected, UnreadableFormat
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target
 from ckptstore.format import names
 from ckptstore.format.names import CheckpointName
+
+
+def refuse_newer(skipped: Iterable[Skipped], step: int, url: str) -> None:
+    """UnreadableFormat if a checkpoint after `step` is of a later release: it is in use, whatever it says."""
+    for skip in skipped:
+        name = CheckpointName.parse(skip.name)
+        if skip.newer and name is not None and name.step > step:
+            raise UnreadableFormat(f"{url}/{name}", skip.reason, "Upgrade ckptstore, and roll back then")
 
 
 class Removal:

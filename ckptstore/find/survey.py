@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from ckptstore.backends.translate import translate_errors
@@ -11,7 +12,7 @@ from ckptstore.commit.base import Catalog
 from ckptstore.commit.failures import not_committed, url_of
 from ckptstore.commit.identity import Identity
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
-from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
+from ckptstore.errors import CheckpointCorrupt, StoreUnavailable, UnreadableFormat
 from ckptstore.find.lineage import Lineage
 from ckptstore.format import layout as plan
 from ckptstore.format import names
@@ -91,7 +92,8 @@ class Survey:
     def any_after(self, step: int) -> bool:
         """Whether a checkpoint of a later step is committed now."""
         return any(
-            isinstance(self._look(name), Manifest) for name in reversed(self.names()) if name.step > step
+            isinstance(found, Manifest) or (isinstance(found, Skipped) and found.newer)
+            for found in (self._look(name) for name in reversed(self.names()) if name.step > step)
         )
 
     def list_committed(self) -> Found:
@@ -124,8 +126,8 @@ class Survey:
         manifest = self._look(name)
         if manifest is None:
             return None
-        if isinstance(manifest, str):
-            skipped.append(Skipped(str(name), manifest))
+        if isinstance(manifest, Skipped):
+            skipped.append(manifest)
             return None
         checkpoint = self.checkpoint(name, manifest)
         problem = _mismatch(manifest, name, checkpoint.listing()) and self._recheck_listing(name, manifest)
@@ -144,20 +146,22 @@ class Survey:
         looked = run_all(self._look, candidates, self._concurrency)
         skipped: list[Skipped] = []
         whole: list[tuple[CheckpointName, Manifest]] = []
-        for name, manifest in zip(candidates, looked, strict=True):
+        for name, manifest in sorted(zip(candidates, looked, strict=True), key=itemgetter(0), reverse=True):
             if manifest is None and scan[name][names.MANIFEST] <= names.SMALL_STATE_BYTES:
                 continue  # a seal or tombstone all the same, as another version may write it
             if manifest is None:
                 return None
-            problem = manifest if isinstance(manifest, str) else _mismatch(manifest, name, scan[name])
-            if problem is not None and isinstance(manifest, Manifest):
-                problem = self._recheck_listing(name, manifest)
+            if isinstance(manifest, Skipped):
+                skipped.append(manifest)
+                continue
+            problem = _mismatch(manifest, name, scan[name]) and self._recheck_listing(name, manifest)
             if problem is not None:
                 skipped.append(Skipped(str(name), problem))
-            elif isinstance(manifest, Manifest):
+            elif not superseded(name, skipped):
                 whole.append((name, manifest))
-        log_skipped(skipped, self._backend.url)
-        return Found([self.checkpoint(name, manifest) for name, manifest in plan.visible(whole)], skipped)
+        log_skipped(skipped[::-1], self._backend.url)
+        visible = plan.visible(whole[::-1])
+        return Found([self.checkpoint(name, manifest) for name, manifest in visible], skipped[::-1])
 
     def _overtaken(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> bool:
         """Whether a step that `scan` shows as deleted was replaced: it has a name now that isn't in there.
@@ -171,12 +175,14 @@ class Survey:
         with translate_errors(self._backend.url):
             return any(name.step in gone and name not in scan for name in self._catalog.names())
 
-    def _look(self, name: CheckpointName) -> Manifest | str | None:
-        """The manifest; None if nothing is committed there (any more); what is wrong if it is damaged."""
+    def _look(self, name: CheckpointName) -> Manifest | Skipped | None:
+        """The manifest; None if nothing is committed there (any more); why not if it can't be read."""
         try:
             return self.fetch(name, str(name))
         except CheckpointCorrupt as error:
-            return error.why
+            return Skipped(str(name), error.why)
+        except UnreadableFormat as error:
+            return Skipped(str(name), f"{error.why}; upgrade ckptstore to read it", newer=True)
 
     def _recheck_listing(self, name: CheckpointName, manifest: Manifest) -> str | None:
         """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
@@ -186,6 +192,12 @@ class Survey:
 def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointName]:
     """Those that may be committed, by the size of their manifest."""
     return [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
+
+
+def superseded(name: CheckpointName, skipped: Iterable[Skipped]) -> bool:
+    """Whether one of `skipped`, which a later release wrote, has taken the place of `name`."""
+    later = (CheckpointName.parse(skip.name) for skip in skipped if skip.newer)
+    return any(other is not None and other.step == name.step and other > name for other in later)
 
 
 def _mismatch(manifest: Manifest, name: CheckpointName, files: Mapping[str, int]) -> str | None:

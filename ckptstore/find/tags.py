@@ -8,7 +8,7 @@ from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity
-from ckptstore.errors import CheckpointGone, CheckpointNotFound, CheckpointProtected
+from ckptstore.errors import CheckpointGone, CheckpointNotFound, CheckpointProtected, UnreadableFormat
 from ckptstore.find.survey import Survey
 from ckptstore.find.targets import Target
 from ckptstore.format import names
@@ -36,6 +36,8 @@ class Tags:
         target = self.read().get(names.check_ref(tag))
         if target is None:
             raise CheckpointNotFound(where, "there is no such tag", "See `ckptstore tag`")
+        if target.newer:
+            raise UnreadableFormat(where, target.newer, "Upgrade ckptstore")
         name = refs.parse_name(target, where)
         manifest = self._survey.manifest_of(name)
         if manifest.id != target.id:

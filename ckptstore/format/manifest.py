@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,8 @@ from ckptstore.format.digest import ALGORITHM, digest, is_digest
 from ckptstore.format.names import MANIFEST, MAX_STEP, MIN_MANIFEST_BYTES, relative_path
 from ckptstore.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of what is written. Schema 1 is read for ever, and written again as it was."""
 KINDS = (
     "Algorithm",
     "Policy",
@@ -97,7 +98,12 @@ class Manifest:
     """Every payload file, by path. ``_ckptstore/parts.json`` is not among them."""
     parts: File
     """``_ckptstore/parts.json`` itself."""
+    store: str = ""
+    """Id of the store that it was saved in, whose signature it is; empty in schema 1. Copies keep it."""
     signature: Signature | None = None
+    schema: int = SCHEMA_VERSION
+    text: bytes = field(default=b"", repr=False, compare=False)
+    """What it was loaded from: a copy is the same to the byte, fields that mean nothing here included."""
 
     @property
     def size(self) -> int:
@@ -106,10 +112,12 @@ class Manifest:
 
     def sign_with(self, sign: Callable[[bytes], Signature]) -> Manifest:
         """The same, vouched for by whoever `sign` signs for."""
-        return replace(self, signature=sign(_SIGNED_AS + self._body()))
+        return replace(self, text=b"", signature=sign(_SIGNED_AS + self._body()))
 
     def dump(self) -> bytes:
         """The bytes to commit; InvalidRequest for more than a reader takes."""
+        if self.text:
+            return self.text
         told = self._body() + _signature_field(self.signature)
         data = told + _DIGEST_FIELD + digest(told).encode("ascii") + b'"}\n'
         return strictjson.readable(data, MANIFEST)
@@ -117,7 +125,8 @@ class Manifest:
     def _body(self) -> bytes:
         """All of it up to the signature and the digest."""
         body = {
-            "schema_version": SCHEMA_VERSION,
+            **({} if self.schema == 1 else {"store": self.store, "requires": []}),
+            "schema_version": self.schema,
             "state": "committed",
             "id": self.id,
             "step": self.step,
@@ -170,7 +179,10 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
         raise CheckpointCorrupt(source, "the signature isn't where it belongs")
     if check is not None:
         check(signature, _SIGNED_AS + told[: len(told) - len(field)], source)
-    fields.take("schema_version", int, lambda value: value == SCHEMA_VERSION)
+    schema = fields.take("schema_version", int, lambda value: 1 <= value <= SCHEMA_VERSION)
+    store = "" if schema == 1 else fields.take("store", str, lambda value: len(value) <= 128)
+    if schema > 1:
+        fields.take_strings("requires")  # all of it known, or it wouldn't have come so far
     fields.take("state", str, lambda value: value == "committed")
     fields.take("padding", str)
     writer = fields.take("writer", dict, lambda value: all(isinstance(item, str) for item in value.values()))
@@ -178,20 +190,24 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
         id=fields.take("id", str, lambda value: 0 < len(value) <= 128),
         step=fields.take("step", int, lambda value: 0 <= value <= MAX_STEP),
         kind=fields.take("kind", str, lambda value: value in KINDS),
-        origin=fields.take("origin", str, lambda value: value in ORIGINS),
+        origin=fields.take("origin", str, lambda value: schema > 1 or value in ORIGINS),
         checkpoint_version=fields.take("checkpoint_version", str),
         format=fields.take("format", str),
         created=fields.take("created", str),
         writer=writer,
-        parent=_parent(fields.take_optional("parent", dict), source),
+        parent=_parent(fields.take_optional("parent", dict), source, schema),
         metrics=metrics.decode(fields.take("metrics", dict), source),
         labels=fields.take_strings("labels"),
         policies=fields.take_strings("policies"),
         files=tuple(_file(entry, source) for entry in fields.take("files", list)),
         parts=_file(fields.take("parts", dict), source),
+        store=store,
         signature=signature,
+        schema=schema,
+        text=data,
     )
-    fields.finish()
+    if schema == 1:
+        fields.finish()
     paths = [file.path for file in manifest.files]
     if paths != sorted(set(paths)):
         raise CheckpointCorrupt(source, "the files are not in order, or one is named twice")
@@ -215,11 +231,14 @@ def _signature(raw: dict[str, Any] | None, source: str) -> Signature | None:
     return signature
 
 
-def _parent(raw: dict[str, Any] | None, source: str) -> Parent | None:
+def _parent(raw: dict[str, Any] | None, source: str, schema: int) -> Parent | None:
     if raw is None:
         return None
     fields = strictjson.Fields(raw, source)
-    parent = Parent(fields.take("id", str), fields.take("relation", str, lambda value: value in RELATIONS))
+    parent = Parent(
+        fields.take("id", str),
+        fields.take("relation", str, lambda value: schema > 1 or value in RELATIONS),
+    )
     fields.finish()
     return parent
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
@@ -12,6 +12,8 @@ from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
 T = TypeVar("T")
 MAX_BYTES = 256 * 2**20
 """Of a manifest or ``parts.json``; more is not even read."""
+KNOWN = frozenset[str]()
+"""What a file of schema 2 may require of its reader, by name, and this one knows."""
 MAX_SMALL_BYTES = 2**20
 """Of what else we write: ``store.json``, tags, probes."""
 
@@ -39,12 +41,21 @@ def loads(data: bytes, source: str) -> dict[str, Any]:
     return value
 
 
+def newer(raw: Mapping[str, Any], newest: int) -> str:
+    """Why `raw` isn't for this release: its schema is above `newest`, or it requires more; else empty."""
+    version, requires = raw.get("schema_version"), raw.get("requires")
+    if isinstance(version, int) and version > newest:
+        return f"schema {version} is newer than {newest}"
+    if isinstance(requires, list) and (unknown := {str(item) for item in requires} - KNOWN):
+        return f"it requires {', '.join(sorted(unknown))[:80]}, which this release doesn't know"
+    return ""
+
+
 def load_fields(data: bytes, source: str, newest: int) -> Fields:
     """The fields of the JSON object in `data`, of schema `newest` or older; UnreadableFormat if newer."""
     raw = loads(data, source)
-    version = raw.get("schema_version")
-    if isinstance(version, int) and version > newest:
-        raise UnreadableFormat(source, f"schema {version} is newer than {newest}", "Upgrade ckptstore")
+    if why := newer(raw, newest):
+        raise UnreadableFormat(source, why, "Upgrade ckptstore")
     return Fields(raw, source)
 
 
@@ -110,7 +121,7 @@ class Fields:
         return key in self._left
 
     def finish(self) -> None:
-        """Refuse fields nobody took: whoever adds one must raise the schema version."""
+        """Refuse fields nobody took, in a file that may hold no more than its readers know."""
         if self._left:
             raise CheckpointCorrupt(self._source, f"unknown fields {sorted(self._left)[:5]}")
 

@@ -18,6 +18,8 @@ class VerifyReport:
     """Bytes read and hashed."""
     problems: tuple[str, ...] = field(default=())
     """One line for every file that is missing, changed or extra."""
+    notes: tuple[str, ...] = field(default=())
+    """What is no damage, and worth knowing: a later release wrote it, so that nothing was read."""
 
     @property
     def ok(self) -> bool:

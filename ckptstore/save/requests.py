@@ -31,6 +31,8 @@ class Request:
     parent: Parent | None
     checkpoint_version: str = CHECKPOINT_VERSION
     format: str = FORMAT
+    store: str = ""
+    """Id of the store it goes to, known once that is there."""
     sign: Callable[[bytes], Signature] | None = None
     """Signs the manifest's text, if given."""
 

@@ -140,5 +140,6 @@ def build_manifest(
         policies=request.policies,
         files=tuple(sorted(File(file.path, file.size, file.digest) for file in files)),
         parts=File(names.PARTS, len(table), digest(table)),
+        store=request.store,
     )
     return table, manifest.sign_with(request.sign) if request.sign is not None else manifest

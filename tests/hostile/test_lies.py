@@ -109,12 +109,12 @@ def test_a_forged_manifest(trial: Trial, lie: str) -> None:
     assert tree_bytes(trial.outside) == before
 
 
-@pytest.mark.parametrize("version", [2, 10**30])
+@pytest.mark.parametrize("version", [3, 10**30])
 def test_a_newer_manifest_is_never_passed_over_for_an_older_checkpoint(trial: Trial, version: int) -> None:
     root = trial.fresh()
     resealed(root, lambda body: body.update(schema_version=version))
     store = CheckpointStore(root)
-    for look in (store.latest, store.checkpoints, lambda: store.get(3), lambda: store.prune(1)):
+    for look in (store.latest, lambda: store.get(3), lambda: store.delete(3), lambda: store.rollback(1)):
         with pytest.raises(UnreadableFormat, match="Upgrade ckptstore"):
             look()
     assert store.get(2).verify().ok

@@ -42,7 +42,9 @@ def verify(session: Session, target: str, workers: int) -> int:
     for item in documents:
         amount = f"{format_count(item['files'], 'file')}, {format_size(item['bytes'])}"
         amount += " (all of it can be read; there are no digests to compare with)" if no_digests else ""
-        lines.append(f"{item['name']}: ok, {amount}" if item["ok"] else f"{item['name']}: DAMAGED")
+        found = "DAMAGED" if not item["ok"] else f"ok, {amount}" if item["files"] else "not read"
+        lines.append(f"{item['name']}: {found}")
+        lines += [f"  {note}" for note in item["notes"]]
         lines += [f"  {problem}" for problem in item["problems"]]
     session.show({"ok": ok, "checkpoints": documents}, *(lines or ["the store holds no checkpoint"]))
     return 0 if ok else DAMAGED
@@ -63,4 +65,5 @@ def _describe_report(report: VerifyReport) -> dict[str, Any]:
         "files": report.files,
         "bytes": report.bytes,
         "problems": list(report.problems),
+        "notes": list(report.notes),
     }
