@@ -437,8 +437,8 @@ class Checkpoint:
     def scan(self) -> tuple[Use, ...]:
         """Every name that unpickling its files would import or call, the worst first; nothing is run.
 
-        Reads all pickles, torch files and MessagePack there are. Each use has a `rank`: "data" makes plain
-        values, "library" is a class of a known framework, "code" is anything else.
+        Reads every file and judges it by its content. Each use has a `rank`: "data" makes plain values,
+        "library" is a class of a known framework, "unknown" wasn't looked into, "code" is anything else.
         """
         from ckptstore.rllib_formats import scan
 

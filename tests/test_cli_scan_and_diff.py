@@ -142,6 +142,20 @@ class TestScan:
         assert document("scan", str(copy.parent / "loose"))["worst"] == "code"
         complaint("scan", str(copy.parent / "absent"), exits=3)
 
+    def test_no_name_hides_anything_and_what_is_not_looked_into_is_refused(self, tmp_path: Path) -> None:
+        for number, name in enumerate(
+            ("last.ckpt", "pytorch_model.bin", "x.joblib", "model.tar", ".metadata")
+        ):
+            loose = tmp_path / str(number)
+            loose.mkdir()
+            (loose / name).write_bytes(pickle.dumps(Attack()))
+            assert document("scan", str(loose), "--strict", exits=6)["worst"] == "code"
+        (tmp_path / "odd").mkdir()
+        (tmp_path / "odd/model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
+        assert document("scan", str(tmp_path / "odd"))["worst"] == "unknown"
+        assert_documented(document("scan", str(tmp_path / "odd"), "--strict", exits=6))
+        assert "HDF5" in ckptstore("scan", str(tmp_path / "odd")).stdout
+
     def test_documented(self) -> None:
         assert_documented(document("scan", str(MULTI)))
 

@@ -14,7 +14,6 @@ budget.
 from __future__ import annotations
 
 import io
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from ckptstore.codec import npy, trees
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles import safe
 from ckptstore.codec.pickles.budget import DEFAULT, Budget, Meter
+from ckptstore.codec.pickles.stepping import end_of_pickle
 from ckptstore.errors import UnreadableFormat, UnsafeContent
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -83,16 +83,6 @@ _DTYPES = {
     "cdouble": "c16",
 }
 _EXTENDED = {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}
-
-_STOP = ord(".")
-_TWO_LINES = frozenset(b"ci")  # the names of a module and of what is in it
-_ARGUMENT_BYTES = {ord(item.code): item.arg.n if item.arg else 0 for item in pickletools.opcodes}
-_PREFIX_BYTES = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
 
 
 @dataclass(frozen=True)
@@ -224,32 +214,10 @@ def pickles_of_stream(data: bytes) -> list[bytes]:
     """
     at, found = 0, []
     for _ in range(5):
-        end = _end_of_pickle(data, at)
+        end = end_of_pickle(data, at)
         found.append(data[at:end])
         at = end
     return found
-
-
-def _end_of_pickle(data: bytes, start: int) -> int:
-    """Where the pickle that starts at `start` ends, found by stepping over its opcodes."""
-    at, size = start, len(data)
-    while at < size:
-        code = data[at]
-        at += 1
-        if code == _STOP:
-            return at
-        length = _ARGUMENT_BYTES.get(code)
-        if length is None:
-            break
-        if length >= 0:
-            at += length
-        elif length == pickletools.UP_TO_NEWLINE:
-            for _ in range(2 if code in _TWO_LINES else 1):
-                at = data.find(b"\n", at) + 1 or size
-        else:
-            width = _PREFIX_BYTES[length]
-            at += width + int.from_bytes(data[at : at + width], "little")
-    raise UnsafeContent("torch stream", f"no pickle ends before byte {min(at, size)}: cut short or damaged")
 
 
 def _persistent(item: Opaque) -> tuple[Any, ...] | None:

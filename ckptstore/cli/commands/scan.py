@@ -18,7 +18,7 @@ from ckptstore.read.files import UnverifiedFiles
 from ckptstore.rllib_formats import scan as scans
 
 REFUSED = UnsafeContent.exit_code
-_RANKS: tuple[scans.Rank, ...] = ("code", "library", "data")  # worst first
+_RANKS: tuple[scans.Rank, ...] = ("code", "unknown", "library", "data")  # worst first
 
 
 @command("scan")
@@ -30,8 +30,9 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> int:
 
     Every name gets a rank: `data` makes plain values, `library` is a class of a known framework, and `code`
     is anything else, which may do whatever it likes. ckptstore itself runs none of them; RLlib unpickles
-    and so runs them all. Files that can't be decoded count as code. CHECKPOINT may be any directory, even
-    one that isn't a whole checkpoint.
+    and so runs them all. Every file is judged by its content, whatever it is called. Pickles that can't be
+    decoded count as code; what wasn't looked into is listed as `unknown`. CHECKPOINT may be any directory,
+    even one that isn't a whole checkpoint.
     """
     if (url := many.parse_pattern(target)) is not None:
         return many.run_each(session, url, workers, lambda found: _scan_one(found, strict), ["the worst"])
@@ -121,6 +122,7 @@ def _format_summary(session: Session, item: Mapping[str, Any]) -> list[Any]:
         names.append([rank, name, str(calls), paths[0] + more])
     verdict = {
         "code": "unpickling it would import and may run any code",
+        "unknown": "not all of it could be looked into",
         "library": "unpickling it would make objects of known frameworks",
         "data": "unpickling it would make plain data only",
     }[item["worst"]]

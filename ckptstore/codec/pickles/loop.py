@@ -126,6 +126,8 @@ def run(machine: Machine) -> Any:
                 elif op == 0x62:  # BUILD
                     state = stack.pop()
                     machine.build(stack, state)
+                    if machine.after_build is not None:
+                        pos = machine.after_build(stack[-1], pos)
                 elif op == 0x72:  # LONG_BINPUT
                     slot = _unpack_uint(data, pos)[0]
                     pos += 4

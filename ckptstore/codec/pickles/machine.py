@@ -55,6 +55,8 @@ class Machine:
         self.budget = budget
         self.uses = uses
         self.tensors: Tensors = tensors or AsArrays()
+        self.after_build: Callable[[Any, int], int] | None = None
+        """Gets what has its state now, and returns where to go on: some writers put data in between."""
         meter = Meter(budget, len(self.data))
         self.arrays = Arrays(meter)
         self.containers = Containers(meter, budget, len(self.data))
