@@ -29,6 +29,8 @@ class Base(NamedTuple):
     id: str
     """Of the attempt that wrote it."""
     files: Mapping[str, FileParts]
+    pythons: tuple[str, ...] = ()
+    """Versions of the Pythons that pickled them."""
 
 
 class Item(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -256,6 +256,20 @@ def _file(raw: object, source: str) -> File:
     return file
 
 
-def writer_versions() -> dict[str, str]:
-    """What wrote a checkpoint, for whoever has to find out in years. No host, no user, no path."""
-    return {"ckptstore": __version__, "python": platform.python_version(), "numpy": np.__version__}
+_STORED = "python_of_stored"
+
+
+def writer_versions(stored: Iterable[str] = ()) -> dict[str, str]:
+    """What wrote a checkpoint, for whoever has to find out in years. No host, no user, no path.
+
+    `stored` are the versions of Python that pickled what was taken over from other checkpoints.
+    """
+    here = platform.python_version()
+    versions = {"ckptstore": __version__, "python": here, "numpy": np.__version__}
+    others = sorted(set(stored) - {here})
+    return {**versions, _STORED: ",".join(others)} if others else versions
+
+
+def pythons_of(writer: Mapping[str, str]) -> tuple[str, ...]:
+    """Versions of the Pythons that may have pickled the files, the writer's first; "" if it isn't known."""
+    return (writer.get("python", ""), *filter(None, writer.get(_STORED, "").split(",")))

@@ -24,6 +24,7 @@ from ckptstore.format import names, parts, strictjson
 from ckptstore.format.digest import digest
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.parts import FileParts, Part
+from ckptstore.read.foreign_code import refuse_foreign_code
 from ckptstore.read.manifests import fetch_manifest, key_of
 from ckptstore.read.memory import blank, fresh
 from ckptstore.read.report import VerifyReport
@@ -247,6 +248,7 @@ class VerifiedFiles:
         tensors: Tensors | None,
     ) -> object:
         if trusted:
+            refuse_foreign_code(f"{self.label}/{path}", pickled, self.manifest.writer)
             return load_trusted(pickled, buffers)
         with _about(f"{self.label}/{path}"):
             return safe.loads(pickled, buffers, tensors=tensors)

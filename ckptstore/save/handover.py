@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ckptstore.backends.base import place_of
 from ckptstore.format.layout import Base, Item, Stored, Write
+from ckptstore.format.manifest import pythons_of
 from ckptstore.read.reader import VerifiedFiles
 
 
@@ -23,7 +24,13 @@ class StoredPolicy(Stored):
 
 def base_of(files: VerifiedFiles) -> Base:
     """A checkpoint as what a save may take files over from."""
-    return Base(place_of(files.backend), files.prefix, files.manifest.id, files.parts)
+    return Base(
+        place_of(files.backend),
+        files.prefix,
+        files.manifest.id,
+        files.parts,
+        pythons_of(files.manifest.writer),
+    )
 
 
 def copy_items(files: VerifiedFiles) -> list[Item]:

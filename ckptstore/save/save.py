@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from ckptstore.backends.translate import translate_errors
@@ -38,6 +38,7 @@ class Save:
         self._concurrency = concurrency
         self._created = datetime.datetime.now(datetime.timezone.utc)
         self._sealed = False
+        self._pythons: set[str] = set()
         with translate_errors(catalog.backend.url):
             self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex, check)
 
@@ -62,6 +63,7 @@ class Save:
         `seen` remembers the comparing from one save to the next.
         CheckpointGone if one that files were taken over from was deleted meanwhile: nothing is saved then.
         """
+        self._pythons.update(*(item.stored[0].pythons for item in items if item.stored is not None))
         reuse = Reuse(self.attempt, self._catalog.backend, base, seen or Seen(), progress)
         with translate_errors(self._catalog.backend.url):
             files = write_items(self.attempt.create, items, self._concurrency, progress, reuse)
@@ -85,7 +87,7 @@ class Save:
 
     def commit(self, request: Request, files: Sequence[FileParts]) -> tuple[names.CheckpointName, Manifest]:
         """Write ``parts.json`` and then, as the last thing, the manifest."""
-        table, manifest = build_manifest(self.attempt.id, self._created, request, files)
+        table, manifest = build_manifest(self.attempt.id, self._created, request, files, self._pythons)
         return self.commit_as(manifest, table)
 
     def commit_as(self, manifest: Manifest, table: bytes) -> tuple[names.CheckpointName, Manifest]:
@@ -121,9 +123,16 @@ def write_checkpoint(
 
 
 def build_manifest(
-    attempt_id: str, created: datetime.datetime, request: Request, files: Sequence[FileParts]
+    attempt_id: str,
+    created: datetime.datetime,
+    request: Request,
+    files: Sequence[FileParts],
+    pythons: Iterable[str] = (),
 ) -> tuple[bytes, Manifest]:
-    """What makes `files` a checkpoint: its ``parts.json`` and its manifest, signed if that is asked for."""
+    """What makes `files` a checkpoint: its ``parts.json`` and its manifest, signed if that is asked for.
+
+    `pythons` are the versions that pickled those of `files` that were stored already.
+    """
     table = parts.dump(files)
     manifest = Manifest(
         id=attempt_id,
@@ -133,7 +142,7 @@ def build_manifest(
         checkpoint_version=request.checkpoint_version,
         format=request.format,
         created=created.isoformat(timespec="milliseconds"),
-        writer=writer_versions(),
+        writer=writer_versions(pythons),
         parent=request.parent,
         metrics=request.metrics,
         labels=request.labels,
