@@ -52,15 +52,15 @@ def policies(count: int) -> dict[str, Any]:
 def test_a_save(cold: Callable[[], CheckpointStore], proxy: FaultProxy, count: int) -> None:
     cold().save(1, {"i": 1}, policies(count))
     print(f"first save of {count} policies: {counted(proxy)}")
-    assert len(proxy.seen) <= 2 * count + 13  # one, once in a store's life: is this a checkpoint?
+    assert len(proxy.seen) <= 2 * count + 14  # one, once in a store's life: is this a checkpoint?
     store = cold()
     store.save(2, {"i": 2}, policies(count))
     print(f"save of {count} policies, cold: {counted(proxy)}")
-    assert len(proxy.seen) <= 2 * count + 12
+    assert len(proxy.seen) <= 2 * count + 13
     proxy.reset()
     store.save(3, {"i": 3}, policies(count))
     print(f"save of {count} policies, warm: {counted(proxy)}")
-    assert len(proxy.seen) <= 2 * count + 10
+    assert len(proxy.seen) <= 2 * count + 11
 
 
 def test_a_load_of_two_of_a_hundred(cold: Callable[[], CheckpointStore], proxy: FaultProxy) -> None:

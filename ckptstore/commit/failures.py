@@ -29,6 +29,13 @@ def already_committed(backend: Backend, name: CheckpointName) -> CheckpointExist
     return CheckpointExists(url_of(backend, name), f"step {name.step} is already committed")
 
 
+def not_the_highest(backend: Backend, name: CheckpointName, other: CheckpointName) -> CheckpointExists:
+    """A higher attempt is committed, which the listing that the save began on did not show."""
+    why = f"it holds step {name.step}, and {name}, begun without seeing it, would stay hidden below it"
+    remedy = "Save again with if_exists='replace' to supersede it"
+    return CheckpointExists(url_of(backend, other), why, remedy)
+
+
 def was_deleted(backend: Backend, name: CheckpointName) -> CheckpointGone:
     """There is nothing left to tag or pin."""
     return CheckpointGone(url_of(backend, name), "it was deleted")

@@ -41,8 +41,10 @@ class Removal:
         def check() -> None:
             self._tags.check_same(target)
             protecting = refs.read_all(self._catalog.backend)
-            for attempt in range(name.attempt + 1):  # what it superseded goes with it
-                self._tags.check_unprotected(CheckpointName(name.step, attempt), protecting)
+            for ref in protecting.values():
+                other = CheckpointName.parse(ref.name)
+                if other is not None and other.step == name.step and other <= name:
+                    self._tags.check_unprotected(other, protecting)  # what it superseded goes with it
             if superseded and not self._survey.any_after(name.step):
                 raise CheckpointProtected(f"{self._url}/{name}", "it is the newest by now")
 

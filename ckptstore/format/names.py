@@ -40,6 +40,7 @@ MIN_MANIFEST_BYTES = 1024  # a committed manifest is at least this long ...
 SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing tells them apart
 
 MAX_STEP = 10**18 - 1
+MAX_ATTEMPT = 10**9 - 1  # no name has room for more
 MAX_DEPTH = 100  # directories within directories in a checkpoint; ten would be many
 _MAX_NAME_BYTES = 255  # of one path component, on every local file system in use
 _CHECKPOINT = re.compile(CHECKPOINTS + r"(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,8}))?\Z", re.ASCII)

@@ -222,9 +222,9 @@ def test_a_plain_rename_would_take_the_empty_directory(root: str) -> None:
         def rename_noreplace(
             self, source_dir: Directory, source: str, target_dir: Directory, target: str
         ) -> None:
+            os.makedirs(f"{root}/{ONE}")  # by somebody else, since the names were listed
             super().rename(source_dir, source, target_dir, target)
 
-    os.makedirs(f"{root}/{ONE}")
     assert save(catalog(root, Plain()), 1) == ONE
 
 

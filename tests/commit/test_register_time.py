@@ -82,6 +82,53 @@ def test_payload_is_not_sent_late(world: World) -> None:
     assert f"{NAME}/p2" not in world.objects
 
 
+def forget(world: World, name: CheckpointName) -> None:
+    """As sweeps do, two horizons later."""
+    world.now += 3 * HORIZON
+    for key in [key for key in world.objects if key.startswith(f"{name}/")]:
+        del world.objects[key]
+
+
+def test_who_slept_for_long_touches_no_later_life_of_its_directory(world: World) -> None:
+    """A writer that gives up, one that finds its manifest changed, and a deleter that wakes up."""
+    catalog = world.catalog()
+    late = start(catalog, "late")
+    forget(world, NAME)
+    living = start(catalog, "b")
+    late.abandon()
+    assert living.commit(manifest_bytes("b")) == NAME
+
+    real = catalog.backend.replace
+
+    def slow(key: str, data: bytes) -> None:
+        real(key, data)
+        catalog.backend.replace = real  # type: ignore[method-assign]
+        forget(world, NAME)
+        assert start(world.catalog(), "c").commit(manifest_bytes("c")) == NAME
+
+    catalog.backend.replace = slow  # type: ignore[method-assign]
+    catalog.delete(NAME, lambda: None)
+    assert world.objects[f"{NAME}/p1"] == b"c"
+    assert world.objects[f"{NAME}/{MANIFEST}"] == manifest_bytes("c")
+
+
+def test_a_replacement_that_slept_leaves_what_it_replaces(world: World) -> None:
+    catalog = world.catalog()
+    start(catalog).commit(manifest_bytes("a"))
+    attempt = start(catalog, "b", "replace")
+    real = catalog.create
+
+    def slow(key: str, data: bytes, before_each: Any = lambda: None) -> bytes:
+        held = real(key, data, before_each)
+        if key.endswith(MANIFEST):
+            world.now += HORIZON
+        return held
+
+    catalog.create = slow  # type: ignore[method-assign]
+    assert attempt.commit(manifest_bytes("b")) == CheckpointName(5, 1)
+    assert world.objects[f"{NAME}/{MANIFEST}"] == manifest_bytes("a")
+
+
 def test_a_tombstone_is_not_sent_late(world: World) -> None:
     catalog = world.catalog()
     start(catalog).commit(manifest_bytes("a"))
@@ -137,7 +184,14 @@ def test_registers_are_forgotten_in_two_steps_a_horizon_apart(world: World) -> N
     world.now += 120
     catalog.sweep(None)
     assert sorted(world.objects) == [f"checkpoint_000005-r1/{RETIRED}"]
-    assert start(catalog, "c").commit(manifest_bytes("c")) == NAME
+    # And not while a higher number is there: the highest counts.
+    assert start(catalog, "c").commit(manifest_bytes("c")) == CheckpointName(5, 2)
+    catalog.delete(CheckpointName(5, 2), lambda: None)
+    for _ in range(3):
+        world.now += HORIZON + 60
+        catalog.sweep(None)
+    assert world.objects == {}
+    assert start(catalog, "d").commit(manifest_bytes("d")) == NAME
 
 
 def test_a_small_manifest_that_says_nothing_is_left_alone(world: World) -> None:

@@ -11,11 +11,12 @@ from ckptstore.backends.base import Listed
 from ckptstore.commit.objects import catalog
 from ckptstore.commit.objects.attempt import RegisterAttempt
 from ckptstore.commit.objects.catalog import RegisterCatalog
-from ckptstore.commit.objects.states import TOMBSTONE, State
+from ckptstore.commit.objects.states import TOMBSTONE, State, record
 from ckptstore.commit.objects.sweep import Sweep
 from ckptstore.errors import CheckpointExists, StoreUnavailable
 from ckptstore.format.names import CLAIM, MANIFEST, CheckpointName
-from tests.model.world import Body, Violation, deleter, explore, reader, sweeper, tagger, writer
+from tests.model.actors import deleter, reader, sweeper, tagger
+from tests.model.world import Body, Violation, committed_at, explore, writer
 
 
 class NoSeal(RegisterCatalog):
@@ -140,6 +141,30 @@ class GoesOnWhenSealed(RegisterAttempt):
         pass
 
 
+class Blind(RegisterAttempt):
+    """Commits without another look at what is there."""
+
+    def _look_again(self) -> None:
+        pass
+
+
+class FromZero(RegisterCatalog):
+    """Takes the lowest free directory, and doesn't look again."""
+
+    def _claim(self, step: int, if_exists: Any, attempt_id: str, found: Any, check: Any) -> RegisterAttempt:
+        claim, below, number = record(attempt=attempt_id), list[CheckpointName](), 0
+        while True:
+            name = CheckpointName(step, number)
+            state = found.get(number, State.ABSENT)
+            if state is State.ABSENT:
+                if self.create(f"{name}/{CLAIM}", claim) == claim:
+                    return Blind(self, name, attempt_id, self.clock(), below, check)
+                state = State.CLAIMED
+            if self._is_committed(name, state, if_exists):
+                below.append(name)
+            number += 1
+
+
 def _everything(self: RegisterCatalog, files: Iterable[Listed]) -> int:
     self.backend.delete([entry.key for entry in files])
     return 0
@@ -206,3 +231,22 @@ def test_a_sealed_writer_must_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tags_and_deletes_never_both_succeed() -> None:
     explore({"W1": W1, "D": deleter(), "T": tagger(), "R": reader()}, limit=400_000)
+
+
+def test_attempts_must_only_go_up() -> None:
+    replacing = {"W1": writer("replace")}
+    for actors, history in (
+        (replacing, {"objects": committed_at(1)}),  # copied by a tool, from a disk where it was replaced
+        ({"W1": writer("replace", times=3)}, {"ages": 1}),  # long enough for gc to forget the first
+    ):
+        explore(actors, **history)
+        with pytest.raises(Violation, match="I8"):
+            explore(actors, **history, kind=FromZero)
+
+
+def test_a_listing_that_lacks_something_hides_no_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    actors = {"W1": writer("replace")}
+    explore(actors, objects=committed_at(1), lags=1)
+    monkeypatch.setattr(catalog, "RegisterAttempt", Blind)
+    with pytest.raises(Violation, match="I8"):
+        explore(actors, objects=committed_at(1), lags=1)

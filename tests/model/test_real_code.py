@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.figures import Figures
-from tests.model.world import Body, deleter, explore, reader, sweeper, writer
+from tests.model.actors import deleter, reader, sweeper
+from tests.model.world import Body, committed_at, explore, writer
 
 CASES: dict[str, tuple[dict[str, Body], int]] = {
     "two writers": ({"W1": writer("error"), "W2": writer("error")}, 0),
@@ -26,6 +29,25 @@ LONG: dict[str, tuple[dict[str, Body], int]] = {
     "three writers": ({"W1": writer("error"), "W2": writer("error"), "W3": writer("error")}, 0),
 }
 
+W, R = writer("error"), writer("replace")
+HISTORIES: dict[str, tuple[dict[str, Body], dict[str, Any]]] = {
+    "only -r1 is left, replaced": ({"W1": R}, {"objects": committed_at(1), "faults": 1, "lags": 1}),
+    "only -r1 is left, saved and replaced": ({"W1": W, "W2": R}, {"objects": committed_at(1)}),
+    "only -r2 is left, replaced and deleted": ({"W1": R, "D": deleter()}, {"objects": committed_at(2)}),
+    "-r1 and -r3 are left": ({"W1": R, "D": deleter()}, {"objects": committed_at(1, 3)}),
+    "replaced again and again, for months": ({"W1": writer("replace", times=4)}, {"ages": 2}),
+    "replaced twice, a deleter, for months": (
+        {"W1": writer("replace", times=2), "D": deleter()},
+        {"ages": 1},
+    ),
+}
+LONG_HISTORIES: dict[str, tuple[dict[str, Body], dict[str, Any]]] = {
+    "two writers, one asleep for months": ({"W1": writer("replace", times=2), "W2": W}, {"ages": 1}),
+    "only -r1 is left, two replace it": ({"W1": R, "W2": R}, {"objects": committed_at(1)}),
+    "two replace, for months": ({"W1": writer("replace", times=2), "W2": R}, {"ages": 1}),
+    "replaced, a lost request, for months": ({"W1": writer("replace", times=2)}, {"ages": 2, "faults": 1}),
+}
+
 STATES = "states that orders of requests led to, each judged"
 
 
@@ -33,6 +55,25 @@ STATES = "states that orders of requests led to, each judged"
 def test_every_order_keeps_every_promise(case: str, figures: Figures) -> None:
     actors, faults = CASES[case]
     states = explore(actors, faults=faults)
+    print(f"{case}: {states} states")
+    figures.add(STATES, states, "states of the commit protocol")
+
+
+@pytest.mark.parametrize("case", HISTORIES)
+def test_every_history_keeps_every_promise(case: str, figures: Figures) -> None:
+    """Lower numbers are free: gc has forgotten what had them, or a tool has copied only what lives."""
+    actors, history = HISTORIES[case]
+    states = explore(actors, **history)
+    print(f"{case}: {states} states")
+    figures.add(STATES, states, "states of the commit protocol")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("case", LONG_HISTORIES)
+def test_every_history_of_more_actors(case: str, figures: Figures) -> None:
+    actors, history = LONG_HISTORIES[case]
+    states = explore(actors, **history, limit=1_000_000)
     print(f"{case}: {states} states")
     figures.add(STATES, states, "states of the commit protocol")
 

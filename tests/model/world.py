@@ -19,18 +19,19 @@ from typing import Any, NamedTuple
 
 from ckptstore.backends.base import Listed, Sink, too_large
 from ckptstore.commit.objects.catalog import RegisterCatalog
-from ckptstore.commit.objects.states import small_state
+from ckptstore.commit.objects.states import State, group_by_directory, sizes, small_state, state_of
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
     CheckpointGone,
-    CheckpointProtected,
     SaveAborted,
+    StoreUnavailable,
 )
-from ckptstore.format.names import MANIFEST, CheckpointName
+from ckptstore.format.names import DELETING, MANIFEST, CheckpointName
 
 STEP = 7
 PAYLOAD = ("p1", "p2")
+HORIZON = 1e9
 
 
 class Stop(BaseException):
@@ -50,10 +51,13 @@ class Request(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One move: an actor's request is answered, or gets lost on one of its ways, or arrives late."""
+    """One move: an actor's request is answered, or gets lost on one of its ways, or arrives late.
+
+    Or the listing that it asked for "lacks" the highest directory; or time "passes".
+    """
 
     actor: str
-    fate: str  # "answered", "reply lost", "delayed" or "arrives"
+    fate: str  # "answered", "reply lost", "delayed", "arrives", "lacks", "passes"
     place: int = 0
 
     def __str__(self) -> str:
@@ -89,8 +93,9 @@ class Place:
     timeout = 0.3  # seconds of its own clock: a few tries
     concurrency = 1
 
-    def __init__(self, ask: Callable[[Request], Any]) -> None:
+    def __init__(self, ask: Callable[[Request], Any], passed: Callable[[], float] = lambda: 0.0) -> None:
         self._ask = ask
+        self._passed = passed
         self._now = 0.0
         self._ids = itertools.count()
 
@@ -101,7 +106,7 @@ class Place:
         return answer
 
     def clock(self) -> float:
-        return self._now
+        return self._now + self._passed()
 
     def sleep(self, seconds: float) -> None:
         self._now += seconds
@@ -122,24 +127,29 @@ class Place:
         self.ask("publish", key, data)
 
     def replace(self, key: str, data: bytes) -> None:
+        began = self.clock()
         while True:
             try:
                 self.ask("replace", key, data)
                 return
             except TimeoutError:
-                pass  # the backend sends the same bytes again
+                if self.clock() - began > HORIZON:
+                    raise
+                # else the backend sends the same bytes again
 
     def copy(self, source: str, key: str, size: int) -> None:
         raise NotImplementedError  # what it saves is small enough to be sent
 
     def delete(self, keys: Sequence[str]) -> None:
+        began = self.clock()
         for key in keys:
             while True:
                 try:
                     self.ask("delete", key)
                     break
                 except TimeoutError:
-                    pass
+                    if self.clock() - began > HORIZON:
+                        raise
 
     def children(self, prefix: str = "") -> list[str]:
         root = f"{prefix}/" if prefix else ""
@@ -177,7 +187,7 @@ def catalog_of(place: Place, name: str, catalog: type[RegisterCatalog] = Registe
     """The real catalog on `place`, with nothing random in it."""
     ids = itertools.count()
     found = catalog(
-        place, clock=place.clock, sleep=place.sleep, new_id=lambda: f"{name}-{next(ids)}", horizon=1e9
+        place, clock=place.clock, sleep=place.sleep, new_id=lambda: f"{name}-{next(ids)}", horizon=HORIZON
     )
     found.probe = lambda: None  # type: ignore[method-assign]  # asked once, long before
     return found
@@ -212,7 +222,14 @@ Body = Callable[[RegisterCatalog, Events, str], None]
 
 
 class _Actor:
-    def __init__(self, name: str, body: Body, events: Events, kind: type[RegisterCatalog]) -> None:
+    def __init__(
+        self,
+        name: str,
+        body: Body,
+        events: Events,
+        kind: type[RegisterCatalog],
+        passed: Callable[[], float],
+    ) -> None:
         self.name = name
         self.history: tuple[Any, ...] = ()
         self.faults = 0
@@ -220,7 +237,7 @@ class _Actor:
         self._answer: Any = None
         self._go = threading.Semaphore(0)
         self._waits = threading.Semaphore(0)
-        place = Place(self._ask)
+        place = Place(self._ask, passed)
         catalog = catalog_of(place, name, kind)
 
         def run() -> None:
@@ -269,13 +286,21 @@ class Execution:
     """One run of all actors, as far as it was driven."""
 
     def __init__(
-        self, actors: dict[str, Body], faults: int, kind: type[RegisterCatalog], objects: Objects
+        self,
+        actors: dict[str, Body],
+        faults: int,
+        kind: type[RegisterCatalog],
+        objects: Objects,
+        lags: int = 0,
+        ages: int = 0,
     ) -> None:
         self.objects: Objects = dict(objects)
         self.events = Events()
         self.late: list[Request] = []
-        self._faults = faults
-        self._actors = {name: _Actor(name, body, self.events, kind) for name, body in actors.items()}
+        self._faults, self._lags, self._ages = faults, lags, ages
+        self._passed = 0.0
+        passed = lambda: self._passed  # noqa: E731
+        self._actors = {name: _Actor(name, body, self.events, kind, passed) for name, body in actors.items()}
 
     def choices(self) -> list[Choice]:
         """Every move that is possible now."""
@@ -287,20 +312,51 @@ class Execution:
             if actor.request.changes and actor.request.verb != "delete" and self._faults > 0:
                 found.append(Choice(actor.name, "reply lost"))
                 found.append(Choice(actor.name, "delayed"))
+            if actor.request.verb == "list" and self._lags > 0 and self._directories():
+                found.append(Choice(actor.name, "lacks"))
         found += [Choice("network", "arrives", index) for index in range(len(self.late))]
+        if self._ages > 0 and self._forgettable():
+            found.append(Choice("time", "passes"))
         return found
+
+    def _directories(self) -> dict[CheckpointName, dict[str, Listed]]:
+        return group_by_directory(apply(self.objects, Request("list", "")))
+
+    def _forgettable(self) -> list[CheckpointName]:
+        """The directories that gc forgets when two horizons pass: it seals first what nobody decided."""
+        states = {name: state_of(sizes(files)) for name, files in self._directories().items()}
+        return [name for name, state in states.items() if state in (State.CLAIMED, State.DEAD)]
+
+    def _pass_time(self) -> str:
+        """Two horizons pass, with a sweep after each. No request is on its way for that long."""
+        self._ages -= 1
+        self._passed += 3 * HORIZON
+        self.late.clear()
+        gone = [f"{name}/" for name in self._forgettable()] + [f"{DELETING}/"]
+        for key in [key for key in self.objects if key.startswith(tuple(gone))]:
+            del self.objects[key]
+        for actor in self._actors.values():
+            if actor.request is not None and actor.request.changes:
+                actor.proceed(TimeoutError("no reply"))
+        return f"two horizons pass: gc forgets {', '.join(gone)}"
 
     def take(self, choice: Choice) -> str:
         """Make a move; what happened, in words."""
         if choice.fate == "arrives":
             request = self.late.pop(choice.place)
             return f"late {request.verb} {request.key}: {apply(self.objects, request)!r}"
+        if choice.fate == "passes":
+            return self._pass_time()
         actor = self._actors[choice.actor]
         asked = actor.request
         assert asked is not None
         answer: Any = TimeoutError("no reply")
         if choice.fate == "answered":
             answer = apply(self.objects, asked)
+        elif choice.fate == "lacks":
+            self._lags -= 1
+            highest = f"{max(self._directories())}/"
+            answer = [entry for entry in apply(self.objects, asked) if not entry.key.startswith(highest)]
         else:
             self._faults -= 1
             if choice.fate == "reply lost":
@@ -316,7 +372,7 @@ class Execution:
         return (
             frozenset(self.objects.items()),
             tuple(sorted(self.late)),
-            self._faults,
+            (self._faults, self._lags, self._ages),
             tuple(actor.history for actor in self._actors.values()),
         )
 
@@ -337,17 +393,20 @@ def explore(
     kind: type[RegisterCatalog] = RegisterCatalog,
     objects: Objects | None = None,
     replacing: frozenset[str] = frozenset(),
+    lags: int = 0,
+    ages: int = 0,
     limit: int = 200_000,
 ) -> int:
     """Try everything, from `objects` on, of which the attempts `replacing` supersede lower ones.
 
+    `lags` listings may lack the highest directory, and `ages` times gc may forget all that is dead.
     Returns how many states there are; Violation with the way to the first bad one.
     """
     seen: set[Any] = set()
     pending: list[tuple[Choice, ...]] = [()]
     while pending:
         way = pending.pop()
-        execution = Execution(actors, faults, kind, objects or {})
+        execution = Execution(actors, faults, kind, objects or {}, lags, ages)
         execution.events.replacing |= replacing
         told = []
         watch = Watch(execution)
@@ -429,6 +488,8 @@ class Watch:
             wanted = attempt not in self.superseded and name not in events.deleting
             if wanted and attempt not in committed.values():
                 bad.append(f"I3 {attempt} was acknowledged, never deleted, and is not there")
+            if attempt not in self.hidden and attempt not in visible:
+                bad.append(f"I8 {attempt} was acknowledged, and nobody could ever see it")
         for attempt in events.refused & set(committed.values()):
             bad.append(f"I3 {attempt} was told that it failed, and is committed")
         if visible and visible[0] in self.hidden:
@@ -450,10 +511,10 @@ class Watch:
         return "neither acknowledged nor anything there"
 
 
-def writer(if_exists: Any) -> Body:
-    """An actor that saves once."""
+def writer(if_exists: Any, times: int = 1) -> Body:
+    """An actor that saves, once or several times."""
 
-    def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
+    def save(catalog: RegisterCatalog, events: Events, name: str) -> None:
         if if_exists == "replace":
             events.replacing.add(name)
         try:
@@ -464,71 +525,21 @@ def writer(if_exists: Any) -> Body:
             events.acknowledged[name] = attempt.commit(manifest_of(name))
         except (CheckpointExists, SaveAborted):
             events.refused.add(name)
-        except CheckpointGone:
-            pass  # it was committed, and deleted before anybody told it
-
-    return body
-
-
-def deleter(times: int = 1) -> Body:
-    """An actor that deletes what it finds committed, the highest attempt first."""
+        except (CheckpointGone, StoreUnavailable, TimeoutError):
+            pass  # it was committed, and deleted before anybody told it; or nobody can tell
 
     def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
-        for _ in range(times):
-            visible = [key for key, files in catalog.scan().items() if files.get(MANIFEST, 0) > 512]
-            if visible:
-                events.deleting.update(visible)
-                catalog.delete(visible[-1], lambda: _check_tags(catalog))
+        for number in range(times):
+            save(catalog, events, f"{name}.{number}" if number else name)
 
     return body
 
 
-TAG = "_ckptstore/refs/champion/1.json"
-
-
-def _check_tags(catalog: RegisterCatalog) -> None:
-    if catalog.backend.list("_ckptstore/refs"):
-        raise CheckpointProtected("it is tagged")
-
-
-def tagger() -> Body:
-    """An actor that tags what it finds committed; a tag that was refused is taken back."""
-
-    def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
-        visible = [key for key, files in catalog.scan().items() if files.get(MANIFEST, 0) > 512]
-        for found in visible[-1:]:
-            try:
-                with catalog.guard(found):
-                    catalog.backend.publish(TAG, str(found).encode())
-            except CheckpointGone:
-                catalog.backend.delete([TAG])
-            else:
-                events.tagged.add(found)
-
-    return body
-
-
-def sweeper() -> Body:
-    """An actor that takes every unfinished attempt for dead."""
-
-    def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
-        catalog.sweep(-1.0)
-
-    return body
-
-
-def reader() -> Body:
-    """An actor that reads what it finds committed, and must never be handed another's bytes."""
-
-    def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
-        visible = [key for key, files in catalog.scan().items() if files.get(MANIFEST, 0) > 512]
-        for found in visible[-1:]:
-            try:
-                manifest = catalog.backend.read(f"{found}/{MANIFEST}")
-                payload = [catalog.backend.read(f"{found}/{path}").decode() for path in PAYLOAD]
-            except FileNotFoundError:
-                continue
-            if small_state(manifest) is None and payload != [id_in(manifest)] * len(PAYLOAD):
-                events.errors.append(f"I5 the reader of {id_in(manifest)} got {payload}")
-
-    return body
+def committed_at(*attempts: int) -> Objects:
+    """A store that holds these attempts at STEP, each committed by "a" and its number, and nothing else."""
+    found: Objects = {}
+    for number in attempts:
+        name, attempt = CheckpointName(STEP, number), f"a{number}"
+        found |= {f"{name}/{path}": attempt.encode() for path in PAYLOAD}
+        found[f"{name}/{MANIFEST}"] = manifest_of(attempt)
+    return found

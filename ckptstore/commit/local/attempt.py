@@ -19,9 +19,10 @@ from ckptstore.backends.local.backend import FileSink
 from ckptstore.backends.local.locks import Lock, try_lock
 from ckptstore.backends.local.paths import OpenPaths
 from ckptstore.backends.local.posix import Directory, Disk, identity
+from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
-from ckptstore.commit.local.root import LOCK, LocalRoot, drop_lock, leads_to, list_committed, logger
+from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, is_committed, leads_to, logger
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 from ckptstore.work import Pool
@@ -296,10 +297,11 @@ class DirectoryAttempt:
         disk, trashed = self._disk, list[str]()
         with self._catalog.hold_lock() as root:
             self._check_ours()
-            lower = list_committed(disk, root, self._step)
+            there = [name for name in all_names(disk, root) if name.step == self._step]
+            lower = [name for name in there if is_committed(disk, root, name)]
             if lower and self._if_exists != "replace":
                 raise already_committed(self._catalog.backend, lower[-1])
-            name = self._rename(root, lower[-1].attempt + 1 if lower else 0)
+            name = self._rename(root, there)
             self._published = True
             disk.fsync_dir(self._staging)
             disk.fsync_dir(root)
@@ -325,15 +327,15 @@ class DirectoryAttempt:
                 return
         raise SaveAborted(self._label, "a sweep removed its staging directory", "Save again")
 
-    def _rename(self, root: Directory, attempt: int) -> CheckpointName:
-        """Publish under the first free name from `attempt` on: others' directories are passed over."""
+    def _rename(self, root: Directory, there: Sequence[CheckpointName]) -> CheckpointName:
+        """Publish above the directories that are `there`; what else has such a name is passed over."""
         while True:
-            name = CheckpointName(self._step, attempt)
+            name = next_name(self._catalog.backend, self._step, there)
             try:
                 self._disk.rename_noreplace(self._staging, self.id, root, str(name))
                 return name
             except FileExistsError:
-                attempt += 1
+                there = [name]
 
     def abandon(self) -> None:
         """Remove what was staged; never raises an Exception. What it can't remove, a sweep will."""

@@ -8,9 +8,23 @@ from functools import partial
 
 from ckptstore.backends.base import Sink
 from ckptstore.commit.base import Check
-from ckptstore.commit.failures import already_written, check_manifest_length, save_too_old, url_of
+from ckptstore.commit.failures import (
+    already_written,
+    check_manifest_length,
+    not_the_highest,
+    save_too_old,
+    url_of,
+)
 from ckptstore.commit.objects.register import Register, logger, translate_bucket_errors
-from ckptstore.commit.objects.states import REGISTERS, TOMBSTONE, State, is_whole, small_state
+from ckptstore.commit.objects.states import (
+    REGISTERS,
+    TOMBSTONE,
+    State,
+    is_whole,
+    sizes,
+    small_state,
+    state_of,
+)
 from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
@@ -75,15 +89,20 @@ class RegisterAttempt:
         self._copied[path] = size
         return True
 
-    def _check_copies(self) -> None:
-        """The server made them, and a copy of another size is one that went wrong."""
-        if not self._copied:
-            return
-        listed = {entry.key: entry.size for entry in self._register.backend.list(str(self.name))}
-        for path, size in self._copied.items():
-            found = listed.get(f"{self.name}/{path}")
-            if found != size:
-                raise OSError(f"the server copied {path} to {found} bytes, not {size}")
+    def _look_again(self) -> None:
+        """Compare a listing made now with what was done, and with the listing that this attempt began on."""
+        self.check_fence()
+        listed = self._register.directories(self.name.step)
+        mine = sizes(listed.get(self.name, {}))
+        if MANIFEST in mine:
+            return  # a seal, or ours already: the register tells for certain
+        for path, size in self._copied.items():  # the server made them, and may have made them wrong
+            if mine.get(path) != size:
+                raise OSError(f"the server copied {path} to {mine.get(path)} bytes, not {size}")
+        for other, files in listed.items():
+            if other > self.name and state_of(sizes(files)) is State.COMMITTED:
+                self.abandon()
+                raise not_the_highest(self._register.backend, self.name, other)
 
     def check_fence(self) -> None:
         """SaveAborted once this attempt is so old that others may soon forget that it was ever here."""
@@ -103,7 +122,7 @@ class RegisterAttempt:
                 "Close each file before the commit",
             )
         with translate_bucket_errors(self.url):
-            self._check_copies()
+            self._look_again()
             held = self._register.create(f"{self.name}/{MANIFEST}", manifest, self._about_to_send)
             if held != manifest:
                 self._refuse(held, manifest)
@@ -115,8 +134,9 @@ class RegisterAttempt:
         for name in self._below:
             try:
                 with translate_bucket_errors(url_of(self._register.backend, name)):
+                    self.check_fence()  # else it may be another's by now
                     self._register.unpublish([name], partial(self._check, name))
-                    self._register.remove_payload(self._register.backend.list(str(name)))
+                    self._register.remove_dead(name, self._claimed)
             except CheckpointProtected:
                 pass  # it was tagged meanwhile: it stays, for whoever opens it by that tag
             except CheckpointError as error:
@@ -135,8 +155,9 @@ class RegisterAttempt:
             # Never go on to the next directory from here: two writers would take turns for ever.
             raise SaveAborted(self.url, "another writer took this step over")
         if not is_whole(held, self.url):
-            # Changed on its way, to a place that takes what comes. It is ours, as the directory is; left
-            # there it would hide what this attempt was to replace.
+            # Changed on its way, to a place that takes what comes. It is ours, as the directory is, unless
+            # this attempt slept too long; left there it would hide what this attempt was to replace.
+            self.check_fence()
             self._register.backend.replace(f"{self.name}/{MANIFEST}", TOMBSTONE)
             raise StoreUnavailable(self.url, "the manifest was damaged on its way", "Save again")
         raise CheckpointExists(self.url, f"another writer committed step {self.name.step} first")
@@ -145,6 +166,7 @@ class RegisterAttempt:
         if self._sent:
             return  # an ambiguous commit may still land: what it names must stay
         with suppress(Exception):
+            self.check_fence()  # else the directory may be another's by now
             if self._register.seal(self.name) is State.DEAD:
                 self._register.backend.delete([f"{self.name}/{path}" for path in self._files])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.failures import already_committed, already_deleted, not_committed, url_of, was_deleted
 from ckptstore.commit.objects.adopt import adopt as adopt_in_place
@@ -72,27 +73,30 @@ class RegisterCatalog(Register):
         found: Mapping[int, State],
         check: Check,
     ) -> RegisterAttempt:
-        """Walk up from the plain name to the first directory that this attempt can own."""
+        """Own the first free directory above all that are listed."""
         claim = record(attempt=attempt_id)
-        below: list[CheckpointName] = []
-        attempt = 0
+        there = [(CheckpointName(step, attempt), state) for attempt, state in sorted(found.items())]
+        below = [name for name, state in there if self._is_committed(name, state, if_exists)]
+        name = next_name(self.backend, step, [name for name, _ in there])
         while True:
-            name = CheckpointName(step, attempt)
-            state = found.get(attempt, State.ABSENT)
-            if state is State.ABSENT:
-                claimed = self.clock()  # before the request: the server's own record is not older
-                if self.create(f"{name}/{CLAIM}", claim) == claim:
-                    return RegisterAttempt(self, name, attempt_id, claimed, below, check)
-                state = State.CLAIMED
-            if state is State.CLAIMED:
-                # The newest writer wins: a restarted job never waits for its dead self, and a job that
-                # was only thought dead meets the seal when it commits.
-                state = self.seal(name)
-            if state is State.COMMITTED:
-                if if_exists != "replace":
-                    raise already_committed(self.backend, name)
+            claimed = self.clock()  # before the request: the server's own record is not older
+            if self.create(f"{name}/{CLAIM}", claim) == claim:
+                return RegisterAttempt(self, name, attempt_id, claimed, below, check)
+            if self._is_committed(name, State.CLAIMED, if_exists):
                 below.append(name)
-            attempt += 1
+            name = next_name(self.backend, step, [name])
+
+    def _is_committed(self, name: CheckpointName, state: State, if_exists: IfExists) -> bool:
+        """Whether it is, for good. CheckpointExists if so and it is not to be replaced.
+
+        The newest writer wins: a restarted job never waits for its dead self, and a job that was only
+        thought dead meets the seal when it commits.
+        """
+        if state is State.CLAIMED:
+            state = self.seal(name)
+        if state is State.COMMITTED and if_exists != "replace":
+            raise already_committed(self.backend, name)
+        return state is State.COMMITTED
 
     def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
         """See :class:`ckptstore.commit.base.Catalog`."""
@@ -103,6 +107,7 @@ class RegisterCatalog(Register):
     # Deleting
 
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
+        started = self.clock()
         with translate_bucket_errors(self.backend.url):
             found = self._attempts(name.step)
             if name.attempt not in found:  # what somebody names may be missing from one listing only
@@ -121,7 +126,7 @@ class RegisterCatalog(Register):
             ]
             self.unpublish(doomed, check)
             for dead in doomed:
-                self.remove_payload(self.backend.list(str(dead)))
+                self.remove_dead(dead, started)
 
     @contextmanager
     def guard(self, name: CheckpointName) -> Iterator[None]:

@@ -133,6 +133,17 @@ class Register:
         # Not in a finally: a tombstone without a reply may still land, and tags must not come before it.
         self.backend.delete(intents)
 
+    def remove_dead(self, name: CheckpointName, since: float) -> None:
+        """Remove the payload of `name`, which was unpublished after `since` by our clock.
+
+        Left to the sweep if that is so long ago that the directory may soon be another's.
+        """
+        files = self.backend.list(str(name))
+        if self.clock() - since > self.horizon / 4:
+            logger.warning("%s is deleted, and its files are left to gc", url_of(self.backend, name))
+        else:
+            self.remove_payload(files)
+
     def remove_payload(self, files: Iterable[Listed]) -> int:
         """Remove a dead attempt's files but those that keep it dead; bytes freed."""
         doomed = [entry for entry in files if entry.key.partition("/")[2] not in REGISTERS]
