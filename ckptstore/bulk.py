@@ -27,9 +27,10 @@ from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit.failures import is_of_another_step
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
-from ckptstore.format.names import check_checkpoint_name
+from ckptstore.format.names import CheckpointName, check_checkpoint_name
 from ckptstore.format.signing import Trust
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
@@ -72,6 +73,9 @@ class Found:
         asked = self.committed or self.trust is not None  # else nothing is there to fetch
         manifest = require_manifest(self.backend, self.path, self.url, self.trust) if asked else None
         if manifest is not None:
+            name = CheckpointName.parse(self.path.rpartition("/")[2])
+            if name is not None and name.step != manifest.step:
+                raise is_of_another_step(self.url, name, manifest.step)
             return Checkpoint.from_manifest(self.backend, self.path, manifest)
         return Checkpoint.from_listing(self.backend, self.path, list_files(self.backend, self.path, self.url))
 

@@ -16,6 +16,7 @@ from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import IfExists, Swept
+from ckptstore.commit.failures import is_of_another_step
 from ckptstore.commit.identity import Identity
 from ckptstore.errors import (
     CheckpointError,
@@ -352,8 +353,8 @@ class CheckpointStore:
             f"{self.url} id {id!r}", "no committed checkpoint has it", "See `ckptstore ls`"
         )
 
-    def _find(self, which: SupportsIndex | str) -> tuple[CheckpointName, Manifest]:
-        """The checkpoint of a step, by its name, or by ``tag:<name>``."""
+    def _find(self, which: SupportsIndex | str, misnamed: bool = False) -> tuple[CheckpointName, Manifest]:
+        """The checkpoint of a step, by its name, or by ``tag:<name>``; by name it may be `misnamed`."""
         self._identity.prove()
         if not isinstance(which, str):
             return find_step(self._survey, names.step_number(which))
@@ -364,7 +365,7 @@ class CheckpointStore:
             raise InvalidRequest(
                 repr(which), "it is not a checkpoint name", "Use a step, 'checkpoint_000100' or 'tag:<name>'"
             )
-        return name, self._survey.manifest_of(name)
+        return name, self._survey.manifest_of(name, misnamed)
 
     # -- tags -----------------------------------------------------------------------------------
 
@@ -394,15 +395,18 @@ class CheckpointStore:
 
     def unpin(self, which: Which) -> None:
         """Take the pin away; fine if there is none."""
-        ref = names.PIN + self._identify(which).id
+        ref = names.PIN + self._identify(which, misnamed=True).id
         if ref in self._tags.read():
             self._tags.clear(ref)
 
     # -- removing -------------------------------------------------------------------------------
 
     def delete(self, which: Which) -> None:
-        """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned."""
-        self._removal.delete(self._identify(which))
+        """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned.
+
+        By its name it may also be a copy of another step, which nothing else takes.
+        """
+        self._removal.delete(self._identify(which, misnamed=True))
 
     def rollback(self, which: Which) -> list[str]:
         """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.
@@ -515,19 +519,22 @@ class CheckpointStore:
         self._check_mine(which)
         return which
 
-    def _identify(self, which: Which) -> Target:
-        """Name and id of a checkpoint of this store."""
+    def _identify(self, which: Which, misnamed: bool = False) -> Target:
+        """Name and id of a checkpoint of this store; it may be `misnamed`, a copy of another step."""
         if isinstance(which, Checkpoint):
-            self._check_mine(which)
+            self._check_mine(which, misnamed)
             return target_of(which)
-        name, manifest = self._find(which)
+        name, manifest = self._find(which, misnamed)
         return Target(name, manifest.id)
 
-    def _check_mine(self, checkpoint: Checkpoint) -> None:
+    def _check_mine(self, checkpoint: Checkpoint, misnamed: bool = False) -> None:
         if checkpoint.url != f"{self.url}/{checkpoint.name}":
             raise InvalidRequest(
                 repr(checkpoint), f"it isn't in the store {self.url}", "Get it from this store"
             )
+        name = target_of(checkpoint).name
+        if checkpoint.committed and checkpoint.step != name.step and not misnamed:
+            raise is_of_another_step(checkpoint.url, name, checkpoint.step)
 
     def __repr__(self) -> str:
         return f"<CheckpointStore {self.url}>"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ckptstore.backends.base import Backend
 from ckptstore.errors import (
+    CheckpointCorrupt,
     CheckpointExists,
     CheckpointGone,
     CheckpointNotFound,
@@ -50,6 +51,12 @@ def not_committed(backend: Backend, name: CheckpointName) -> CheckpointNotFound:
     """The name is not a checkpoint's, or not yet."""
     why = "there is no committed checkpoint of that name"
     return CheckpointNotFound(url_of(backend, name), why, "See `ckptstore ls`")
+
+
+def is_of_another_step(url: str, name: CheckpointName, step: int) -> CheckpointCorrupt:
+    """The directory `name` at `url` holds a copy of what was committed as `step`."""
+    remedy = f"It is a copy under a wrong name: move it out of the store, or delete it as {str(name)!r}"
+    return CheckpointCorrupt(url, f"its manifest is that of step {step}", remedy)
 
 
 def already_written(backend: Backend, name: CheckpointName, path: str) -> InvalidRequest:

@@ -39,7 +39,8 @@ class Removal:
         name = target.name
 
         def check() -> None:
-            self._tags.check_same(target)
+            if self._tags.check_same(target).step != name.step:
+                self._survey.check_alone(name)
             protecting = refs.read_all(self._catalog.backend)
             for ref in protecting.values():
                 other = CheckpointName.parse(ref.name)

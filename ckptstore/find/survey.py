@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeVar
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit.base import Catalog
-from ckptstore.commit.failures import not_committed, url_of
+from ckptstore.commit.failures import is_of_another_step, not_committed, url_of
 from ckptstore.commit.identity import Identity
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
-from ckptstore.errors import CheckpointCorrupt, StoreUnavailable, UnreadableFormat
+from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable, UnreadableFormat
 from ckptstore.find.lineage import Lineage
 from ckptstore.format import layout as plan
 from ckptstore.format import names
@@ -78,16 +78,32 @@ class Survey:
             raise StoreUnavailable(self._backend.url, "the listing is empty, although the store is there")
         return sorted(filter(None, map(CheckpointName.parse, children)))
 
-    def fetch(self, name: CheckpointName, label: str | None = None) -> Manifest | None:
-        """The manifest of `name`, which errors call `label`; None if it isn't committed."""
-        return fetch_manifest(self._backend, str(name), label or url_of(self._backend, name), self._trust)
+    def fetch(
+        self, name: CheckpointName, label: str | None = None, misnamed: bool = False
+    ) -> Manifest | None:
+        """The manifest of `name`, which errors call `label`; None if it isn't committed.
 
-    def manifest_of(self, name: CheckpointName) -> Manifest:
-        """The manifest of the committed checkpoint `name`; CheckpointNotFound if there is none."""
-        manifest = self.fetch(name)
+        CheckpointCorrupt if it is that of another step, whose copy lies there, unless it may be `misnamed`.
+        """
+        label = label or url_of(self._backend, name)
+        manifest = fetch_manifest(self._backend, str(name), label, self._trust)
+        if manifest is not None and manifest.step != name.step and not misnamed:
+            raise is_of_another_step(label, name, manifest.step)
+        return manifest
+
+    def manifest_of(self, name: CheckpointName, misnamed: bool = False) -> Manifest:
+        """The same, but CheckpointNotFound if it isn't committed."""
+        manifest = self.fetch(name, misnamed=misnamed)
         if manifest is None:
             raise not_committed(self._backend, name)
         return manifest
+
+    def check_alone(self, name: CheckpointName) -> None:
+        """CheckpointProtected if a delete of `name`, a copy of another step, took one of its step along."""
+        for other in self.names():
+            if other.step == name.step and other < name and isinstance(self._look(other), Manifest):
+                why = f"deleting it would delete {other} as well, which step {name.step} had before"
+                raise CheckpointProtected(url_of(self._backend, name), why, "Move it out of the store")
 
     def any_after(self, step: int) -> bool:
         """Whether a checkpoint of a later step is committed now."""
@@ -130,7 +146,7 @@ class Survey:
             skipped.append(manifest)
             return None
         checkpoint = self.checkpoint(name, manifest)
-        problem = _mismatch(manifest, name, checkpoint.listing()) and self._recheck_listing(name, manifest)
+        problem = _mismatch(manifest, checkpoint.listing()) and self._recheck_listing(name, manifest)
         if problem is None and verified:
             report = checkpoint.check()
             problem = None if report.ok else report.summary()
@@ -154,7 +170,7 @@ class Survey:
             if isinstance(manifest, Skipped):
                 skipped.append(manifest)
                 continue
-            problem = _mismatch(manifest, name, scan[name]) and self._recheck_listing(name, manifest)
+            problem = _mismatch(manifest, scan[name]) and self._recheck_listing(name, manifest)
             if problem is not None:
                 skipped.append(Skipped(str(name), problem))
             elif not superseded(name, skipped):
@@ -186,7 +202,7 @@ class Survey:
 
     def _recheck_listing(self, name: CheckpointName, manifest: Manifest) -> str | None:
         """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
-        return _mismatch(manifest, name, list_files(self._backend, str(name), url_of(self._backend, name)))
+        return _mismatch(manifest, list_files(self._backend, str(name), url_of(self._backend, name)))
 
 
 def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointName]:
@@ -200,10 +216,8 @@ def superseded(name: CheckpointName, skipped: Iterable[Skipped]) -> bool:
     return any(other is not None and other.step == name.step and other > name for other in later)
 
 
-def _mismatch(manifest: Manifest, name: CheckpointName, files: Mapping[str, int]) -> str | None:
+def _mismatch(manifest: Manifest, files: Mapping[str, int]) -> str | None:
     """Why the directory isn't the checkpoint its manifest tells of: a copy cut short, a file cut off."""
-    if manifest.step != name.step:
-        return f"its manifest is that of step {manifest.step}"
     for file in (*manifest.files, manifest.parts):
         if file.path not in files:
             return f"{file.path} is missing"

@@ -61,11 +61,13 @@ class Tags:
         """Point `ref` at nothing."""
         refs.write(self._backend, ref, None)
 
-    def check_same(self, target: Target) -> None:
-        """CheckpointGone if the directory's name is another's by now: a disk gives names away again."""
-        if self._survey.manifest_of(target.name).id != target.id:
+    def check_same(self, target: Target) -> Manifest:
+        """Its manifest. CheckpointGone if the name is another's by now: a disk gives names away again."""
+        manifest = self._survey.manifest_of(target.name, misnamed=True)
+        if manifest.id != target.id:
             where = f"{self._backend.url}/{target.name}"
             raise CheckpointGone(where, "it was deleted, and its step saved anew")
+        return manifest
 
     def check_removable(self, name: CheckpointName) -> None:
         """CheckpointProtected if a ref points at `name` now."""
