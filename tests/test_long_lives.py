@@ -19,7 +19,7 @@ from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.commit.objects.register import HORIZON, Register
 from ckptstore.commit.objects.sweep import Sweep
-from ckptstore.errors import CheckpointNotFound, InvalidRequest
+from ckptstore.errors import CheckpointNotFound, CheckpointProtected, InvalidRequest
 from tests.figures import Figures
 from tests.inside import backend_of
 from tests.servers import Server
@@ -248,3 +248,20 @@ def test_no_number_is_higher_than_a_name_has_room_for(tmp_path: Path, where: str
     with pytest.raises(InvalidRequest, match=highest):
         store.save(1, "one", if_exists="replace")
     assert [ckpt.step for ckpt in store.checkpoints()] == [2]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_a_high_number_costs_no_time(tmp_path: Path, where: str) -> None:
+    """Nobody walks up to it: a delete asks whether something points at the numbers below."""
+    store = CheckpointStore(tmp_path if where == "disk" else f"memory://{uuid.uuid4().hex}")
+    ckpt = store.save(1, "one")
+    backend = backend_of(store)
+    for entry in backend.list(ckpt.name):
+        backend.publish(entry.key.replace(ckpt.name, f"{ckpt.name}-r999999999"), backend.read(entry.key))
+    store.tag("old", ckpt)
+    with pytest.raises(CheckpointProtected):
+        store.delete(1)
+    store.untag("old")
+    store.delete(1)
+    assert store.checkpoints() == []
