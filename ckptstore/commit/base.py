@@ -47,6 +47,9 @@ class Attempt(Protocol):
     reuse_from: int
     """Size in bytes below which writing a file costs no more than `reuse`."""
 
+    read_freely: int
+    """Bytes of files to `reuse` that a save may read first without being noticeably slower."""
+
     def create(self, path: str) -> Sink:
         """A new file of the checkpoint. Safe from several threads, each with its own path."""
 

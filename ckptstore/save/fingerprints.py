@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 
 from ckptstore.format.digest import digest
+from ckptstore.read.spot_checks import TURNS, Turn
 
 _WORTH_IT = 2**16  # bytes: fewer are hashed as fast as looked up
 
@@ -22,11 +23,20 @@ class Seen:
         self._key = secrets.randbits(64)
         self._before: dict[tuple[int, bytes], str] = {}
         self._now: dict[tuple[int, bytes], str] = {}
+        self.saves = secrets.randbits(16)
+        """Counts the saves; from anywhere, so that processes that save only once don't all read the same."""
+        self._handed: dict[str, int] = {}
 
     def next(self) -> None:
         """Another save begins: what the last one that compared anything did not find is forgotten."""
+        self.saves += 1
         if self._now:  # a save to which all was handed over says nothing of what is in memory
             self._before, self._now = self._now, {}
+
+    def next_turn(self, key: str) -> Turn | None:
+        """What is to be read of the file `key`, handed over once more; None at first: nobody looks at it."""
+        count = self._handed[key] = self._handed.get(key, -1) + 1
+        return Turn(count % TURNS, TURNS) if count else None
 
     def same(self, data: memoryview, expected: str) -> bool:
         """Whether `expected` is the digest of `data`; lets other threads run while it hashes much."""

@@ -42,6 +42,7 @@ class RegisterAttempt:
 
     directory: str | None = None
     reuse_from = 2**16  # one request either way, and a PUT is checked at once
+    read_freely = 2**18  # each file is a request more
 
     def __init__(
         self,
