@@ -30,6 +30,7 @@ from ckptstore.find.lineage import Lineage
 from ckptstore.find.prune import choose_unneeded
 from ckptstore.find.ranking import choose_best
 from ckptstore.find.removal import Removal, refuse_newer
+from ckptstore.find.sharing import check_all
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target, target_of
@@ -455,15 +456,14 @@ class CheckpointStore:
 
     # -- the whole store ------------------------------------------------------------------------
 
-    def verify(self, *, progress: Progress | None = None) -> list[VerifyReport]:
-        """Read and check every byte of every checkpoint; a report for each, the damaged ones included."""
-        found = self._survey.list_committed()
-        reports = [
-            VerifyReport(f"{self.url}/{name}", 0, 0, () if newer else (reason,), (reason,) if newer else ())
-            for name, reason, newer in found.skipped
-        ]
-        reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
-        return sorted(reports, key=lambda report: report.name)
+    def verify(
+        self, which: Iterable[Which] | None = None, *, progress: Progress | None = None
+    ) -> list[VerifyReport]:
+        """Read and check every byte of every checkpoint, or of those named; a report for each.
+
+        The damaged ones are included. Of a damaged file it names the other checkpoints that share it.
+        """
+        return check_all(self._survey, None if which is None else map(self._resolve, which), progress)
 
     def copy_to(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import uuid
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ckptstore import CheckpointStore
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.registry import open_backend
+from ckptstore.cli.app import root
 from ckptstore.commit.local.attempt import DirectoryAttempt
 from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
 from ckptstore.read.spot_checks import TURNS
@@ -171,3 +174,21 @@ def test_no_answer_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ObjectBackend, "read", silent)
     with pytest.raises(StoreUnavailable):
         store.save(2, {"i": 2}, given)
+
+
+def test_verify_names_the_sharers(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    given = policies()
+    for step in range(1, 4):
+        store.save(step, {"i": step}, given)
+    CheckpointStore(tmp_path).save(4, {"i": 4}, given)  # of its own
+    rot(tmp_path / "checkpoint_000002" / POLICY)
+    reports = store.verify()
+    assert [report.damaged for report in reports] == [(POLICY,)] * 3 + [()]
+    shared = ("checkpoint_000001", "checkpoint_000003", "checkpoint_000004")
+    assert reports[1].sharers == {POLICY: shared}
+    assert "shared by checkpoint_000001, checkpoint_000003" in reports[1].summary()
+    assert "should lie in checkpoint_000004" in reports[1].summary()
+    assert store.verify([2]) == [reports[1]]
+    found = CliRunner().invoke(root, ["verify", f"{tmp_path}@2", "--json"])
+    assert json.loads(found.stdout)["checkpoints"][0]["sharers"] == {POLICY: list(shared)}

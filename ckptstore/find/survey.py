@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
+from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit.base import Catalog
@@ -57,6 +58,11 @@ class Survey:
         self._trust = trust
 
     @property
+    def backend(self) -> Backend:
+        """Where the store lies."""
+        return self._backend
+
+    @property
     def url(self) -> str:
         """Of the store."""
         return self._backend.url
@@ -104,6 +110,12 @@ class Survey:
             if other.step == name.step and other < name and isinstance(self._look(other), Manifest):
                 why = f"deleting it would delete {other} as well, which step {name.step} had before"
                 raise CheckpointProtected(url_of(self._backend, name), why, "Move it out of the store")
+
+    def manifests(self) -> dict[CheckpointName, Manifest | Skipped]:
+        """The manifest of every committed directory, superseded ones too; or why it can't be read."""
+        listed = self.names()
+        looked = run_all(self._look, listed, self._concurrency)
+        return {name: found for name, found in zip(listed, looked, strict=True) if found is not None}
 
     def any_after(self, step: int) -> bool:
         """Whether a checkpoint of a later step is committed now."""

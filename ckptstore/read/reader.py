@@ -278,6 +278,7 @@ class VerifiedFiles:
     def verify(self, listing: Mapping[str, int], progress: Progress | None = None) -> VerifyReport:
         """Read and check every byte; `listing` is what lies in the directory now."""
         problems: list[str] = []
+        damaged: list[str] = []
         count = 0
         expected = {**self.paths(), names.PARTS: self.manifest.parts.size}
         for path in sorted(listing.keys() - expected.keys() - {names.MANIFEST, names.CLAIM}):
@@ -302,13 +303,16 @@ class VerifiedFiles:
         try:
             self.parts  # noqa: B018  # everything else is checked against it
         except CheckpointCorrupt as error:
-            return VerifyReport(self.label, 0, 0, (f"{names.PARTS}: {error.why}", *problems))
-        for result in run_all(try_file, list(self._files), self.concurrency):
+            told = (f"{names.PARTS}: {error.why}", *problems)
+            return VerifyReport(self.label, 0, 0, told, (names.PARTS,))
+        paths = list(self._files)
+        for path, result in zip(paths, run_all(try_file, paths, self.concurrency), strict=True):
             if isinstance(result, str):
                 problems.append(result)
+                damaged.append(path)
             else:
                 count += result
-        return VerifyReport(self.label, len(self._files), count, tuple(problems))
+        return VerifyReport(self.label, len(self._files), count, tuple(problems), tuple(damaged))
 
     def _file(self, path: str) -> FileParts:
         try:

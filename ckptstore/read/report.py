@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _SHOWN = 20  # problems that fit in one line
@@ -18,6 +19,10 @@ class VerifyReport:
     """Bytes read and hashed."""
     problems: tuple[str, ...] = field(default=())
     """One line for every file that is missing, changed or extra."""
+    damaged: tuple[str, ...] = field(default=())
+    """Paths of the files that are missing or changed."""
+    sharers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For a damaged file the checkpoints that have the same file, or should have the same bytes."""
     notes: tuple[str, ...] = field(default=())
     """What is no damage, and worth knowing: a later release wrote it, so that nothing was read."""
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from ckptstore.backends.base import Listed, PlaceMissing, too_large
 from ckptstore.backends.local.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.local.paths import open_below
-from ckptstore.backends.local.posix import Directory, Disk, Entry
+from ckptstore.backends.local.posix import Directory, Disk, Entry, Identity, identity
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
@@ -176,6 +176,11 @@ class LocalBackend:
         """The bytes of `key`, memory-mapped: read when they are touched; changes stay in this process."""
         with self._file(key) as (fd, size):
             return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY) if size else b"")
+
+    def file_id(self, key: str) -> Identity:
+        """Which file `key` leads to: hard links of one have the same."""
+        with self._parent(key) as (directory, name):
+            return identity(self.disk.status(directory, name))
 
     @contextlib.contextmanager
     def _file(self, key: str) -> Iterator[tuple[int, int]]:

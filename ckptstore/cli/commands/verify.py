@@ -30,7 +30,11 @@ def verify(session: Session, target: str, workers: int) -> int:
     store, checkpoint = find(session, target)
     if checkpoint is not None:
         with session.show_progress("verifying", describe.count_bytes(checkpoint)) as progress:
-            reports = [checkpoint.check(progress=progress)]
+            reports = (
+                [checkpoint.check(progress=progress)]
+                if store is None
+                else store.verify([checkpoint], progress=progress)
+            )
     elif store is not None:
         total = describe.count_bytes(*store.checkpoints())
         with session.show_progress("verifying", total) as progress:
@@ -66,4 +70,5 @@ def _describe_report(report: VerifyReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "problems": list(report.problems),
         "notes": list(report.notes),
+        "sharers": {path: list(names) for path, names in report.sharers.items()},
     }

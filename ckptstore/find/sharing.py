@@ -1,0 +1,81 @@
+"""Name the checkpoints that share a damaged file: by a link, or by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from ckptstore.backends.base import Backend
+from ckptstore.checkpoint import Checkpoint, Skipped
+from ckptstore.find.survey import Survey
+from ckptstore.format.manifest import Manifest
+from ckptstore.format.names import PARTS, CheckpointName
+from ckptstore.read.report import VerifyReport
+from ckptstore.work import Progress
+
+
+def check_all(
+    survey: Survey, chosen: Iterable[Checkpoint] | None, progress: Progress | None
+) -> list[VerifyReport]:
+    """A report for each checkpoint of the store, or each of those `chosen`, in the order of their names."""
+    if chosen is not None:
+        reports = [checkpoint.check(progress=progress) for checkpoint in chosen]
+    else:
+        found = survey.list_committed()
+        reports = [_report_skipped(survey.url, skip) for skip in found.skipped]
+        reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
+    if any(report.damaged for report in reports):
+        looked = survey.manifests()
+        manifests = {name: manifest for name, manifest in looked.items() if isinstance(manifest, Manifest)}
+        reports = [name_sharers(report, survey.backend, manifests) for report in reports]
+    return sorted(reports, key=lambda report: report.name)
+
+
+def _report_skipped(url: str, skip: Skipped) -> VerifyReport:
+    """That a later release wrote it is no damage: then nothing was read."""
+    problems, notes = ((), (skip.reason,)) if skip.newer else ((skip.reason,), ())
+    return VerifyReport(f"{url}/{skip.name}", 0, 0, problems, notes=notes)
+
+
+def file_id(backend: Backend, key: str) -> object:
+    """What names of one file have in common, where a file can have several; None where it can't be told."""
+    find: Callable[[str], object] | None = getattr(backend, "file_id", None)
+    try:
+        return find(key) if find is not None else None
+    except OSError:
+        return None
+
+
+def name_sharers(
+    report: VerifyReport, backend: Backend, manifests: Mapping[CheckpointName, Manifest]
+) -> VerifyReport:
+    """`report` with the sharers of what is damaged, among all `manifests`."""
+    name = CheckpointName.parse(report.name.rpartition("/")[2])
+    if name is None or name not in manifests or not report.damaged:
+        return report
+    digests = {file.path: file.digest for file in manifests[name].files}
+    sharers: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    for path in report.damaged:
+        if path == PARTS:
+            continue
+        mine = file_id(backend, f"{name}/{path}")
+        linked, equal = list[str](), list[str]()
+        for other, manifest in manifests.items():
+            for file in manifest.files:
+                if other != name and file.digest == digests[path]:
+                    same = mine is not None and mine == file_id(backend, f"{other}/{file.path}")
+                    (linked if same else equal).append(str(other))
+        if linked:
+            notes.append(f"{path}: the very file is shared by {_join(linked)}")
+        if equal:
+            notes.append(f"{path}: the same bytes should lie in {_join(equal)}")
+        if linked or equal:
+            sharers[path] = tuple(dict.fromkeys(linked + equal))
+    return replace(report, problems=(*report.problems, *notes), sharers=sharers)
+
+
+def _join(names: list[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    shown = ", ".join(unique[:10])
+    return shown + (f" and {len(unique) - 10} more" if len(unique) > 10 else "")
