@@ -169,7 +169,7 @@ class Stores:
         """The one at `path`, made on first use if it isn't there."""
         with self._lock:
             if path not in self._stores:
-                self._stores[path] = self._open(path, create=True)
+                self._stores[path] = self._open(path)
             return self._stores[path]
 
     def checkpoint_at(self, path: str, step: int) -> Checkpoint | None:
@@ -180,13 +180,13 @@ class Stores:
             if path not in self._held:
                 committed: list[Checkpoint] = []
                 with suppress(StoreNotFound):
-                    committed = self._open(path, create=False).checkpoints()
+                    committed = self._open(path).checkpoints()
                 self._held[path] = {item.step: item for item in committed}
         return self._held[path].get(step)
 
-    def _open(self, path: str, create: bool) -> CheckpointStore:
+    def _open(self, path: str) -> CheckpointStore:
         url = f"{self._url.rstrip('/')}/{path}" if path else self._url
-        return CheckpointStore(url, storage_options=self._options, trusted_keys=self._keys, create=create)
+        return CheckpointStore(url, storage_options=self._options, trusted_keys=self._keys)
 
 
 class Adopter(Stores):

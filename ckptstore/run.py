@@ -112,7 +112,7 @@ class Run:
 
     def with_parent(self, request: Request) -> Request:
         """`request` with its store, and its parent now that no save is in flight that may become it."""
-        return replace(request, store=self._identity.prove(), parent=self._lineage.parent)
+        return replace(request, store=self._identity.make(), parent=self._lineage.parent)
 
     def note_commit(
         self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None

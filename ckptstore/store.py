@@ -17,7 +17,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import open_catalog
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.commit.failures import is_of_another_step
-from ckptstore.commit.identity import Identity
+from ckptstore.commit.identity import Identity, Standing
 from ckptstore.errors import (
     CheckpointError,
     CheckpointGone,
@@ -68,7 +68,8 @@ class CheckpointStore:
         concurrency: files moved at once; None takes what suits the place.
         max_pending: saves of `save_async` in flight before the next one waits; each holds a snapshot.
         single_writer: accept a place without create-only writes; then only one process may save.
-        create: make the store on first use if it isn't there. With False, a missing store is an error.
+        create: make the store with the first save, stage, adoption, copy or migration if it isn't there;
+            opening and reading never write. With False, a missing store is an error.
         signing_key: an Ed25519 private key in PEM, with which every new checkpoint is signed.
         trusted_keys: Ed25519 public keys in PEM. Then a checkpoint counts only if one of them has signed
             it: any other is passed over as damaged ones are, or raises CheckpointUntrusted.
@@ -139,7 +140,7 @@ class CheckpointStore:
 
     @property
     def id(self) -> str:
-        """The store's identity, made with it."""
+        """The store's identity, made with it. StoreNotFound where nothing was saved yet."""
         return self._identity.prove()
 
     # -- saving ---------------------------------------------------------------------------------
@@ -311,8 +312,8 @@ class CheckpointStore:
         if self._trust is not None and self._signer is None:
             raise InvalidRequest("trusted_keys", "nothing would sign its manifest", "Pass a signing_key too")
         request = self._run.build_request("Directory", (), name.step, metrics, labels, "error")
-        told = replace(request, origin="adopt", format="", store=self._identity.prove(), parent=None)
-        adopting.adopt(self._catalog, name, told, self._concurrency)
+        request = replace(request, origin="adopt", format="", parent=None)
+        adopting.adopt(self._catalog, self._identity, name, request, self._concurrency)
         return self._survey.checkpoint(name, self._survey.manifest_of(name))
 
     # -- finding --------------------------------------------------------------------------------
@@ -322,11 +323,12 @@ class CheckpointStore:
         return self._survey.list_committed().checkpoints
 
     def latest(self, verified: bool = False) -> Checkpoint | None:
-        """The newest committed checkpoint; None only if the store is there and holds none.
+        """The newest committed checkpoint; None only if the store holds none, or nothing at all lies here.
 
         One whose files are missing or of the wrong size is passed over, and so is with
         ``verified=True`` one with any damaged byte; `skipped` of the result says which and why. Raises
-        CheckpointCorrupt if there are checkpoints and all of them are damaged.
+        CheckpointCorrupt if there are checkpoints and all of them are damaged, StoreNotFound where other
+        files lie and no store, and UnreadableFormat in a directory that is a checkpoint.
         """
         return find_latest(self._survey, verified)
 
@@ -356,7 +358,7 @@ class CheckpointStore:
 
     def _find(self, which: SupportsIndex | str, misnamed: bool = False) -> tuple[CheckpointName, Manifest]:
         """The checkpoint of a step, by its name, or by ``tag:<name>``; by name it may be `misnamed`."""
-        self._identity.prove()
+        self._identity.look()
         if not isinstance(which, str):
             return find_step(self._survey, names.step_number(which))
         if which.startswith("tag:"):
@@ -450,6 +452,8 @@ class CheckpointStore:
         `grace` is the age in seconds below which an unfinished save is taken to be alive; by default
         0 on local disk, where a lock tells, and a day on object stores. Nothing committed is touched.
         """
+        if self._identity.look() is Standing.NOTHING:
+            return Swept([], 0)
         self._identity.prove()
         with translate_errors(self.url):
             return self._catalog.sweep(grace)
@@ -479,6 +483,8 @@ class CheckpointStore:
         another checkpoint of the same step.
         """
         chosen = self.checkpoints() if which is None else [self._resolve(item) for item in which]
+        if chosen:
+            other._identity.make()
         there = {checkpoint.step: checkpoint for checkpoint in other.checkpoints()}
         arrived: dict[str, Checkpoint] = {}
         copied_now: list[Checkpoint] = []
@@ -502,7 +508,7 @@ class CheckpointStore:
         manifest = checkpoint.manifest
         if self._trust is not None:
             load_manifest(manifest.dump(), checkpoint.url, self._trust)
-        self._identity.prove()
+        self._identity.make()
         with logs.log_time("copied", checkpoint.url) as done:
             with Save(self._catalog, manifest.step, "error", self._concurrency) as save:
                 items, table = checkpoint.copy_items()

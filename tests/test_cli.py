@@ -115,7 +115,8 @@ class TestLs:
         assert last["metrics"]["reward"] == "nan"
 
     def test_an_empty_store_is_no_failure(self, here: Path) -> None:
-        CheckpointStore("store").checkpoints()
+        CheckpointStore("store").save(1)
+        CheckpointStore("store").delete(1)
         assert "holds no checkpoint" in ckptstore("ls", "store").stdout
         assert document("ls", "store")["checkpoints"] == []
 
@@ -221,7 +222,8 @@ class TestLatest:
         assert [skip["name"] for skip in found["skipped"]] == ["checkpoint_000030"]
 
     def test_none(self, here: Path) -> None:
-        CheckpointStore("store").checkpoints()
+        CheckpointStore("store").save(1)
+        CheckpointStore("store").delete(1)
         assert "holds no checkpoint" in complaint("latest", "store", exits=3)
 
 

@@ -406,6 +406,10 @@ def test_there_is_no_store(opener: Opener) -> None:
         with pytest.raises(StoreNotFound, match="create=True"):
             call()
     assert opener().latest() is None
+    with pytest.raises(StoreNotFound):
+        reader.latest()
+    opener().save(1)
+    opener().delete(1)
     assert reader.latest() is None
     assert reader.checkpoints() == []
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.session import Session
+from ckptstore.commit.place import IsCheckpoint
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreDenied, StoreNotFound
 from ckptstore.format.names import CheckpointName
 
@@ -34,13 +35,13 @@ def find(session: Session, text: str) -> Target:
         store = session.open_store(parent or ("/" if text.startswith("/") else "."))
         try:
             return Target(store, store.get(last))
-        except (CheckpointNotFound, StoreNotFound, StoreDenied):
+        except (CheckpointNotFound, StoreNotFound, StoreDenied, IsCheckpoint):
             # It was copied out of its store, RLlib left it there, or these credentials may read nothing else.
             return Target(None, _open(session, text))
     store = session.open_store(text)
     try:
         store.id  # noqa: B018  # reading it proves that there is a store
-    except StoreNotFound:
+    except (StoreNotFound, IsCheckpoint):
         return Target(None, _open(session, text))
     return Target(store, None)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from ckptstore.backends.base import Backend, PlaceMissing
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.failures import ignores_create_only
+from ckptstore.commit.place import look_around
 from ckptstore.errors import CheckpointError, StoreUnsuitable
-from ckptstore.format import names
+from ckptstore.format import names, strictjson
 
 
 class Check(NamedTuple):
@@ -38,8 +41,9 @@ class Diagnosis(NamedTuple):
 def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
     """Try, with small files below ``_ckptstore/probe/``, everything that a store relies on.
 
-    Stops at the first failure that would make the rest meaningless. With `single_writer`, a place that
-    overwrites what it should refuse is no problem: the promises then say what that costs.
+    Leaves nothing behind, and writes nothing into a checkpoint. Stops at the first failure that would make
+    the rest meaningless. With `single_writer`, a place that overwrites what it should refuse is no problem:
+    the promises then say what that costs.
     """
     key = f"{names.PROBE}/doctor-{uuid.uuid4().hex}.json"
     first, second = b'{"try": 1}', b'{"try": 2}'
@@ -52,6 +56,12 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
             raise
         except FileNotFoundError:
             pass  # a local directory that the first write will make
+
+    def hold_no_checkpoint() -> None:
+        try:
+            backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
+        except FileNotFoundError:
+            look_around(backend)
 
     def write_and_read() -> None:
         backend.publish(key, first)
@@ -80,22 +90,40 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
 
     steps: dict[str, Callable[[], None]] = {
         "it answers": reach,
+        "no checkpoint is there": hold_no_checkpoint,
         "what is written can be read": write_and_read,
         "what exists is not overwritten": refuse_overwriting,
         "a listing shows what was just written": list_at_once,
         "what is deleted is gone": delete_for_good,
     }
     checks: list[Check] = []
-    for name, step in steps.items():
-        try:
-            with translate_errors(backend.url):
-                step()
-            checks.append(Check(name, None))
-        except CheckpointError as error:
-            checks.append(Check(name, error))
-            if not isinstance(error, StoreUnsuitable):
-                break
+    with _remove_made_directories(backend):
+        for name, step in steps.items():
+            try:
+                with translate_errors(backend.url):
+                    step()
+                checks.append(Check(name, None))
+            except CheckpointError as error:
+                checks.append(Check(name, error))
+                if not isinstance(error, StoreUnsuitable):
+                    break
     return Diagnosis(backend.url, checks, _promises(backend, create_only, single_writer))
+
+
+@contextmanager
+def _remove_made_directories(backend: Backend) -> Iterator[None]:
+    """Of the directories that a local disk needs for the files, remove those that the block has made."""
+    path = os.path.join(getattr(backend, "root", ""), *names.PROBE.split("/"))
+    made: list[str] = []
+    while hasattr(backend, "root") and not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it isn't empty: somebody uses it by now
+            for path in made:
+                os.rmdir(path)
 
 
 def _promises(backend: Backend, create_only: bool, single_writer: bool) -> Mapping[str, str]:

@@ -3,42 +3,105 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
 from ckptstore.commit.base import Catalog
+from ckptstore.commit.place import Place, look_around, no_store, refuse_checkpoint, refuse_to_begin
 from ckptstore.errors import CheckpointCorrupt, StoreNotFound, StoreUnavailable, UnreadableFormat
 from ckptstore.format import names, strictjson
 from ckptstore.format.manifest import writer_versions
+from ckptstore.format.names import CheckpointName
+from ckptstore.logs import logger
 
 SCHEMA_VERSION = 1
 
 
+class Standing(enum.Enum):
+    """What a place is to somebody who only reads."""
+
+    STORE = "store.json is there"
+    LOST = "store.json is not there, but checkpoints are"
+    NOTHING = "nothing is there"
+
+
 class Identity:
-    """The identity of the store at `backend`, proven on first use and remembered."""
+    """The identity of the store at `backend`: read on first use and remembered, made by the first write."""
 
     def __init__(self, catalog: Catalog, create: bool) -> None:
         self._catalog = catalog
         self._backend = catalog.backend
         self._create = create
         self._id: str | None = None
+        self._warned = False
+
+    def look(self) -> Standing:
+        """Whether there is a store, for whoever only reads. Never writes.
+
+        Raises IsCheckpoint where a checkpoint lies, and StoreNotFound where other files do. If no store may
+        be made, StoreNotFound wherever ``store.json`` is not.
+        """
+        if self._id is not None:
+            return Standing.STORE
+        place = self._look_around()
+        if place is None:
+            return Standing.STORE
+        if not self._create or (place.others and not place.committed):
+            raise no_store(self._backend.url, place, self._create)
+        if place.committed and not self._warned:
+            self._warned = True
+            logger.warning("%s has no store.json any more; the next save makes one", self._backend.url)
+        return Standing.LOST if place.committed else Standing.NOTHING
 
     def prove(self) -> str:
-        """The store's id. Makes the store where it isn't there and `create` was asked for."""
-        if self._id is None:
-            self._id = self._read_or_make()
+        """The store's id, for whoever changes a store that is there. Never writes.
+
+        Raises StoreNotFound wherever ``store.json`` is not.
+        """
+        if self._id is None and (place := self._look_around()) is not None:
+            raise no_store(self._backend.url, place, self._create)
+        assert self._id is not None
         return self._id
 
-    @retry_if_corrupt
-    def _read_or_make(self) -> str:
-        with translate_errors(self._backend.url):
-            try:
-                data = self._read()
-            except FileNotFoundError:
+    def make(self) -> str:
+        """The store's id, for whoever adds a checkpoint: made where it isn't there, if it may be."""
+        if self._id is None and (place := self._look_around()) is not None:
+            if not self._create:
+                raise no_store(self._backend.url, place, self._create)
+            refuse_to_begin(self._backend)
+            with translate_errors(self._backend.url):
                 data = self._make()
-        return self._parse(data)
+                try:
+                    self._id = self._parse(data)
+                except CheckpointCorrupt:
+                    if not self._find():  # damage in transit rarely repeats
+                        raise
+        assert self._id is not None
+        return self._id
+
+    def _look_around(self) -> Place | None:
+        """None, and the id is known, if ``store.json`` is there; else what lies there in its stead."""
+        with translate_errors(self._backend.url):
+            if self._find():
+                return None
+            place = look_around(self._backend)
+            return None if place.others and self._find() else place  # it may have been made just now
+
+    @retry_if_corrupt
+    def _find(self) -> bool:
+        try:
+            data = self._read()
+        except FileNotFoundError:
+            return False
+        found = self._parse(data)
+        if CheckpointName.parse(self._backend.url.rstrip("/").rpartition("/")[2]) is not None:
+            # An older release left its file in every checkpoint that was opened as a store.
+            refuse_checkpoint(self._backend, self._backend.children())
+        self._id = found
+        return True
 
     def _read(self) -> bytes:
         return self._backend.read(names.STORE, most=strictjson.MAX_SMALL_BYTES)
@@ -61,9 +124,6 @@ class Identity:
 
     def _make(self) -> bytes:
         url = self._backend.url
-        if not self._create:
-            raise StoreNotFound(url, "there is no store here", "Check the URL, or pass create=True")
-        self._refuse_checkpoint()
         store_id = uuid.uuid4().hex
         body: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -96,18 +156,6 @@ class Identity:
         except (CheckpointCorrupt, UnreadableFormat):
             return any(body[field].encode("ascii") in held for field in ("id", "created"))
         return False
-
-    def _refuse_checkpoint(self) -> None:
-        """Raise UnreadableFormat in a checkpoint: a file more, and it would no longer be whole."""
-        above, _, last = self._backend.url.rstrip("/").rpartition("/")
-        if last != names.META:
-            try:
-                self._backend.read(names.MANIFEST, 0, 1)
-            except FileNotFoundError:
-                return
-        raise UnreadableFormat(
-            self._backend.url, "it is a checkpoint, not a store", f"Open the store: {above}"
-        )
 
     def _parse(self, data: bytes) -> str:
         source = f"{self._backend.url}/{names.STORE}"

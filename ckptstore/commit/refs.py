@@ -33,17 +33,18 @@ class Target(NamedTuple):
     """Why it isn't followed, if a later release wrote it: then it protects what it points at, and no more."""
 
 
-def read_all(backend: Backend) -> dict[str, Target]:
+def read_all(backend: Backend, *, lost: bool = False) -> dict[str, Target]:
     """Every ref that points somewhere, pins included.
 
-    That there is none protects nothing, so it is taken only from a listing that shows ``store.json`` too.
+    That there is none protects nothing, so it is taken only from a listing that shows ``store.json`` too;
+    unless that is known to be `lost`, where nothing is ever removed.
     """
     highest: dict[str, int] = {}
     with translate_errors(f"{backend.url}/{names.REFS}"):
         listed = backend.list(names.META)
     if odd := [item.key for item in listed if item.size < 0 and f"{item.key}/".startswith(f"{names.REFS}/")]:
         raise CheckpointCorrupt(f"{backend.url}/{odd[0]}", "it is a link, pipe or device, and may hide refs")
-    if not any(item.key == names.STORE for item in listed):
+    if not lost and not any(item.key == names.STORE for item in listed):
         raise StoreUnavailable(f"{backend.url}/{names.META}", "its listing lacks the store's own file")
     for item in listed:
         ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ckptstore.format.layout import visible
+from ckptstore.format.marks import is_mark
 from ckptstore.format.names import CLAIM, MANIFEST, META, RETIRED, SMALL_STATE_BYTES, STORE, CheckpointName
-from ckptstore.rllib_formats.detect import MARKS, V0_FILE
 
-_DESCRIPTIONS = frozenset({"rllib_checkpoint.json", "learner_state.json", "rl_module_metadata.json"})
 _HIDDEN = frozenset({".staging", ".trash", META})
 
 
@@ -58,8 +57,7 @@ def _directory_of_marker(path: str) -> str | None:
     folder, _, name = path.rpartition("/")
     if _HIDDEN & set(folder.split("/")):
         return None
-    state = name.startswith(MARKS) and not name.startswith("checkpoint-")
-    return folder if state or name in _DESCRIPTIONS or V0_FILE.match(name) else None
+    return folder if is_mark(name) else None
 
 
 def _above(path: str) -> Iterable[str]:

@@ -37,6 +37,7 @@ class Removal:
     def delete(self, target: Target, superseded: bool = False) -> None:
         """Delete it; if it must be `superseded`, only while a later step is committed."""
         name = target.name
+        self._tags.prove_store()
 
         def check() -> None:
             if self._tags.check_same(target).step != name.step:

@@ -11,8 +11,9 @@ from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.failures import is_of_another_step, not_committed, url_of
-from ckptstore.commit.identity import Identity
+from ckptstore.commit.identity import Identity, Standing
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
+from ckptstore.commit.place import refuse_checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable, UnreadableFormat
 from ckptstore.find.lineage import Lineage
 from ckptstore.format import layout as plan
@@ -73,14 +74,18 @@ class Survey:
         That there is none is taken only from a listing that shows the store's own directory: one that
         shows nothing at all says nothing about a store that is there.
         """
-        self._identity.prove()
+        standing = self._identity.look()
+        if standing is Standing.NOTHING:
+            return []
         with translate_errors(self._backend.url):
             listed = self._catalog.names()
             if listed:
                 return listed
-            self._identity.prove_again()
+            if standing is Standing.STORE:
+                self._identity.prove_again()
             children = self._backend.children()
-        if names.META not in children:
+            refuse_checkpoint(self._backend, children)  # one that was opened as a store by mistake before
+        if names.META not in children or standing is Standing.LOST:
             raise StoreUnavailable(self._backend.url, "the listing is empty, although the store is there")
         return sorted(filter(None, map(CheckpointName.parse, children)))
 
@@ -126,7 +131,8 @@ class Survey:
 
     def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
-        self._identity.prove()
+        if self._identity.look() is Standing.NOTHING:
+            return Found([], [])
         for _ in range(MAX_TRIES):
             with translate_errors(self._backend.url):
                 scan = self._catalog.scan()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
-from ckptstore.commit.identity import Identity
+from ckptstore.commit.identity import Identity, Standing
 from ckptstore.errors import CheckpointGone, CheckpointNotFound, CheckpointProtected, UnreadableFormat
 from ckptstore.find.survey import Survey
 from ckptstore.find.targets import Target
@@ -27,8 +27,14 @@ class Tags:
 
     def read(self) -> dict[str, refs.Target]:
         """Every ref that points somewhere, pins included."""
+        standing = self._identity.look()
+        if standing is Standing.NOTHING:
+            return {}
+        return refs.read_all(self._backend, lost=standing is Standing.LOST)
+
+    def prove_store(self) -> None:
+        """StoreNotFound where ``store.json`` is missing: nothing is changed there."""
         self._identity.prove()
-        return refs.read_all(self._backend)
 
     def follow(self, tag: str) -> tuple[CheckpointName, Manifest]:
         """The checkpoint that `tag` points at. CheckpointNotFound, or CheckpointGone if it was deleted."""
@@ -59,6 +65,7 @@ class Tags:
 
     def clear(self, ref: str) -> None:
         """Point `ref` at nothing."""
+        self._identity.prove()
         refs.write(self._backend, ref, None)
 
     def check_same(self, target: Target) -> Manifest:

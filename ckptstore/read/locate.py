@@ -12,8 +12,8 @@ from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import CheckpointNotFound, InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
+from ckptstore.format.marks import V0_FILE, is_mark
 from ckptstore.read.manifests import require_manifest
-from ckptstore.rllib_formats.detect import V0_FILE
 
 _NOTHING = "there is no checkpoint in this directory"
 
@@ -29,7 +29,8 @@ class Located(NamedTuple):
     @property
     def is_store(self) -> bool:
         """Whether it is a store and not a checkpoint."""
-        return self.manifest is None and names.STORE in self.listing
+        marked = any(is_mark(path) for path in self.listing)  # one that was opened as a store by mistake
+        return self.manifest is None and names.STORE in self.listing and not marked
 
 
 def locate(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ckptstore.codec.encodings import EXTENSIONS
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.format import names
+from ckptstore.format.marks import STATES, V0_FILE
 from ckptstore.rllib_formats import versions
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.paths import (
@@ -37,12 +38,7 @@ _TREES = versions.select_versions("tree")
 
 _LEARNER_TREE = "learner/learner/rl_module"
 _EXPORT = re.compile(rf"{names.POLICIES}/[^/]+/model/")
-V0_FILE = re.compile(r"checkpoint-\d+\Z", re.ASCII)
-"""The one file of a 0.1 checkpoint: up to Ray 1.13 `save` returned its path, and `restore` took it."""
 _ROOT_JSONS = (names.RLLIB_JSON, "metadata.json", "learner_state.json", "rl_module_metadata.json")
-
-MARKS = ("algorithm_state.", "policy_state.", "module_state.", "checkpoint-", "class_and_ctor_args.")
-"""How the names of the files begin that mark a directory as a checkpoint, or as a part of one."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +276,7 @@ def _explain(files: Mapping[str, int]) -> tuple[str, str, str]:
     """What, why and remedy of the error for a directory of an unknown kind."""
     if not files:
         return "checkpoint directory", "it is empty or does not exist", "Check the path"
-    marked = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2].startswith(MARKS)} - {""}
+    marked = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2].startswith(STATES)} - {""}
     inner = sorted(path for path in marked if not any(above in marked for above in _above(path)))
     top = _some(sorted({path.split("/")[0] for path in files}))
     if not inner:

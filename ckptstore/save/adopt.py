@@ -11,6 +11,7 @@ from ckptstore import logs
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit.base import Catalog
+from ckptstore.commit.identity import Identity
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
 from ckptstore.format.names import CheckpointName, check_checkpoint_name, relative_path
 from ckptstore.format.parts import FileParts
@@ -31,8 +32,13 @@ def find_directory(path: str, store_url: str) -> CheckpointName:
     return name
 
 
-def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency: int) -> None:
-    """Have the directory `name` become a checkpoint as `request` says. Reads every byte, moves none."""
+def adopt(
+    catalog: Catalog, identity: Identity, name: CheckpointName, request: Request, concurrency: int
+) -> None:
+    """Have the directory `name` become a checkpoint as `request` says. Reads every byte, moves none.
+
+    The store is made once it is certain that there is something to adopt: a slip leaves nothing behind.
+    """
     backend = catalog.backend
     created = datetime.datetime.now(datetime.timezone.utc)
 
@@ -42,11 +48,13 @@ def adopt(catalog: Catalog, name: CheckpointName, request: Request, concurrency:
         told = replace(request, kind=found.kind, policies=found.policy_ids, checkpoint_version=found.version)
         paths = [relative_path(path, lying.label) for path in sorted(files)]
         hashed = run_all(lambda path: _hash(lying, path), paths, concurrency)
+        told = replace(told, store=identity.make())
         table, manifest = build_manifest(uuid.uuid4().hex, created, told, hashed)
         return table, manifest.dump()
 
     with logs.log_time("adopted", f"{backend.url}/{name}"), translate_errors(f"{backend.url}/{name}"):
         catalog.adopt(name, vouch)
+    identity.make()  # also where it was committed already, and store.json was lost
 
 
 def _hash(files: UnverifiedFiles, path: str) -> FileParts:

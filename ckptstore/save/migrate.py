@@ -129,7 +129,7 @@ def commit(
     catalog: Catalog, identity: Identity, concurrency: int, request: Request, items: Sequence[Item]
 ) -> Result:
     """Write and commit `items`. CheckpointExists if the step is taken."""
-    request, backend = replace(request, store=identity.prove()), catalog.backend
+    request, backend = replace(request, store=identity.make()), catalog.backend
     with logs.log_time("migrated", f"{backend.url}/{CheckpointName(request.step)}") as done:
         with Save(catalog, request.step, request.if_exists, concurrency) as save:
             files = save.write(items)

@@ -33,6 +33,7 @@ def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
         return
     found = list(there.get(name, {}).values())
     table, manifest = build_manifest(register.backend, name, found, vouch)
+    register.probe()  # only now: where there is nothing to adopt, nothing is left
     check_unchanged(register.backend, name, found, register.backend.list(str(name)))
     if register.create(f"{name}/{PARTS}", table, fence) != table:
         raise InvalidRequest(

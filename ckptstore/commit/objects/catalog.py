@@ -101,7 +101,6 @@ class RegisterCatalog(Register):
     def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
         """See :class:`ckptstore.commit.base.Catalog`."""
         with translate_bucket_errors(self.backend.url):
-            self.probe()
             adopt_in_place(self, name, vouch)
 
     # Deleting
