@@ -30,6 +30,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit.failures import is_of_another_step
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
+from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import CheckpointName, check_checkpoint_name
 from ckptstore.format.signing import Trust
 from ckptstore.read.locate import list_files
@@ -235,7 +236,8 @@ class Mirror(Stores):
         if number < 0:
             raise InvalidRequest(found.url, "its files don't tell its step", "Copy it alone: `cp --step N`")
         twin = self.checkpoint_at(path, number)
-        if twin is not None and _sizes(twin) == checkpoint.listing():
+        there = {path: size for path, size in checkpoint.listing().items() if not is_dropping(path)}
+        if twin is not None and _sizes(twin) == there:
             return Done("there already", twin)
         with self.store(path).stage(number) as staged:
             checkpoint.download(os.fspath(staged))

@@ -389,7 +389,7 @@ class Checkpoint:
         """
         from ckptstore.rllib_formats.migrate import fingerprint
 
-        return self.id if self.committed else fingerprint(self.listing())
+        return self.id if self.committed else fingerprint(self._files.paths())
 
     def export(
         self,

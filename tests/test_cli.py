@@ -205,7 +205,8 @@ class TestVerify:
 
     def test_an_extra_file(self, store: CheckpointStore) -> None:
         Path("store/checkpoint_000020/policies/intruder").write_bytes(b"x")
-        assert "intruder" in ckptstore("verify", "store@20", exits=5).stdout
+        assert "not part of it: policies/intruder" in ckptstore("verify", "store@20").stdout
+        assert document("verify", "store@20")["checkpoints"][0]["strays"] == ["policies/intruder"]
 
 
 class TestLatest:

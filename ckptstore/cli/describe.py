@@ -10,6 +10,7 @@ import numpy as np
 from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
+from ckptstore.format.droppings import is_dropping
 from ckptstore.read.contents import UnknownContents
 
 
@@ -17,7 +18,7 @@ def list_files(checkpoint: Checkpoint) -> dict[str, int]:
     """Payload files and their sizes in bytes: those committed or, without a manifest, those present."""
     if checkpoint.committed:
         return {file.path: file.size for file in checkpoint.manifest.files}
-    return dict(sorted(checkpoint.listing().items()))
+    return {path: size for path, size in sorted(checkpoint.listing().items()) if not is_dropping(path)}
 
 
 def count_bytes(*checkpoints: Checkpoint) -> int:

@@ -20,6 +20,7 @@ from ckptstore.errors import (
     InvalidRequest,
     SaveAborted,
 )
+from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import META, PARTS, CheckpointName
 
 
@@ -43,6 +44,7 @@ def build_manifest(
         raise CheckpointGone(where, "it was deleted, or given up before it was whole")
     if state is State.CLAIMED:
         raise InvalidRequest(where, "it is an unfinished save of ckptstore", "Leave it to `gc`")
+    files = {path: size for path, size in files.items() if not is_dropping(path)}
     payload = {path: size for path, size in files.items() if not path.startswith(f"{META}/")}
     if mixed := sorted(files.keys() - payload.keys() - {PARTS}):
         raise InvalidRequest(f"{where}/{mixed[0]}", "it belongs to something else", "Remove it if it may go")
@@ -62,7 +64,7 @@ def check_unchanged(
     ours = f"{name}/{META}/"
 
     def payload(listed: Iterable[Listed]) -> set[Listed]:
-        return {entry for entry in listed if not entry.key.startswith(ours)}
+        return {entry for entry in listed if not entry.key.startswith(ours) and not is_dropping(entry.key)}
 
     if changed := payload(before) ^ payload(now):
         where = f"{backend.url.rstrip('/')}/{min(changed).key}"

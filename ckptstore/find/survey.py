@@ -19,11 +19,13 @@ from ckptstore.find.lineage import Lineage
 from ckptstore.format import layout as plan
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
+from ckptstore.format.markers import derive_marker
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.parts import FileParts
 from ckptstore.logs import logger
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import fetch_manifest
+from ckptstore.read.report import VerifyReport
 from ckptstore.work import run_all
 
 MAX_TRIES = 20
@@ -57,6 +59,7 @@ class Survey:
         self._concurrency = concurrency
         self._lineage = lineage
         self._trust = trust
+        self._mentioned: set[str] = set()
 
     @property
     def backend(self) -> Backend:
@@ -168,11 +171,18 @@ class Survey:
         if problem is None and verified:
             report = checkpoint.check()
             problem = None if report.ok else report.summary()
+            self._mention(report)
         if problem is None:
             return manifest
         if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
             skipped.append(Skipped(str(name), problem))
         return None
+
+    def _mention(self, report: VerifyReport) -> None:
+        """Log that files lie in a checkpoint that are no part of it: once for each."""
+        if report.strays and report.name not in self._mentioned:
+            self._mentioned.add(report.name)
+            logger.info("%s also holds what is no part of it: %s", report.name, ", ".join(report.strays[:20]))
 
     def _examine(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> Found | None:
         """What `scan` comes to; None if something in it was gone by the time it was read."""
@@ -238,8 +248,9 @@ def _mismatch(manifest: Manifest, files: Mapping[str, int]) -> str | None:
     """Why the directory isn't the checkpoint its manifest tells of: a copy cut short, a file cut off."""
     for file in (*manifest.files, manifest.parts):
         if file.path not in files:
-            return f"{file.path} is missing"
-        if files[file.path] != file.size:
+            if derive_marker(manifest, file.path) is None:
+                return f"{file.path} is missing"
+        elif files[file.path] != file.size:
             return f"{file.path} has {files[file.path]} bytes, not {file.size}"
     return None
 

@@ -129,8 +129,7 @@ class Contents:
             return _policy(self.policy, str)
         policies, components = self.policies or {}, self.components or {}
         items = [
-            literal(".is_checkpoint", b"1\n"),
-            literal(".tune_metadata", pickle.dumps(tune_metadata(step), protocol=4)),
+            *(literal(path, data) for path, data in markers(step).items()),
             literal(names.RLLIB_JSON, rllib_json("Algorithm", self.policy_ids)),
             pickle_item(names.STATE, {} if self.state is UNSET else self.state),
         ]
@@ -160,6 +159,11 @@ def rllib_json(kind: str, policy_ids: Sequence[str] | None = None) -> bytes:
     if policy_ids is not None:
         fields["policy_ids"] = sorted(policy_ids)
     return (dumps(fields) + "\n").encode("ascii")
+
+
+def markers(step: int) -> dict[str, bytes]:
+    """The two small files whose bytes the step alone decides."""
+    return {".is_checkpoint": b"1\n", ".tune_metadata": pickle.dumps(tune_metadata(step), protocol=4)}
 
 
 def tune_metadata(step: int, last_result: Mapping[str, Any] | None = None) -> dict[str, Any]:

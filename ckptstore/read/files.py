@@ -8,6 +8,7 @@ from typing import Protocol
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import explain_memory_error, translate_errors
 from ckptstore.format import names
+from ckptstore.format.droppings import is_dropping
 from ckptstore.format.parts import PART_BYTES
 from ckptstore.read.manifests import key_of
 
@@ -39,8 +40,12 @@ class UnverifiedFiles:
         self._listing = listing
 
     def paths(self) -> Mapping[str, int]:
-        """Every file when the directory was opened, but for any of ours."""
-        return {path: size for path, size in self._listing.items() if not path.startswith(f"{names.META}/")}
+        """Every file when the directory was opened, but for any of ours, and for what is nobody's."""
+        return {
+            path: size
+            for path, size in self._listing.items()
+            if not path.startswith(f"{names.META}/") and not is_dropping(path)
+        }
 
     def read(self, path: str) -> bytes:
         """The bytes of the file `path`."""

@@ -23,6 +23,7 @@ from ckptstore.errors import (
 from ckptstore.format import names, parts, strictjson
 from ckptstore.format.digest import digest
 from ckptstore.format.manifest import Manifest
+from ckptstore.format.markers import derive_marker
 from ckptstore.format.parts import FileParts, Part
 from ckptstore.read.foreign_code import refuse_foreign_code
 from ckptstore.read.manifests import fetch_manifest, key_of
@@ -197,12 +198,20 @@ class VerifiedFiles:
 
     def read(self, path: str) -> bytes:
         """The verified bytes of the file `path`."""
+        if derive_marker(self.manifest, path) is not None:
+            return b"".join(self.stream(path))
         return bytes(self.fetch(path))
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """The verified bytes of the file `path`, part by part."""
+        """The verified bytes of the file `path`, part by part; of one that a copy left behind, if known."""
+        known = derive_marker(self.manifest, path)
         for part in self._file(path).parts:
-            yield self._read_part(path, part)
+            try:
+                yield self._read_part(path, part)
+            except CheckpointCorrupt as error:
+                if known is None or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                yield known
 
     def decode(
         self, path: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
@@ -280,9 +289,10 @@ class VerifiedFiles:
         problems: list[str] = []
         damaged: list[str] = []
         count = 0
-        expected = {**self.paths(), names.PARTS: self.manifest.parts.size}
-        for path in sorted(listing.keys() - expected.keys() - {names.MANIFEST, names.CLAIM}):
-            problems.append(f"{path}: not part of the checkpoint")
+        strays = tuple(sorted(listing.keys() - {*self._files, names.PARTS, names.MANIFEST, names.CLAIM}))
+        there = [
+            path for path in self._files if path in listing or derive_marker(self.manifest, path) is None
+        ]
 
         def one(path: str) -> int:
             done = 0
@@ -303,16 +313,15 @@ class VerifiedFiles:
         try:
             self.parts  # noqa: B018  # everything else is checked against it
         except CheckpointCorrupt as error:
-            told = (f"{names.PARTS}: {error.why}", *problems)
-            return VerifyReport(self.label, 0, 0, told, (names.PARTS,))
-        paths = list(self._files)
-        for path, result in zip(paths, run_all(try_file, paths, self.concurrency), strict=True):
+            told = (f"{names.PARTS}: {error.why}",)
+            return VerifyReport(self.label, 0, 0, told, strays, damaged=(names.PARTS,))
+        for path, result in zip(there, run_all(try_file, there, self.concurrency), strict=True):
             if isinstance(result, str):
                 problems.append(result)
                 damaged.append(path)
             else:
                 count += result
-        return VerifyReport(self.label, len(self._files), count, tuple(problems), tuple(damaged))
+        return VerifyReport(self.label, len(there), count, tuple(problems), strays, damaged=tuple(damaged))
 
     def _file(self, path: str) -> FileParts:
         try:

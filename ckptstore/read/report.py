@@ -18,7 +18,9 @@ class VerifyReport:
     bytes: int
     """Bytes read and hashed."""
     problems: tuple[str, ...] = field(default=())
-    """One line for every file that is missing, changed or extra."""
+    """One line for every file that is missing or changed."""
+    strays: tuple[str, ...] = field(default=())
+    """Paths of files that lie there and that the manifest doesn't name: no part of it, and no damage."""
     damaged: tuple[str, ...] = field(default=())
     """Paths of the files that are missing or changed."""
     sharers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from ckptstore.backends.local.backend import is_temporary
 from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, SaveAborted
 from ckptstore.format import names
+from ckptstore.format.droppings import is_dropping
 from ckptstore.format.layout import Contents, Item, Write
 from ckptstore.format.parts import PART_BYTES
 
@@ -60,10 +61,10 @@ def local_files(directory: str) -> list[str]:
     """Paths of the files below `directory`, relative and sorted; InvalidRequest for anything but plain files.
 
     A link would be followed by whoever reads the checkpoint later, on another machine. A name that no
-    reader would take is refused as well.
+    reader would take is refused as well. Left out is what comes and goes by itself, such as ``.nfs*``.
     """
     with translate_errors(directory):
-        paths = sorted(_plain_files(directory))
+        paths = sorted(path for path in _plain_files(directory) if not is_dropping(path))
     for path in paths:
         _check_name(path, directory)
     return paths

@@ -50,6 +50,7 @@ def verify(session: Session, target: str, workers: int) -> int:
         lines.append(f"{item['name']}: {found}")
         lines += [f"  {note}" for note in item["notes"]]
         lines += [f"  {problem}" for problem in item["problems"]]
+        lines += [f"  not part of it: {path}" for path in item["strays"]]
     session.show({"ok": ok, "checkpoints": documents}, *(lines or ["the store holds no checkpoint"]))
     return 0 if ok else DAMAGED
 
@@ -57,7 +58,8 @@ def verify(session: Session, target: str, workers: int) -> int:
 def _verify_one(found: bulk.Found) -> many.Line:
     report = found.open().check()
     result = ("whole" if found.committed else "readable, no digests") if report.ok else "damaged"
-    document = {"ok": report.ok, "files": report.files, "bytes": report.bytes, "problems": report.problems}
+    document = _describe_report(report)
+    del document["name"]
     problem = report.problems[0] if report.problems else ""
     return many.Line(result, document, [problem], 0 if report.ok else DAMAGED)
 
@@ -69,6 +71,7 @@ def _describe_report(report: VerifyReport) -> dict[str, Any]:
         "files": report.files,
         "bytes": report.bytes,
         "problems": list(report.problems),
-        "notes": list(report.notes),
+        "strays": list(report.strays),
         "sharers": {path: list(names) for path, names in report.sharers.items()},
+        "notes": list(report.notes),
     }

@@ -24,6 +24,7 @@ from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
 from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, is_committed, leads_to, logger
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
+from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 from ckptstore.work import Pool
 
@@ -270,7 +271,8 @@ class DirectoryAttempt:
                         "Save a copy of what it points to",
                     )
                 else:
-                    if self._frozen and where not in self._frozen and where not in self._created:
+                    new = self._frozen and where not in self._frozen and where not in self._created
+                    if new and not is_dropping(where):
                         raise self._refuse_change(where)
                     self._sync_file(directory, entry.name)
             if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:

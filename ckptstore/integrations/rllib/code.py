@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.codec.opaque import Opaque
-from ckptstore.errors import CheckpointCorrupt, InvalidRequest
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib.saving import WRITER
 
@@ -54,11 +54,11 @@ class Code:
 
 def _read_python(checkpoint: Checkpoint) -> str:
     """The Python, such as "3.11", on which RLlib wrote the checkpoint; empty if no file says."""
-    if WRITER not in checkpoint.listing():
-        return ""
     try:
         version = json.loads(checkpoint.read(WRITER))["python"]
         return ".".join(version.split(".")[:2])
+    except CheckpointNotFound:  # by the manifest, where there is one: a stray says nothing
+        return ""
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointCorrupt(
             f"{checkpoint.url}/{WRITER}", "it doesn't name a version of Python"
