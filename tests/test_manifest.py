@@ -84,7 +84,7 @@ def test_a_newer_schema_asks_for_an_upgrade() -> None:
     with pytest.raises(UnreadableFormat, match="Upgrade"):
         manifest.load(body(schema_version=3, shape_of_things="unknown"), "m")
     with pytest.raises(UnreadableFormat, match="Upgrade"):
-        manifest.load(body(digest_algorithm="blake4"), "m")
+        manifest.load(body(schema_version=3, digest_algorithm="blake4"), "m")
     with pytest.raises(UnreadableFormat, match="requires shards"):
         manifest.load(body(requires=["shards"], shards=[]), "m")
 

@@ -18,6 +18,7 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.app import root as command_line
 from ckptstore.errors import CheckpointCorrupt
 from ckptstore.format.markers import derive_marker
+from ckptstore.integrations.rllib import code
 from tests.servers import Server
 from tests.stores import policies, tree_bytes, unlinked
 
@@ -146,6 +147,24 @@ def test_the_command_line_tells(tmp_path: Path) -> None:
         assert result.exit_code == 0
         assert "not part of it: policies/.DS_Store" in result.stdout
         assert CliRunner().invoke(command_line, ["info", target]).exit_code == 0
+
+
+def test_one_that_claims_to_tell_of_the_writer(tmp_path: Path) -> None:
+    made = CheckpointStore(tmp_path / "run").save(1)
+    (tmp_path / "run" / made.name / code.WRITER).write_bytes(b'{"python": "2.7"}')
+    assert code._read_python(made) == ""
+
+
+def test_objects_that_stand_for_a_directory(moto: Server) -> None:
+    """As the consoles of buckets make them."""
+    url = moto.new_url()
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    for path, data in {**tree_bytes(OLD), "": b"", "policies/": b""}.items():
+        moto.client().put_object(Bucket=bucket, Key=f"{prefix}/checkpoint_000010/{path}", Body=data)
+    opened = Checkpoint.open(f"{url}/checkpoint_000010", storage_options=moto.options)
+    with opened.as_directory() as copy:
+        assert tree_bytes(copy).keys() == tree_bytes(OLD).keys()
+    assert CheckpointStore(url, storage_options=moto.options).adopt("checkpoint_000010").verify().ok
 
 
 class TestWithoutAManifest:

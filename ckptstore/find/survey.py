@@ -201,7 +201,7 @@ class Survey:
             problem = _mismatch(manifest, scan[name]) and self._recheck_listing(name, manifest)
             if problem is not None:
                 skipped.append(Skipped(str(name), problem))
-            elif not superseded(name, skipped):
+            elif not is_superseded(name, skipped):
                 whole.append((name, manifest))
         log_skipped(skipped[::-1], self._backend.url)
         visible = plan.visible(whole[::-1])
@@ -238,7 +238,7 @@ def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointNa
     return [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
 
 
-def superseded(name: CheckpointName, skipped: Iterable[Skipped]) -> bool:
+def is_superseded(name: CheckpointName, skipped: Iterable[Skipped]) -> bool:
     """Whether one of `skipped`, which a later release wrote, has taken the place of `name`."""
     later = (CheckpointName.parse(skip.name) for skip in skipped if skip.newer)
     return any(other is not None and other.step == name.step and other > name for other in later)

@@ -164,16 +164,8 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
     Raises CheckpointCorrupt naming `source` for anything but a whole, committed manifest, and
     UnreadableFormat for one of a newer schema.
     """
-    fields = strictjson.load_fields(data, source, SCHEMA_VERSION)
-    algorithm = fields.take("digest_algorithm", str)
-    if algorithm != ALGORITHM:
-        raise UnreadableFormat(
-            source, f"digests are {algorithm[:40]!r}, not {ALGORITHM}", "Upgrade ckptstore"
-        )
-    said = fields.take("digest", str)
-    told, tail = data[:-_TAIL], data[-_TAIL:]
-    if tail != _DIGEST_FIELD + said.encode("utf-8") + b'"}\n' or digest(told) != said:
-        raise CheckpointCorrupt(source, "the manifest's own digest does not match")
+    fields = _fields_of(data, source)
+    told = data[:-_TAIL]
     signature = _signature(fields.take("signature", dict) if fields.has("signature") else None, source)
     if not told.endswith(field := _signature_field(signature)):
         raise CheckpointCorrupt(source, "the signature isn't where it belongs")
@@ -212,6 +204,21 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
     if paths != sorted(set(paths)):
         raise CheckpointCorrupt(source, "the files are not in order, or one is named twice")
     return manifest
+
+
+def _fields_of(data: bytes, source: str) -> strictjson.Fields:
+    """The fields, once the digest is right: what is damaged says nothing true of its schema either."""
+    raw = strictjson.loads(data, source)
+    why, algorithm = strictjson.newer(raw, SCHEMA_VERSION), raw.get("digest_algorithm")
+    tail = _DIGEST_FIELD + digest(data[:-_TAIL]).encode("ascii") + b'"}\n'
+    if data[-_TAIL:] != tail and (algorithm == ALGORITHM or not why):
+        raise CheckpointCorrupt(source, "the manifest's own digest does not match")
+    if why:
+        raise UnreadableFormat(source, why, "Upgrade ckptstore")
+    fields = strictjson.Fields(raw, source)
+    fields.take("digest_algorithm", str, lambda value: value == ALGORITHM)
+    fields.take("digest", str)
+    return fields
 
 
 def _signature(raw: dict[str, Any] | None, source: str) -> Signature | None:
