@@ -106,9 +106,7 @@ class Run:
 
     def begin(self, request: Request) -> Save:
         """An attempt at what `request` asks for."""
-        return Save(
-            self.catalog, request.step, request.if_exists, self.concurrency, self._tags.check_removable
-        )
+        return Save(self.catalog, request.step, request.if_exists, self.concurrency)
 
     def with_parent(self, request: Request) -> Request:
         """`request` with its store, and its parent now that no save is in flight that may become it."""

@@ -30,7 +30,7 @@ from ckptstore.find.lineage import Lineage
 from ckptstore.find.prune import choose_unneeded
 from ckptstore.find.ranking import choose_best
 from ckptstore.find.removal import Removal, refuse_newer
-from ckptstore.find.sharing import check_all
+from ckptstore.find.sharing import check_all, check_chosen
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target, target_of
@@ -397,10 +397,15 @@ class CheckpointStore:
         self._tags.point(names.PIN + target.id, target)
 
     def unpin(self, which: Which) -> None:
-        """Take the pin away; fine if there is none."""
-        ref = names.PIN + self._identify(which, misnamed=True).id
-        if ref in self._tags.read():
-            self._tags.clear(ref)
+        """Take the pin away; fine if there is none. By name also from what has lost its manifest."""
+        try:
+            pins = [names.PIN + self._identify(which, misnamed=True).id]
+        except CheckpointNotFound:
+            if not (isinstance(which, str) and (pins := self._tags.pins_of(which))):
+                raise
+        for ref in pins:
+            if ref in self._tags.read():
+                self._tags.clear(ref)
 
     # -- removing -------------------------------------------------------------------------------
 
@@ -450,13 +455,14 @@ class CheckpointStore:
         """Remove what crashed or aborted saves and interrupted deletes left behind.
 
         `grace` is the age in seconds below which an unfinished save is taken to be alive; by default
-        0 on local disk, where a lock tells, and a day on object stores. Nothing committed is touched.
+        0 on local disk, where a lock tells, and a day on object stores. Nothing committed is touched, nor
+        what a tag or pin points at, which was committed once and has lost its manifest.
         """
         if self._identity.look() is Standing.NOTHING:
             return Swept([], 0)
         self._identity.prove()
         with translate_errors(self.url):
-            return self._catalog.sweep(grace)
+            return self._catalog.sweep(grace, self._tags.check_removable)
 
     # -- the whole store ------------------------------------------------------------------------
 
@@ -465,9 +471,14 @@ class CheckpointStore:
     ) -> list[VerifyReport]:
         """Read and check every byte of every checkpoint, or of those named; a report for each.
 
-        The damaged ones are included. Of a damaged file it names the other checkpoints that share it.
+        The damaged ones are included. Of a damaged file it names the other checkpoints that share it. Of the
+        whole store it reports as well what has lost its manifest: a tag or pin points at it, or its
+        ``parts.json``, which is written right before the manifest, is older than an hour. So is a tag or pin
+        that points at nothing.
         """
-        return check_all(self._survey, None if which is None else map(self._resolve, which), progress)
+        if which is not None:
+            return check_chosen(self._survey, map(self._resolve, which), progress)
+        return check_all(self._survey, self._tags.find_dangling, progress)
 
     def copy_to(
         self,

@@ -108,10 +108,12 @@ class Catalog(Protocol):
 
         With "replace", `check` is asked about each checkpoint that would be superseded, right before
         it is unpublished: one for which it raises CheckpointProtected stays committed below the new
-        one. Raises CheckpointExists if the step is visibly committed and `if_exists` is not "replace".
+        one. It is asked about unfinished attempts too, before they are given up: what a tag points at was
+        committed once, and has lost its manifest. Raises CheckpointExists if the step is visibly committed
+        and `if_exists` is not "replace".
         """
 
-    def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
+    def adopt(self, name: CheckpointName, vouch: Vouch, check: Check = allow) -> None:
         """Make the directory `name`, which another program has filled, a checkpoint where it lies.
 
         `vouch` reads the files it is told of. Then ``parts.json`` and the manifest are written, and
@@ -136,8 +138,9 @@ class Catalog(Protocol):
         same time can then miss it. The caller takes its tag back on that error.
         """
 
-    def sweep(self, grace: float | None) -> Swept:
+    def sweep(self, grace: float | None, check: Check = allow) -> Swept:
         """Remove what crashed, lost or deleted attempts left; never a live or in-flight one.
 
-        `grace` is in seconds; None takes the protocol's own default.
+        Nor a directory for which `check` raises CheckpointProtected. `grace` is in seconds; None takes the
+        protocol's own default.
         """

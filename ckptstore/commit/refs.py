@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
-from ckptstore.errors import CheckpointCorrupt, StoreUnavailable
+from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable
 from ckptstore.format import names, strictjson
 
 SCHEMA_VERSION = 1
@@ -101,6 +101,18 @@ def refs_to(refs: Mapping[str, Target], name: str) -> list[str]:
         for ref, target in refs.items()
         if target.name == name
     ]
+
+
+def check_unnamed(backend: Backend, name: names.CheckpointName) -> None:
+    """CheckpointProtected if a ref points at the directory `name` now."""
+    check_none_points_at(read_all(backend), backend, name)
+
+
+def check_none_points_at(refs: Mapping[str, Target], backend: Backend, name: names.CheckpointName) -> None:
+    """CheckpointProtected if one of `refs` points at the directory `name`."""
+    if found := refs_to(refs, str(name)):
+        why = f"{', '.join(found)} points at it"
+        raise CheckpointProtected(f"{backend.url}/{name}", why, "Use untag() or unpin() first")
 
 
 def _encode(target: Target | None) -> bytes:

@@ -29,14 +29,17 @@ def find_latest(survey: Survey, verified: bool) -> Checkpoint | None:
 
     def look(listed: list[CheckpointName]) -> tuple[Checkpoint | None, bool]:
         skipped.clear()
+        absent: list[CheckpointName] = []
         gone = False
         for name in reversed(listed):
-            manifest = survey.fetch_whole(name, skipped, verified)
+            manifest = survey.fetch_whole(name, skipped, absent, verified)
             if manifest is not None:
+                skipped.extend(survey.find_lost(absent))
                 return survey.checkpoint(name, manifest, skipped), gone
             if skipped and skipped[-1].newer:  # to pass it over would take its run back to an older one
-                break
+                return None, gone
             gone = gone or not skipped or skipped[-1].name != str(name)
+        skipped.extend(survey.find_lost(absent))
         return None, gone
 
     found = _look_until_stable(survey, look)

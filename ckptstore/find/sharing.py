@@ -15,15 +15,28 @@ from ckptstore.work import Progress
 
 
 def check_all(
-    survey: Survey, chosen: Iterable[Checkpoint] | None, progress: Progress | None
+    survey: Survey, find_dangling: Callable[[], dict[str, tuple[str, ...]]], progress: Progress | None
 ) -> list[VerifyReport]:
-    """A report for each checkpoint of the store, or each of those `chosen`, in the order of their names."""
-    if chosen is not None:
-        reports = [checkpoint.check(progress=progress) for checkpoint in chosen]
-    else:
-        found = survey.list_committed()
-        reports = [_report_skipped(survey.url, skip) for skip in found.skipped]
-        reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
+    """A report for each checkpoint of the store, and for what should be one and isn't, in order of names.
+
+    `find_dangling` tells, by name of a directory, what is wrong with the refs that point there.
+    """
+    found = survey.list_committed()
+    dangling = find_dangling()
+    reports = [_report_skipped(survey.url, skip, dangling.pop(skip.name, ())) for skip in found.skipped]
+    reports += [VerifyReport(f"{survey.url}/{name}", 0, 0, problems) for name, problems in dangling.items()]
+    reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
+    return _with_sharers(survey, reports)
+
+
+def check_chosen(
+    survey: Survey, chosen: Iterable[Checkpoint], progress: Progress | None
+) -> list[VerifyReport]:
+    """A report for each of these checkpoints of the store, in order of names."""
+    return _with_sharers(survey, [checkpoint.check(progress=progress) for checkpoint in chosen])
+
+
+def _with_sharers(survey: Survey, reports: list[VerifyReport]) -> list[VerifyReport]:
     if any(report.damaged for report in reports):
         looked = survey.manifests()
         manifests = {name: manifest for name, manifest in looked.items() if isinstance(manifest, Manifest)}
@@ -31,9 +44,9 @@ def check_all(
     return sorted(reports, key=lambda report: report.name)
 
 
-def _report_skipped(url: str, skip: Skipped) -> VerifyReport:
+def _report_skipped(url: str, skip: Skipped, dangling: tuple[str, ...]) -> VerifyReport:
     """That a later release wrote it is no damage: then nothing was read."""
-    problems, notes = ((), (skip.reason,)) if skip.newer else ((skip.reason,), ())
+    problems, notes = ((), (skip.reason,)) if skip.newer else ((skip.reason, *dangling), ())
     return VerifyReport(f"{url}/{skip.name}", 0, 0, problems, notes=notes)
 
 

@@ -16,6 +16,7 @@ from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.commit.place import refuse_checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable, UnreadableFormat
 from ckptstore.find.lineage import Lineage
+from ckptstore.find.lost import find_lost, may_be_lost
 from ckptstore.format import layout as plan
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
@@ -24,7 +25,7 @@ from ckptstore.format.names import CheckpointName
 from ckptstore.format.parts import FileParts
 from ckptstore.logs import logger
 from ckptstore.read.locate import list_files
-from ckptstore.read.manifests import fetch_manifest
+from ckptstore.read.manifests import Missing, fetch_state
 from ckptstore.read.report import VerifyReport
 from ckptstore.work import run_all
 
@@ -99,11 +100,14 @@ class Survey:
 
         CheckpointCorrupt if it is that of another step, whose copy lies there, unless it may be `misnamed`.
         """
-        label = label or url_of(self._backend, name)
-        manifest = fetch_manifest(self._backend, str(name), label, self._trust)
-        if manifest is not None and manifest.step != name.step and not misnamed:
-            raise is_of_another_step(label, name, manifest.step)
-        return manifest
+        found = self._fetch_state(name, label or url_of(self._backend, name), misnamed)
+        return found if isinstance(found, Manifest) else None
+
+    def _fetch_state(self, name: CheckpointName, label: str, misnamed: bool = False) -> Manifest | Missing:
+        found = fetch_state(self._backend, str(name), label, self._trust)
+        if isinstance(found, Manifest) and found.step != name.step and not misnamed:
+            raise is_of_another_step(label, name, found.step)
+        return found
 
     def manifest_of(self, name: CheckpointName, misnamed: bool = False) -> Manifest:
         """The same, but CheckpointNotFound if it isn't committed."""
@@ -123,7 +127,9 @@ class Survey:
         """The manifest of every committed directory, superseded ones too; or why it can't be read."""
         listed = self.names()
         looked = run_all(self._look, listed, self._concurrency)
-        return {name: found for name, found in zip(listed, looked, strict=True) if found is not None}
+        return {
+            name: found for name, found in zip(listed, looked, strict=True) if not isinstance(found, Missing)
+        }
 
     def any_after(self, step: int) -> bool:
         """Whether a checkpoint of a later step is committed now."""
@@ -158,10 +164,17 @@ class Survey:
             self._backend, str(name), manifest, skipped=skipped, on_load=self._lineage.note_load, table=table
         )
 
-    def fetch_whole(self, name: CheckpointName, skipped: list[Skipped], verified: bool) -> Manifest | None:
-        """The manifest of a committed checkpoint that is all there; else None, with damage noted."""
+    def fetch_whole(
+        self, name: CheckpointName, skipped: list[Skipped], absent: list[CheckpointName], verified: bool
+    ) -> Manifest | None:
+        """The manifest of a committed checkpoint that is all there; else None, with damage noted.
+
+        Where there is no manifest, and nothing that says why, `absent` notes that.
+        """
         manifest = self._look(name)
-        if manifest is None:
+        if isinstance(manifest, Missing):
+            if manifest is Missing.ABSENT:
+                absent.append(name)
             return None
         if isinstance(manifest, Skipped):
             skipped.append(manifest)
@@ -174,7 +187,7 @@ class Survey:
             self._mention(report)
         if problem is None:
             return manifest
-        if self._look(name) is not None:  # else it was deleted meanwhile, which is no damage
+        if not isinstance(self._look(name), Missing):  # else it was deleted meanwhile, which is no damage
             skipped.append(Skipped(str(name), problem))
         return None
 
@@ -191,9 +204,9 @@ class Survey:
         skipped: list[Skipped] = []
         whole: list[tuple[CheckpointName, Manifest]] = []
         for name, manifest in sorted(zip(candidates, looked, strict=True), key=itemgetter(0), reverse=True):
-            if manifest is None and scan[name][names.MANIFEST] <= names.SMALL_STATE_BYTES:
+            if isinstance(manifest, Missing) and scan[name][names.MANIFEST] <= names.SMALL_STATE_BYTES:
                 continue  # a seal or tombstone all the same, as another version may write it
-            if manifest is None:
+            if isinstance(manifest, Missing):
                 return None
             if isinstance(manifest, Skipped):
                 skipped.append(manifest)
@@ -203,9 +216,11 @@ class Survey:
                 skipped.append(Skipped(str(name), problem))
             elif not is_superseded(name, skipped):
                 whole.append((name, manifest))
-        log_skipped(skipped[::-1], self._backend.url)
+        skipped.reverse()
+        skipped += self.find_lost([name for name, files in scan.items() if may_be_lost(files)])
+        log_skipped(skipped, self._backend.url)
         visible = plan.visible(whole[::-1])
-        return Found([self.checkpoint(name, manifest) for name, manifest in visible], skipped[::-1])
+        return Found([self.checkpoint(name, manifest) for name, manifest in visible], skipped)
 
     def _overtaken(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> bool:
         """Whether a step that `scan` shows as deleted was replaced: it has a name now that isn't in there.
@@ -219,10 +234,15 @@ class Survey:
         with translate_errors(self._backend.url):
             return any(name.step in gone and name not in scan for name in self._catalog.names())
 
-    def _look(self, name: CheckpointName) -> Manifest | Skipped | None:
-        """The manifest; None if nothing is committed there (any more); why not if it can't be read."""
+    def find_lost(self, without: Sequence[CheckpointName]) -> list[Skipped]:
+        """Those of the directories `without` a manifest that have lost it."""
+        with translate_errors(self._backend.url):
+            return [Skipped(str(name), why) for name, why in find_lost(self._backend, without).items()]
+
+    def _look(self, name: CheckpointName) -> Manifest | Missing | Skipped:
+        """The manifest; or why nothing is committed there (any more), or can't be read."""
         try:
-            return self.fetch(name, str(name))
+            return self._fetch_state(name, str(name))
         except CheckpointCorrupt as error:
             return Skipped(str(name), error.why)
         except UnreadableFormat as error:

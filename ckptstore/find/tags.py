@@ -8,7 +8,7 @@ from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity, Standing
-from ckptstore.errors import CheckpointGone, CheckpointNotFound, CheckpointProtected, UnreadableFormat
+from ckptstore.errors import CheckpointCorrupt, CheckpointGone, CheckpointNotFound, UnreadableFormat
 from ckptstore.find.survey import Survey
 from ckptstore.find.targets import Target
 from ckptstore.format import names
@@ -45,7 +45,10 @@ class Tags:
         if target.newer:
             raise UnreadableFormat(where, target.newer, "Upgrade ckptstore")
         name = refs.parse_name(target, where)
-        manifest = self._survey.manifest_of(name)
+        manifest = self._survey.fetch(name)
+        if manifest is None:
+            why = f"{name}, which it points at, has no manifest"
+            raise CheckpointNotFound(where, why, "Find out more with `ckptstore verify`, or move the tag")
         if manifest.id != target.id:
             raise CheckpointGone(where, "the checkpoint it points at was deleted")
         return name, manifest
@@ -68,6 +71,12 @@ class Tags:
         self._identity.prove()
         refs.write(self._backend, ref, None)
 
+    def pins_of(self, name: str) -> list[str]:
+        """The pins that point at the directory `name`, committed or not."""
+        return [
+            ref for ref, target in self.read().items() if ref.startswith(names.PIN) and target.name == name
+        ]
+
     def check_same(self, target: Target) -> Manifest:
         """Its manifest. CheckpointGone if the name is another's by now: a disk gives names away again."""
         manifest = self._survey.manifest_of(target.name, misnamed=True)
@@ -78,15 +87,35 @@ class Tags:
 
     def check_removable(self, name: CheckpointName) -> None:
         """CheckpointProtected if a ref points at `name` now."""
-        self.check_unprotected(name, refs.read_all(self._backend))
+        refs.check_unnamed(self._backend, name)
 
     def check_unprotected(self, name: CheckpointName, protecting: Mapping[str, refs.Target]) -> None:
         """CheckpointProtected if one of the refs `protecting` points at `name`."""
-        if found := refs.refs_to(protecting, str(name)):
-            where = f"{self._backend.url}/{name}"
-            raise CheckpointProtected(
-                where, f"{', '.join(found)} points at it", "Use untag() or unpin() first"
-            )
+        refs.check_none_points_at(protecting, self._backend, name)
+
+    def find_dangling(self) -> dict[str, tuple[str, ...]]:
+        """By name of a directory: what is wrong with the refs that point at it, where no such save is."""
+        found: dict[str, tuple[str, ...]] = {}
+        for ref, target in self.read().items():
+            problem = self._why_dangling(target)
+            if problem and self.read().get(ref) != target:
+                continue  # it was moved, and what it pointed at deleted
+            if problem:
+                by = refs.refs_to({ref: target}, target.name)[0]
+                found[target.name] = (*found.get(target.name, ()), f"{by} points at it, {problem}")
+        return found
+
+    def _why_dangling(self, target: refs.Target) -> str | None:
+        name = CheckpointName.parse(target.name)
+        if name is None:
+            return "which is not a checkpoint name"
+        try:
+            manifest = self._survey.fetch(name, misnamed=True)
+        except (CheckpointCorrupt, UnreadableFormat):
+            return None  # that it is damaged, or a later release's, is said by others
+        if manifest is None:
+            return "and it has no manifest"
+        return None if manifest.id == target.id else "or rather at one that had that name and was deleted"
 
     def _point_back(self, ref: str, number: int) -> None:
         """Undo our move of `ref`, unless somebody has moved it on; to nothing if what it left is gone."""

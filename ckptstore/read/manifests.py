@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 
 from ckptstore.backends.base import Backend
@@ -11,9 +12,25 @@ from ckptstore.format import names, strictjson
 from ckptstore.format.manifest import Check, Manifest, load
 
 
-@retry_if_corrupt
+class Missing(enum.Enum):
+    """Why a directory has no manifest."""
+
+    ABSENT = "nothing is there, or not yet, or not any more"
+    DEAD = "it was deleted, or given up before it was whole"
+
+
 def fetch_manifest(backend: Backend, prefix: str, label: str, check: Check | None = None) -> Manifest | None:
     """The manifest of the directory `prefix`; None if it has none or was deleted or never finished.
+
+    Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
+    """
+    found = fetch_state(backend, prefix, label, check)
+    return found if isinstance(found, Manifest) else None
+
+
+@retry_if_corrupt
+def fetch_state(backend: Backend, prefix: str, label: str, check: Check | None = None) -> Manifest | Missing:
+    """The manifest of the directory `prefix`, or why there is none.
 
     Raises CheckpointCorrupt for one that is damaged or whose signature `check` does not accept.
     """
@@ -23,11 +40,11 @@ def fetch_manifest(backend: Backend, prefix: str, label: str, check: Check | Non
         try:
             data = backend.read(key, most=strictjson.MAX_BYTES)
         except FileNotFoundError:
-            return None
+            return Missing.ABSENT
     if len(data) <= names.SMALL_STATE_BYTES:
         try:
             if json.loads(data).get("state") in ("aborted", "deleted"):  # no set: it may be a list
-                return None
+                return Missing.DEAD
         except (ValueError, AttributeError, RecursionError):
             pass  # no seal and no tombstone: a damaged manifest, which `load` says properly
     return load(data, source, check)

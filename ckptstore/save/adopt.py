@@ -6,10 +6,12 @@ import datetime
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from ckptstore import logs
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
+from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.identity import Identity
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
@@ -53,7 +55,7 @@ def adopt(
         return table, manifest.dump()
 
     with logs.log_time("adopted", f"{backend.url}/{name}"), translate_errors(f"{backend.url}/{name}"):
-        catalog.adopt(name, vouch)
+        catalog.adopt(name, vouch, partial(refs.check_unnamed, backend))
     identity.make()  # also where it was committed already, and store.json was lost
 
 

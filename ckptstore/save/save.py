@@ -6,10 +6,12 @@ import datetime
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 
 from ckptstore.backends.translate import translate_errors
-from ckptstore.commit.base import Attempt, Catalog, Check, IfExists, allow
+from ckptstore.commit import refs
+from ckptstore.commit.base import Attempt, Catalog, IfExists
 from ckptstore.errors import CheckpointGone
 from ckptstore.format import names, parts
 from ckptstore.format.digest import digest
@@ -31,14 +33,13 @@ class Save:
     store the checkpoint may exist.
     """
 
-    def __init__(
-        self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int, check: Check = allow
-    ) -> None:
+    def __init__(self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int) -> None:
         self._catalog = catalog
         self._concurrency = concurrency
         self._created = datetime.datetime.now(datetime.timezone.utc)
         self._sealed = False
         self._pythons: set[str] = set()
+        check = partial(refs.check_unnamed, catalog.backend)
         with translate_errors(catalog.backend.url):
             self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex, check)
 

@@ -94,7 +94,7 @@ class DirectoryCatalog(LocalRoot):
             staging.close()
             raise
 
-    def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
+    def adopt(self, name: CheckpointName, vouch: Vouch, check: Check = allow) -> None:
         """Give a directory that lies there already its manifest, under the root's lock."""
         adopt_in_place(self, name, vouch)
 
@@ -121,6 +121,6 @@ class DirectoryCatalog(LocalRoot):
                 raise was_deleted(self.backend, name)
             yield
 
-    def sweep(self, grace: float | None) -> Swept:
-        """Remove what dead attempts, deletes and publishes left behind."""
+    def sweep(self, grace: float | None, check: Check = allow) -> Swept:
+        """Remove what dead attempts, deletes and publishes left behind: nothing that has a name to check."""
         return sweep(self, grace or 0.0)

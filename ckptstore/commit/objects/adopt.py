@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckptstore.backends.base import Listed
 from ckptstore.commit.adopt import build_manifest, check_unchanged, is_taken
-from ckptstore.commit.base import Vouch
+from ckptstore.commit.base import Check, Vouch
 from ckptstore.commit.failures import save_too_old, url_of
 from ckptstore.commit.objects.register import Register
 from ckptstore.commit.objects.states import State, is_whole, sizes, small_state, state_of
@@ -17,7 +17,7 @@ from ckptstore.errors import (
 from ckptstore.format.names import MANIFEST, PARTS, CheckpointName
 
 
-def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
+def adopt(register: Register, name: CheckpointName, vouch: Vouch, check: Check) -> None:
     """On an object store: ``parts.json`` and the manifest, each by one create-only PUT.
 
     Two adopters of the same bytes write the same ``parts.json``, and the register has one winner.
@@ -54,12 +54,12 @@ def adopt(register: Register, name: CheckpointName, vouch: Vouch) -> None:
     now = register.directories(name.step)
     for other in [*_in_state(now, State.CLAIMED), *_in_state(now, State.COMMITTED)]:
         if other != name:
-            _stop(register, other)
+            _stop(register, other, check)
 
 
-def _stop(register: Register, other: CheckpointName) -> None:
+def _stop(register: Register, other: CheckpointName, check: Check) -> None:
     """Seal a save of the same step: of two, the later one wins. CheckpointExists if it is done."""
-    if register.seal(other) is State.COMMITTED:
+    if not register.is_protected(other, check) and register.seal(other) is State.COMMITTED:
         raise CheckpointExists(url_of(register.backend, other), "a save of the same step was faster")
 
 

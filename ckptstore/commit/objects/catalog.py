@@ -76,32 +76,32 @@ class RegisterCatalog(Register):
         """Own the first free directory above all that are listed."""
         claim = record(attempt=attempt_id)
         there = [(CheckpointName(step, attempt), state) for attempt, state in sorted(found.items())]
-        below = [name for name, state in there if self._is_committed(name, state, if_exists)]
+        below = [name for name, state in there if self._is_committed(name, state, if_exists, check)]
         name = next_name(self.backend, step, [name for name, _ in there])
         while True:
             claimed = self.clock()  # before the request: the server's own record is not older
             if self.create(f"{name}/{CLAIM}", claim) == claim:
                 return RegisterAttempt(self, name, attempt_id, claimed, below, check)
-            if self._is_committed(name, State.CLAIMED, if_exists):
+            if self._is_committed(name, State.CLAIMED, if_exists, check):
                 below.append(name)
             name = next_name(self.backend, step, [name])
 
-    def _is_committed(self, name: CheckpointName, state: State, if_exists: IfExists) -> bool:
+    def _is_committed(self, name: CheckpointName, state: State, if_exists: IfExists, check: Check) -> bool:
         """Whether it is, for good. CheckpointExists if so and it is not to be replaced.
 
         The newest writer wins: a restarted job never waits for its dead self, and a job that was only
         thought dead meets the seal when it commits.
         """
-        if state is State.CLAIMED:
+        if state is State.CLAIMED and not self.is_protected(name, check):
             state = self.seal(name)
         if state is State.COMMITTED and if_exists != "replace":
             raise already_committed(self.backend, name)
         return state is State.COMMITTED
 
-    def adopt(self, name: CheckpointName, vouch: Vouch) -> None:
+    def adopt(self, name: CheckpointName, vouch: Vouch, check: Check = allow) -> None:
         """See :class:`ckptstore.commit.base.Catalog`."""
         with translate_bucket_errors(self.backend.url):
-            adopt_in_place(self, name, vouch)
+            adopt_in_place(self, name, vouch, check)
 
     # Deleting
 
@@ -151,6 +151,6 @@ class RegisterCatalog(Register):
 
     # Sweeping
 
-    def sweep(self, grace: float | None) -> Swept:
+    def sweep(self, grace: float | None, check: Check = allow) -> Swept:
         with translate_bucket_errors(self.backend.url):
-            return Sweep(self, GRACE if grace is None else grace).run()
+            return Sweep(self, GRACE if grace is None else grace, check).run()

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 
 from ckptstore.backends.base import Listed, ObjectPlace, PlaceMissing
 from ckptstore.backends.translate import translate_errors
+from ckptstore.commit.base import Check
 from ckptstore.commit.failures import url_of
 from ckptstore.commit.objects.probe import check_create_only
 from ckptstore.commit.objects.settle import settle
@@ -32,7 +33,7 @@ from ckptstore.commit.objects.states import (
     record,
     small_state,
 )
-from ckptstore.errors import StoreNotFound, StoreUnavailable
+from ckptstore.errors import CheckpointProtected, StoreNotFound, StoreUnavailable
 from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName
 
 logger = logging.getLogger("ckptstore")
@@ -95,6 +96,15 @@ class Register:
         if small_state(held) is None:  # damaged on its way, and no commit: readers shall know it for a seal
             self.backend.replace(f"{name}/{MANIFEST}", SEAL)
         return State.DEAD
+
+    def is_protected(self, name: CheckpointName, check: Check) -> bool:
+        """Whether `name`, which is not committed, must stay as it is: a tag says that it was, once."""
+        try:
+            check(name)
+        except CheckpointProtected as error:
+            logger.warning("%s is left as it is, without a manifest: %s", name, error)
+            return True
+        return False
 
     def create(self, key: str, data: bytes, before_each: Callable[[], None] = lambda: None) -> bytes:
         """What `key` holds for certain after trying to create it with `data`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ckptstore.backends.base import Listed, TooLarge
-from ckptstore.commit.base import Swept
+from ckptstore.commit.base import Check, Swept, allow
 from ckptstore.commit.objects.register import Register, logger
 from ckptstore.commit.objects.states import REGISTERS, State, group_by_directory, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
@@ -33,10 +33,11 @@ GRACE = 86400.0
 class Sweep:
     """One pass over a store. See :meth:`ckptstore.commit.base.Catalog.sweep`."""
 
-    def __init__(self, register: Register, grace: float) -> None:
+    def __init__(self, register: Register, grace: float, check: Check = allow) -> None:
         self._register = register
         self._backend = register.backend
         self._grace = grace
+        self._check = check
         self._attempts: list[str] = []
         self._bytes = 0
 
@@ -76,6 +77,8 @@ class Sweep:
     def _directory(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
         state = state_of(sizes(files))
         if state is State.CLAIMED and self._older(files, self._grace):
+            if self._register.is_protected(name, self._check):
+                return
             self._fence()
             # Sealed first: a writer that is alive after all must find that out when it commits.
             state = self._register.seal(name)
@@ -83,7 +86,7 @@ class Sweep:
             return
         payload = [entry for path, entry in files.items() if path not in REGISTERS]
         if payload:
-            if self._is_dead(name, files):
+            if self._is_dead(name, files) and not self._register.is_protected(name, self._check):
                 self._fence()
                 self._bytes += self._register.remove_payload(payload)
                 self._attempts.append(str(name))
