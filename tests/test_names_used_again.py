@@ -191,3 +191,32 @@ def test_a_step_that_was_deleted_costs_no_second_look_for_ever() -> None:
     place.lags, place.hidden = 1, "checkpoint_000003/"
     assert [each.step for each in store.checkpoints()] == [1]  # as it was when that was saved
     assert [each.step for each in store.checkpoints()] == [1, 3]
+
+
+class KeepsDirectories(LaggingBackend):
+    """Lists directories for ever, as SeaweedFS does, also when nothing is left in them."""
+
+    kept: frozenset[str] = frozenset()
+
+    def children(self, prefix: str = "") -> list[str]:
+        if prefix:
+            return super().children(prefix)
+        self.kept = self.kept | frozenset(super().children())
+        return sorted(self.kept)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_directories_in_which_nothing_is_left_are_no_news(others: int) -> None:
+    place = KeepsDirectories(MemoryOpener(f"memory://{uuid.uuid4().hex}"))
+    store = CheckpointStore(place)
+    for step in range(others):
+        store.save(step, step)
+    store.save(7, "old")
+    gone = store.save(7, "new", if_exists="replace").name
+    assert store.latest() is not None  # lists them
+    store.delete(7)
+    place.delete([entry.key for entry in place.list(gone)])  # as gc does, two horizons later
+    if not others:
+        place.delete([entry.key for entry in place.list("checkpoint_000007")])
+    assert [ckpt.step for ckpt in store.checkpoints()] == list(range(others))
+    assert (store.latest() is None) == (others == 0)

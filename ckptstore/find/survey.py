@@ -142,14 +142,15 @@ class Survey:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
         if self._identity.look() is Standing.NOTHING:
             return Found([], [])
+        known: set[CheckpointName] = set()
         for _ in range(MAX_TRIES):
             with translate_errors(self._backend.url):
                 scan = self._catalog.scan()
-            if not scan and self.names():
-                continue
             found = self._examine(scan)
-            if found is not None and not self._overtaken(scan):
+            news = self._find_successors(scan) if scan else set(self.names())
+            if found is not None and news <= known:  # known before this scan, which shows nothing in it
                 return found
+            known = news
         raise restless(self._backend.url)
 
     def checkpoint(
@@ -222,17 +223,18 @@ class Survey:
         visible = plan.visible(whole[::-1])
         return Found([self.checkpoint(name, manifest) for name, manifest in visible], skipped)
 
-    def _overtaken(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> bool:
-        """Whether a step that `scan` shows as deleted was replaced: it has a name now that isn't in there.
+    def _find_successors(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> set[CheckpointName]:
+        """Names that steps have which `scan` shows as deleted, and that aren't in there: replacements?
 
         A listing is not of one moment. It may have passed the place of the successor before that was
-        there, and come to the one that was replaced after it was deleted.
+        there, and come to the one that was replaced after it was deleted. Or nothing is in them any more:
+        SeaweedFS lists such directories for ever.
         """
         gone = {name.step for name in scan} - {name.step for name in _live(scan)}
         if not gone:
-            return False
+            return set()
         with translate_errors(self._backend.url):
-            return any(name.step in gone and name not in scan for name in self._catalog.names())
+            return {name for name in self._catalog.names() if name.step in gone and name not in scan}
 
     def find_lost(self, without: Sequence[CheckpointName]) -> list[Skipped]:
         """Those of the directories `without` a manifest that have lost it."""
