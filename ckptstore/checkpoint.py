@@ -513,6 +513,10 @@ class Checkpoint:
         """Itself as what a save may take files over from; None if it has no manifest."""
         return base_of(self._files) if isinstance(self._files, VerifiedFiles) else None
 
+    def manifest_files(self) -> VerifiedFiles | None:
+        """Its files as its manifest has them; None if it has none."""
+        return self._files if isinstance(self._files, VerifiedFiles) else None
+
     def copy_items(self) -> tuple[list[layout.Item], bytes]:
         """Its files, verified as they are read, and its ``parts.json``: what a copy of it is made of."""
         assert isinstance(self._files, VerifiedFiles)

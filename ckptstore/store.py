@@ -41,6 +41,9 @@ from ckptstore.format.manifest import load as load_manifest
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.signing import Signer, Trust
 from ckptstore.read.report import VerifyReport
+from ckptstore.repair.repair import Repair, sources_of
+from ckptstore.repair.report import RepairReport
+from ckptstore.repair.sources import Source
 from ckptstore.retention import Keep
 from ckptstore.run import Run
 from ckptstore.save import adopt as adopting
@@ -480,6 +483,27 @@ class CheckpointStore:
             return check_chosen(self._survey, map(self._resolve, which), progress)
         return check_all(self._survey, self._tags.find_dangling, progress)
 
+    def repair(
+        self,
+        *mirrors: CheckpointStore | Checkpoint,
+        which: Iterable[Which] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> list[RepairReport]:
+        """Mend damaged files from other checkpoints of this store, and of `mirrors`, with the same digests.
+
+        A report for each damaged checkpoint says what was `mended`, from where, and what is `lost`: that
+        stays as it is. A manifest comes back only from a mirror that has that very checkpoint. With `which`
+        only these and what shares a damaged file with them are looked at, with `dry_run` nothing is written.
+        A delete or a replacement at the same time wins. Raises StoreDenied, StoreFull, StoreUnavailable.
+        """
+        self._identity.prove()
+        sources = [source for mirror in mirrors for source in _sources_of(mirror)]
+        chosen = None if which is None else [self._identify(item).name for item in which]
+        with translate_errors(self.url):
+            doctor = Repair(self._catalog, self._survey, sources, self._trust, self._concurrency, progress)
+            return doctor.run(chosen, dry_run)
+
     def copy_to(
         self,
         other: CheckpointStore,
@@ -562,3 +586,13 @@ class CheckpointStore:
         # Like a pickle of the backend it has no credentials: another process takes those around it.
         opened = functools.partial(CheckpointStore, **self._settings)
         return opened, (self._backend,)
+
+
+def _sources_of(mirror: CheckpointStore | Checkpoint) -> list[Source]:
+    """What a mirror offers. InvalidRequest for a checkpoint without a manifest: nothing vouches for it."""
+    if isinstance(mirror, CheckpointStore):
+        return sources_of(mirror._survey)
+    files = mirror.manifest_files()
+    if files is None:
+        raise InvalidRequest(repr(mirror), "it has no manifest", "Pass a store, or a committed checkpoint")
+    return [Source(files.backend, files.prefix, files.manifest, files.label)]

@@ -27,7 +27,7 @@ FLOORS = [
     ["save", "export"],
     ["checkpoint"],
     ["find"],
-    ["run"],
+    ["run", "repair"],
     ["staging"],
     ["store"],
     ["bulk", "integrations"],

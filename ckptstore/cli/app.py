@@ -41,6 +41,7 @@ _VERBS = (
     "ls",
     "migrate",
     "prune",
+    "repair",
     "scan",
     "tag",
     "tree",

@@ -138,6 +138,21 @@ class Catalog(Protocol):
         same time can then miss it. The caller takes its tag back on that error.
         """
 
+    def mend(
+        self,
+        name: CheckpointName,
+        path: str,
+        write: Callable[[Sink], None],
+        check: Callable[[], None],
+        twin: str | None = None,
+    ) -> None:
+        """Put what `write` writes in the place of the damaged file `path`: old or new, never between.
+
+        `check` raises unless `name` is still the checkpoint that is meant. A delete or a replacement at the
+        same time wins: CheckpointGone. With `twin`, the key of a file of the same bytes, that may be shared
+        instead. A manifest that is absent is created, and stays as it is if somebody else was first.
+        """
+
     def sweep(self, grace: float | None, check: Check = allow) -> Swept:
         """Remove what crashed, lost or deleted attempts left; never a live or in-flight one.
 

@@ -242,7 +242,7 @@ class LocalBackend:
     def _sink(self, key: str, *, replace: bool) -> FileSink:
         disk, stack = self.disk, contextlib.ExitStack()
         directory, name = stack.enter_context(self._parent(key, make=True))
-        temporary = f".ckptstore-{secrets.token_hex(8)}.tmp"
+        temporary = temporary_name()
 
         def finish(fd: int, error: BaseException | None) -> None:
             moved = False
@@ -363,6 +363,11 @@ class LocalBackend:
         if any(part in {"", ".", ".."} or separators & set(part) for part in parts):
             raise ValueError(f"{key!r} is not a plain relative key")
         return parts
+
+
+def temporary_name() -> str:
+    """A new name that is no key, and that a sweep recognises."""
+    return f".ckptstore-{secrets.token_hex(8)}.tmp"
 
 
 def is_temporary(name: str) -> bool:

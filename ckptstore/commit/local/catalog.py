@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from ckptstore.backends.base import Sink
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.failures import already_committed, already_deleted, was_deleted
 from ckptstore.commit.local.adopt import adopt as adopt_in_place
 from ckptstore.commit.local.attempt import DirectoryAttempt
+from ckptstore.commit.local.mend import mend as mend_in_place
 from ckptstore.commit.local.root import (
     LOCK,
     STAGING,
@@ -120,6 +122,17 @@ class DirectoryCatalog(LocalRoot):
             if not is_committed(self.backend.disk, root, name):
                 raise was_deleted(self.backend, name)
             yield
+
+    def mend(
+        self,
+        name: CheckpointName,
+        path: str,
+        write: Callable[[Sink], None],
+        check: Callable[[], None],
+        twin: str | None = None,
+    ) -> None:
+        """Write beside the damaged file, and rename over it under the root's lock."""
+        mend_in_place(self, name, path, write, check, twin)
 
     def sweep(self, grace: float | None, check: Check = allow) -> Swept:
         """Remove what dead attempts, deletes and publishes left behind: nothing that has a name to check."""

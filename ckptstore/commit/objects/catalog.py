@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ckptstore.backends.base import Sink
 from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.failures import already_committed, already_deleted, not_committed, url_of, was_deleted
 from ckptstore.commit.objects.adopt import adopt as adopt_in_place
 from ckptstore.commit.objects.attempt import RegisterAttempt
+from ckptstore.commit.objects.mend import mend as mend_in_place
 from ckptstore.commit.objects.probe import check_just_created
 from ckptstore.commit.objects.register import Register, translate_bucket_errors
 from ckptstore.commit.objects.states import (
@@ -148,6 +150,19 @@ class RegisterCatalog(Register):
             raise was_deleted(self.backend, name)
         if state is not State.COMMITTED:
             raise CheckpointGone(url_of(self.backend, name), "it is not there")
+
+    # Mending
+
+    def mend(
+        self,
+        name: CheckpointName,
+        path: str,
+        write: Callable[[Sink], None],
+        check: Callable[[], None],
+        twin: str | None = None,
+    ) -> None:
+        with translate_bucket_errors(self.backend.url):
+            mend_in_place(self, name, path, write, check)
 
     # Sweeping
 

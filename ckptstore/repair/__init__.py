@@ -1,0 +1,1 @@
+"""Mend damaged checkpoints from other copies of the same bytes."""
