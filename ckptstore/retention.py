@@ -25,6 +25,8 @@ class Candidate(NamedTuple):
     """When its save began: ISO 8601, as the manifest has it."""
     metrics: Mapping[str, Any]
     tagged: bool = False
+    ahead: bool = False
+    """Whether `created` was still to come when this was asked: the clock that wrote it was wrong."""
 
 
 class Rule:
@@ -115,7 +117,8 @@ class LatestDuration(Rule):
     """Keeps those saved at most `duration` before the newest was.
 
     It counts from the newest checkpoint, not from now: a run that was paused for a month loses nothing
-    by it. One whose time can't be read, or that claims to be later than the newest, is kept.
+    by it. One whose time can't be read, or that claims to be later than the newest, is kept. One whose
+    clock was ahead of now makes no other old: then it counts from the newest that was not.
     """
 
     duration: datetime.timedelta
@@ -128,13 +131,14 @@ class LatestDuration(Rule):
 
     def keeps(self, candidates: Sequence[Candidate]) -> set[int]:
         """See `Rule`."""
-        newest = _moment(candidates[-1].created) if candidates else None
+        believed = [candidate for candidate in candidates if not candidate.ahead]
+        newest = read_moment(believed[-1].created) if believed else None
         if newest is None:
             return {candidate.step for candidate in candidates}
         return {
             candidate.step
             for candidate in candidates
-            if (moment := _moment(candidate.created)) is None or newest - moment <= self.duration
+            if (moment := read_moment(candidate.created)) is None or newest - moment <= self.duration
         }
 
 
@@ -180,7 +184,7 @@ def _positive(name: str, n: object) -> None:
     check_positive(name, n, f"Pass for example {name}(3)")
 
 
-def _moment(text: str) -> datetime.datetime | None:
+def read_moment(text: str) -> datetime.datetime | None:
     """The time in `text`; one without a zone is taken as UTC, and None is one that can't be read."""
     try:
         moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))

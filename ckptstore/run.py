@@ -12,7 +12,7 @@ from ckptstore import logs
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit.base import Catalog, IfExists
 from ckptstore.commit.identity import Identity
-from ckptstore.errors import CheckpointExists
+from ckptstore.errors import CheckpointError, CheckpointExists
 from ckptstore.find.latest import find_step
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.survey import Survey
@@ -54,6 +54,7 @@ class Run:
         self._tags = tags
         self._lineage = lineage
         self._fingerprints = Seen()
+        self._looked = False
 
     def build_request(
         self,
@@ -110,7 +111,21 @@ class Run:
 
     def with_parent(self, request: Request) -> Request:
         """`request` with its store, and its parent now that no save is in flight that may become it."""
-        return replace(request, store=self._identity.make(), parent=self._lineage.parent)
+        store = self._identity.make()
+        if not self._looked:
+            self._looked = True
+            self._warn_of_other_line(request.step)
+        return replace(request, store=store, parent=self._lineage.parent)
+
+    def _warn_of_other_line(self, step: int) -> None:
+        """Once, before the first save: what an earlier run left would be taken for the newest of this one."""
+        try:
+            warning = self._lineage.describe_other_line(step, self._survey.newest_after(step))
+        except CheckpointError as error:
+            logs.logger.debug("not known whether there is another line: %s", error)
+        else:
+            if warning is not None:
+                logs.logger.warning("%s: %s", self.catalog.backend.url, warning)
 
     def note_commit(
         self, name: CheckpointName, manifest: Manifest, files: Iterable[FileParts] | None = None

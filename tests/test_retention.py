@@ -47,6 +47,38 @@ def kept(keep: Any, *candidates: Candidate) -> list[int]:
 # -- rules ---------------------------------------------------------------------------------------------
 
 
+def test_a_clock_that_was_ahead_makes_none_old() -> None:
+    some = [candidate(step, 10 * step) for step in range(1, 5)]
+    ahead = candidate(5, 60 * 24 * 3650)._replace(ahead=True)
+    rule = LatestDuration(timedelta(minutes=15))
+    assert kept(rule, *some, ahead) == [3, 4, 5]
+    assert kept(rule, ahead._replace(step=0), *some) == [0, 3, 4]  # and stays itself
+    assert kept(rule, ahead._replace(step=4), ahead) == [4, 5]  # with nothing to measure from
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=3650), timedelta(days=2)])
+def test_a_save_with_the_clock_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in range(10):
+        store.save(step, {"i": step})
+    real = datetime.datetime
+
+    class Wrong(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+            return real.now(tz) + ahead
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ckptstore.save.save.datetime.datetime", Wrong)
+        store.save(10, {"i": 10})
+    reader = CheckpointStore(tmp_path)
+    assert reader.prune(LatestDuration(timedelta(hours=12)), dry_run=True) == []
+    reader.save(11, {"i": 11})  # the clock is right again
+    assert reader.prune(LatestDuration(timedelta(hours=12)), dry_run=True) == []
+
+
 def test_latest() -> None:
     some = [candidate(step) for step in (1, 5, 7)]
     assert kept(1, *some) == kept(LatestN(1), *some) == [7]

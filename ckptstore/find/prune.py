@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable, Mapping
 
 from ckptstore import retention
@@ -9,21 +10,32 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import refs
 from ckptstore.find.targets import Target, target_of
 
+_TOLERANCE = datetime.timedelta(hours=1)
+"""By which clocks of two machines may differ: less makes no checkpoint one of the future."""
+
 
 def choose_unneeded(
     checkpoints: Iterable[Checkpoint],
     rule: retention.Rule,
     protecting: Mapping[str, refs.Target],
     in_use: Collection[str],
+    now: datetime.datetime | None = None,
 ) -> list[Target]:
     """Of all committed `checkpoints`, oldest first, those that may go.
 
     What a ref of `protecting` points at, and those whose ids are `in_use`, stay whatever `rule` says.
     """
+    latest = (now or datetime.datetime.now(datetime.timezone.utc)) + _TOLERANCE
     by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints}
     tagged = {step: bool(refs.refs_to(protecting, checkpoint.name)) for step, checkpoint in by_step.items()}
     candidates = [
-        retention.Candidate(step, checkpoint.manifest.created, checkpoint.metrics, tagged[step])
+        retention.Candidate(
+            step,
+            checkpoint.manifest.created,
+            checkpoint.metrics,
+            tagged[step],
+            _is_ahead(checkpoint.manifest.created, latest),
+        )
         for step, checkpoint in by_step.items()
     ]
     return [
@@ -31,3 +43,8 @@ def choose_unneeded(
         for step in retention.steps_to_prune(candidates, rule)
         if by_step[step].id not in in_use and not tagged[step]
     ]
+
+
+def _is_ahead(created: str, latest: datetime.datetime) -> bool:
+    moment = retention.read_moment(created)
+    return moment is not None and moment > latest

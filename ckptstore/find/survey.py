@@ -138,6 +138,16 @@ class Survey:
             for found in (self._look(name) for name in reversed(self.names()) if name.step > step)
         )
 
+    def newest_after(self, step: int) -> tuple[CheckpointName, Manifest] | None:
+        """The newest checkpoint that is committed now, of those of later steps."""
+        for name in reversed(self.names()):
+            if name.step <= step:
+                return None
+            manifest = self._look(name)
+            if isinstance(manifest, Manifest):
+                return name, manifest
+        return None
+
     def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
         if self._identity.look() is Standing.NOTHING:
