@@ -114,7 +114,8 @@ class Run:
         store = self._identity.make()
         if not self._looked:
             self._looked = True
-            self._warn_of_other_line(request.step)
+            if not self._identity.made:
+                self._warn_of_other_line(request.step)
         return replace(request, store=store, parent=self._lineage.parent)
 
     def _warn_of_other_line(self, step: int) -> None:

@@ -56,7 +56,8 @@ def test_a_save(cold: Callable[[], CheckpointStore], proxy: FaultProxy, count: i
     store = cold()
     store.save(2, {"i": 2}, policies(count))
     print(f"save of {count} policies, cold: {counted(proxy)}")
-    assert len(proxy.seen) <= 2 * count + 13
+    # One, once in a process: is there a later step of another run?
+    assert len(proxy.seen) <= 2 * count + 14
     proxy.reset()
     store.save(3, {"i": 3}, policies(count))
     print(f"save of {count} policies, warm: {counted(proxy)}")

@@ -36,6 +36,8 @@ class Identity:
         self._backend = catalog.backend
         self._create = create
         self._id: str | None = None
+        self.made = False
+        """Whether this process made the store: then nothing was in it."""
         self._warned = False
 
     def look(self) -> Standing:
@@ -147,6 +149,7 @@ class Identity:
                 return data
             return held
         self._catalog.created(names.STORE, data, other=data + b"\n")
+        self.made = True
         return data
 
     def _is_ours_but_damaged(self, held: bytes, body: Mapping[str, Any]) -> bool:
