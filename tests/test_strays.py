@@ -19,6 +19,7 @@ from ckptstore.cli.app import root as command_line
 from ckptstore.errors import CheckpointCorrupt
 from ckptstore.format.markers import derive_marker
 from ckptstore.integrations.rllib import code
+from ckptstore.integrations.rllib.saving import WRITER
 from tests.servers import Server
 from tests.stores import policies, tree_bytes, unlinked
 
@@ -151,7 +152,7 @@ def test_the_command_line_tells(tmp_path: Path) -> None:
 
 def test_one_that_claims_to_tell_of_the_writer(tmp_path: Path) -> None:
     made = CheckpointStore(tmp_path / "run").save(1)
-    (tmp_path / "run" / made.name / code.WRITER).write_bytes(b'{"python": "2.7"}')
+    (tmp_path / "run" / made.name / WRITER).write_bytes(b'{"python": "2.7"}')
     assert code._read_python(made) == ""
 
 
