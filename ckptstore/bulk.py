@@ -17,11 +17,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import open_backend
@@ -31,11 +31,12 @@ from ckptstore.commit.failures import is_of_another_step
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
 from ckptstore.format.droppings import is_dropping
-from ckptstore.format.names import CheckpointName, check_checkpoint_name
+from ckptstore.format.layout import Item
+from ckptstore.format.names import META, CheckpointName, check_checkpoint_name
 from ckptstore.format.signing import Trust
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
-from ckptstore.rllib_formats.migrate import Step, fingerprint
+from ckptstore.rllib_formats.migrate import Step, fingerprint, fingerprint_names
 from ckptstore.rllib_formats.versions import Writable
 from ckptstore.save.migrate import Migration
 from ckptstore.store import CheckpointStore
@@ -143,7 +144,8 @@ class Done(NamedTuple):
     """What a task made of one checkpoint."""
 
     verb: str
-    """ "migrated", "copied" or "adopted"; "there already" if an earlier run did it."""
+    """ "migrated", "copied" or "adopted"; "there already" if an earlier run did it, "replaced" if what that
+    made came from other bytes of the same names and sizes."""
     checkpoint: Checkpoint | None
     """The new one; None for a dry run."""
     migration: Migration[Checkpoint] | None = None
@@ -203,7 +205,13 @@ class Adopter(Stores):
 
 
 class Mirror(Stores):
-    """Writes checkpoints to stores that lie below the URL as their directories do below theirs."""
+    """Writes checkpoints to stores that lie below the URL as their directories do below theirs.
+
+    Run again, it leaves alone what it has made already, by digests: a source without a manifest is read once
+    for them. Where a source has other bytes by now, in files of the same names and sizes (a run that was
+    trained anew), the copy is replaced: the new one is committed before the old one goes. Anything else that
+    has the step is in doubt, and kept: CheckpointExists.
+    """
 
     def migrate(
         self, found: Found, *, to: Writable = "1.1", steps: Iterable[Step] = (), dry_run: bool = False
@@ -216,38 +224,78 @@ class Mirror(Stores):
             return Done("would be migrated", None, done)
         number = max(checkpoint.step, 0) if step is None else step
         twin = self.checkpoint_at(path, number)
-        if twin is not None and twin.version == to:
-            parent = twin.manifest.parent
-            if parent is not None and parent.id in _ids(checkpoint):
-                return Done("there already", twin)
-        done = checkpoint.migrate(self.store(path), to=to, step=number, steps=tuple(steps))
-        return Done("migrated", done.checkpoint, done)
+        made_from = "" if twin is None or twin.version != to else _read_source_id(twin)
+        if (
+            twin is not None
+            and made_from
+            and made_from in (checkpoint.id, _find_id_before_adoption(checkpoint))
+        ):
+            return Done("there already", twin)
+        stale = made_from.startswith(fingerprint_names(_files_of(checkpoint)))
+        if stale and not checkpoint.committed and checkpoint.source_id() == made_from:
+            return Done("there already", twin)
+        store = self.store(path)
+        dest = _Replacing(store) if stale else store
+        done = checkpoint.migrate(dest, to=to, step=number, steps=tuple(steps))
+        return self._note(path, Done("replaced" if stale else "migrated", done.checkpoint, done))
 
     def copy(self, found: Found) -> Done:
         """As it is, verified where it can be. One that the store has already is left alone."""
         path, step = found.home
         checkpoint = found.open()
-        if checkpoint.committed:
-            twin = self.checkpoint_at(path, checkpoint.step)
-            if twin is not None and twin.id == checkpoint.id:
-                return Done("there already", twin)
-            return Done("copied", self.store(path).add(checkpoint))
-        number = checkpoint.step if step is None else step
+        number = checkpoint.step if checkpoint.committed or step is None else step
         if number < 0:
             raise InvalidRequest(found.url, "its files don't tell its step", "Copy it alone: `cp --step N`")
         twin = self.checkpoint_at(path, number)
-        there = {path: size for path, size in checkpoint.listing().items() if not is_dropping(path)}
-        if twin is not None and _sizes(twin) == there:
+        if twin is not None and checkpoint.committed and twin.id == checkpoint.id:
             return Done("there already", twin)
-        with self.store(path).stage(number) as staged:
+        stale = twin is not None and _sizes(twin) == _files_of(checkpoint)
+        if twin is not None and stale and not checkpoint.differs_from(twin):
+            return Done("there already", twin)
+        how: Literal["error", "replace"] = "replace" if stale else "error"
+        verb = "replaced" if stale else "copied"
+        if checkpoint.committed:
+            return self._note(path, Done(verb, self.store(path).add(checkpoint, if_exists=how)))
+        with self.store(path).stage(number, if_exists=how) as staged:
             checkpoint.download(os.fspath(staged))
-        return Done("copied", staged.checkpoint)
+        return self._note(path, Done(verb, staged.checkpoint))
+
+    def _note(self, path: str, done: Done) -> Done:
+        """`done`, which this mirror knows of from now on."""
+        if done.checkpoint is not None:
+            self._held[path][done.checkpoint.step] = done.checkpoint
+        return done
 
 
-def _ids(checkpoint: Checkpoint) -> set[str]:
-    """What copies of it may call it: also what it was called before it was adopted."""
-    adopted = checkpoint.committed and checkpoint.manifest.origin == "adopt"
-    return {checkpoint.source_id(), *([fingerprint(_sizes(checkpoint))] if adopted else [])}
+class _Replacing:
+    """A store in which a migration replaces what has its step."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+
+    def commit_files(self, step: int, items: Sequence[Item], **about: Any) -> Checkpoint:
+        return self._store.commit_files(step, items, if_exists="replace", **about)
+
+
+def _read_source_id(checkpoint: Checkpoint) -> str:
+    """The id of what it was migrated from; empty if it wasn't."""
+    parent = checkpoint.manifest.parent
+    return parent.id if parent is not None and parent.relation == "migrate" else ""
+
+
+def _find_id_before_adoption(checkpoint: Checkpoint) -> str | None:
+    """What its copies call it from before it was adopted; None if it wasn't."""
+    if not checkpoint.committed or checkpoint.manifest.origin != "adopt":
+        return None
+    return fingerprint(_sizes(checkpoint), {file.path: file.digest for file in checkpoint.manifest.files})
+
+
+def _files_of(checkpoint: Checkpoint) -> dict[str, int]:
+    """Its files and their sizes in bytes; as they are now where no manifest lists them."""
+    if checkpoint.committed:
+        return _sizes(checkpoint)
+    listed = checkpoint.listing().items()
+    return {path: size for path, size in listed if not (path.startswith(f"{META}/") or is_dropping(path))}
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, int]:

@@ -385,11 +385,24 @@ class Checkpoint:
     def source_id(self) -> str:
         """What the manifest of a migrated checkpoint calls this one.
 
-        Its id, or where no manifest gives one a fingerprint of its files' names and sizes.
+        Its id, or where no manifest gives one a fingerprint of its files, all of which are read for it.
         """
         from ckptstore.rllib_formats.migrate import fingerprint
+        from ckptstore.save.digests import digest_files, list_lasting
 
-        return self.id if self.committed else fingerprint(self._files.paths())
+        return self.id or fingerprint(list_lasting(self._files), digest_files(self._files))
+
+    def differs_from(self, other: Checkpoint) -> bool:
+        """Whether any byte differs from `other`'s, a committed one with files of the same names and sizes.
+
+        By the digests in both manifests; without a manifest of its own this one's files are read.
+        """
+        from ckptstore.save.digests import differs
+
+        theirs = {file.path: file.digest for file in other.manifest.files}
+        if self._manifest is None:
+            return differs(self._files, theirs)
+        return {file.path: file.digest for file in self._manifest.files} != theirs
 
     def export(
         self,

@@ -271,7 +271,7 @@ class CheckpointStore:
         """Commit files laid out as RLlib would, from another checkpoint: what `Checkpoint.migrate` calls.
 
         `about` is what the manifest says: see `ckptstore.save.migrate.Destination`. The run goes on from
-        where it was. CheckpointExists if the step is taken.
+        where it was. CheckpointExists if the step is taken, unless ``if_exists="replace"`` is in `about`.
         """
         from ckptstore.save import migrate as migration
 
@@ -534,10 +534,16 @@ class CheckpointStore:
                 other.tag(tag, arrived[name])
         return copied_now
 
-    def add(self, checkpoint: Checkpoint, *, progress: Progress | None = None) -> Checkpoint:
+    def add(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        if_exists: Literal["error", "replace"] = "error",
+        progress: Progress | None = None,
+    ) -> Checkpoint:
         """Commit a verified copy of a checkpoint that lies elsewhere; it keeps its id and manifest.
 
-        A signature comes along as well. Raises CheckpointExists if its step is taken here,
+        A signature comes along as well. Raises CheckpointExists if its step is taken here and not to replace,
         CheckpointUntrusted if this store wouldn't accept it, UnreadableFormat if it has no manifest.
         """
         manifest = checkpoint.manifest
@@ -545,7 +551,7 @@ class CheckpointStore:
             load_manifest(manifest.dump(), checkpoint.url, self._trust)
         self._identity.make()
         with logs.log_time("copied", checkpoint.url) as done:
-            with Save(self._catalog, manifest.step, "error", self._concurrency) as save:
+            with Save(self._catalog, manifest.step, if_exists, self._concurrency) as save:
                 items, table = checkpoint.copy_items()
                 save.write(items, progress)
                 name, manifest = save.commit_as(manifest, table)

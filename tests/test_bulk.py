@@ -23,6 +23,7 @@ from ckptstore.backends.registry import open_backend
 from ckptstore.cli.app import root
 from ckptstore.errors import CheckpointNotFound
 from ckptstore.find import directories as finding
+from ckptstore.read.files import UnverifiedFiles
 from tests.servers import Server
 from tests.stores import tree_bytes, unlinked
 
@@ -152,6 +153,93 @@ def test_adopted_meanwhile_is_still_the_same_source(tree: Path, tmp_path: Path) 
     again = bulk.find(tree)[3:5]
     assert all(item.committed for item in again)
     assert set(verbs(bulk.Mirror(tmp_path / "copies").migrate, again).values()) == {"there already"}
+
+
+def train_anew(tree: Path) -> None:
+    """Other bytes in every file of the trials' last checkpoints and of our store; names and sizes stay."""
+    for path in (tree / "a/trial0/checkpoint_000010", tree / "final", tree / "b/trial1/checkpoint_000005"):
+        source = max(path.rglob("*.*"), key=lambda each: each.stat().st_size if each.is_file() else 0)
+        data = bytearray(source.read_bytes())
+        at = data.rindex(b"\x00\x00\x00", 0, len(data) // 2)
+        data[at] ^= 1
+        source.write_bytes(data)
+
+
+ANEW = {"a/trial0/checkpoint_000010", "final", "b/trial1/checkpoint_000005"}
+
+
+@pytest.mark.parametrize("verb", ["copy", "migrate"])
+def test_a_run_trained_anew_replaces_its_copy(tree: Path, tmp_path: Path, verb: str) -> None:
+    copies = tmp_path / "copies"
+    mirror = bulk.Mirror(copies)
+    verbs(getattr(mirror, verb), bulk.find(tree))
+    before = {item.path: item.open().id for item in bulk.find(copies)}
+    train_anew(tree)
+    for again in (mirror, bulk.Mirror(copies), mirror):  # also by the one that made them
+        told = verbs(getattr(again, verb), bulk.find(tree))
+        done = {path for path, result in told.items() if result == "replaced"}
+        assert set(told.values()) <= {"replaced", "there already"}, told
+        assert done == (ANEW if again is mirror and before else set()), told
+        if not before:
+            continue
+        made = {item.path.removesuffix("-r1"): item for item in bulk.find(copies)}
+        assert made.keys() == {path.removesuffix("-r1") for path in before}
+        changed = {path for path, item in made.items() if item.open().id not in before.values()}
+        assert len(changed) == len(ANEW)
+        before = {}
+    for source in bulk.find(tree):
+        if verb == "copy" and source.path in ANEW:
+            [copy] = [
+                item for item in bulk.find(copies) if item.home == source.home or source.path in item.path
+            ]
+            theirs = copy.open()
+            theirs.verify()
+            for path in theirs.manifest.files:
+                assert theirs.read(path.path) == source.open().read(path.path)
+
+
+@pytest.mark.parametrize("verb", ["copy", "migrate"])
+def test_a_second_run_reads_each_byte_once_at_most(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    found = bulk.find(tree)
+    verbs(getattr(bulk.Mirror(tmp_path / "copies"), verb), found)
+    read: dict[str, int] = {}
+    real = UnverifiedFiles.stream
+
+    def stream(self: UnverifiedFiles, path: str) -> Iterator[bytes]:
+        for data in real(self, path):
+            key = f"{self.label}/{path}"
+            read[key] = read.get(key, 0) + len(data)
+            yield data
+
+    monkeypatch.setattr(UnverifiedFiles, "stream", stream)
+    again = verbs(getattr(bulk.Mirror(tmp_path / "copies"), verb), found)
+    assert set(again.values()) == {"there already"}
+    loose = [item for item in found if not item.committed]
+    assert sum(read.values()) == sum(sum(item.open().listing().values()) for item in loose)
+    bulk_adopted = bulk.find(tree)[:2]
+    verbs(bulk.Adopter(tree).adopt, bulk_adopted)
+    read.clear()
+    assert set(verbs(getattr(bulk.Mirror(tmp_path / "copies"), verb), bulk.find(tree)[:2]).values()) == {
+        "there already"
+    }
+    assert read == {}, "the digests are in the manifest"
+
+
+def test_a_step_of_a_store_that_was_saved_anew_replaces_its_copy(tree: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    ours = [item for item in bulk.find(tree) if item.path.startswith("ours")]
+    assert set(verbs(bulk.Mirror(copies).copy, ours).values()) == {"copied"}
+    shutil.rmtree(tree / "ours")
+    CheckpointStore(tree / "ours").save(1, {"x": 3}, {"pol": {"weights": {"w": np.ones(4)}}})
+    ours = [item for item in bulk.find(tree) if item.path.startswith("ours")]
+    assert set(verbs(bulk.Mirror(copies).copy, ours).values()) == {"replaced"}
+    assert [item.state for item in CheckpointStore(copies / "ours").checkpoints()] == [{"x": 3}]
+    CheckpointStore(tree / "ours").save(1, {"other": "size"}, {}, if_exists="replace")
+    ours = [item for item in bulk.find(tree) if item.path.startswith("ours")]
+    assert set(verbs(bulk.Mirror(copies).copy, ours).values()) == {"CheckpointExists"}
+    assert [item.state for item in CheckpointStore(copies / "ours").checkpoints()] == [{"x": 3}]
 
 
 def test_what_fails_makes_no_store(tree: Path, tmp_path: Path) -> None:

@@ -48,11 +48,18 @@ def lay_out(
     return model, laid
 
 
-def fingerprint(files: Mapping[str, int]) -> str:
-    """The id of a directory without a manifest that holds `files` (path to size in bytes).
+def fingerprint(files: Mapping[str, int], digests: Mapping[str, str]) -> str:
+    """The id of a directory without a manifest that holds `files` (path to size in bytes) with `digests`.
 
-    Wherever the directory is copied, it stays the same.
+    Wherever the directory is copied, it stays the same. Its first half tells of names and sizes alone.
     """
+    return f"{fingerprint_names(files)}-" + digest(
+        "".join(f"{path}\0{value}\n" for path, value in sorted(digests.items())).encode()
+    )
+
+
+def fingerprint_names(files: Mapping[str, int]) -> str:
+    """What the id of every directory with files of these names and sizes begins with."""
     return _FOREIGN + digest("".join(f"{path}\0{size}\n" for path, size in sorted(files.items())).encode())
 
 

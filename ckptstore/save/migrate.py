@@ -11,7 +11,7 @@ from ckptstore import logs
 from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import open_backend
 from ckptstore.commit import open_catalog
-from ckptstore.commit.base import Catalog
+from ckptstore.commit.base import Catalog, IfExists
 from ckptstore.commit.identity import Identity
 from ckptstore.errors import UnreadableFormat
 from ckptstore.format.layout import Item
@@ -119,9 +119,10 @@ def build_migration_request(
     parent: Parent,
     metrics: Mapping[str, Any],
     labels: Iterable[str],
+    if_exists: IfExists = "error",
 ) -> Request:
-    """What the manifest of a migrated checkpoint will say. The step must be free."""
-    request = build_request(kind, policies, step, metrics, labels, "error")
+    """What the manifest of a migrated checkpoint will say. The step must be free, or is replaced."""
+    request = build_request(kind, policies, step, metrics, labels, if_exists)
     return replace(request, origin="migrate", checkpoint_version=checkpoint_version, format="", parent=parent)
 
 
@@ -177,6 +178,8 @@ def migrate(
     steps: Sequence[Step],
 ) -> Migration[C]:
     """Lay `checkpoint` out in version `to` and hand the files to `commit`; without it only report."""
+    # Before the rest is read: what changes meanwhile must not pass for what was migrated.
+    source_id = checkpoint.source_id() if commit is not None else ""
     source = checkpoint.rllib()
     notes: list[str] = []
     model = _read_model(source, checkpoint.url, notes)
@@ -190,7 +193,7 @@ def migrate(
             kind=laid.kind,
             policies=list(model["policies"]),
             checkpoint_version=to,
-            parent=Parent(checkpoint.source_id(), "migrate"),
+            parent=Parent(source_id, "migrate"),
             metrics=checkpoint.metrics,
             labels=checkpoint.labels,
         )
