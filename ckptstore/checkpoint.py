@@ -35,6 +35,7 @@ from ckptstore.read.manifests import fetch_manifest
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.read.report import VerifyReport
 from ckptstore.read.weights import choose, flatten
+from ckptstore.save import partial as partial_copy
 from ckptstore.save.handover import StoredPolicy, base_of, copy_items
 from ckptstore.work import Progress, run_all
 
@@ -479,8 +480,8 @@ class Checkpoint:
     ) -> str:
         """Copy it, verified, into the new or empty local `directory`; returns that directory's path.
 
-        Whole, the copy is a committed checkpoint like the original. With `policy_ids` it holds those
-        policies only: RLlib opens it, and it has no manifest any more.
+        The copy is a committed checkpoint like the original. With `policy_ids` it holds those policies only,
+        the original is its parent, with the same digests, and a signature doesn't come along.
         """
         wanted = None if policy_ids is None else self._check_known(policy_ids)
         target = os.fspath(directory)
@@ -488,13 +489,17 @@ class Checkpoint:
         paths = list(sizes) if wanted is None else self._without_other_policies(wanted)
         with new_directory(target), logs.log_time("downloaded", self.url) as done:
             copy_files(self._files, paths, target, _CONCURRENCY, progress)
+            described = (self._table(), self._manifest) if self._manifest is not None else None
             if wanted is not None:
-                rllib_json = layout.rllib_json("Algorithm", wanted)
-                write_file(os.path.join(target, names.RLLIB_JSON), [rllib_json])
-            elif self._manifest is not None:
+                others = set(self.policy_ids).difference(wanted)
+                info = partial_copy.rllib_json(self._files, self.version, wanted, others)
+                write_file(os.path.join(target, names.RLLIB_JSON), [info])
+                if isinstance(self._files, VerifiedFiles):
+                    described = partial_copy.describe_part(self._files, paths, wanted, info)
+            if described is not None:
                 # Last, as everywhere: a copy cut short is not a checkpoint.
-                write_file(os.path.join(target, names.PARTS), [self._table()])
-                write_file(os.path.join(target, names.MANIFEST), [self._manifest.dump()])
+                write_file(os.path.join(target, names.PARTS), [described[0]])
+                write_file(os.path.join(target, names.MANIFEST), [described[1].dump()])
             done(sum(sizes[path] for path in paths))
         return target
 

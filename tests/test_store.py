@@ -707,7 +707,7 @@ def test_download(store: CheckpointStore, tmp_path: Path) -> None:
     assert whole.id == ckpt.id
     part = Path(ckpt.download(tmp_path / "part", policy_ids=["pol1"]))
     assert os.listdir(part / "policies") == ["pol1"]
-    assert not (part / "_ckptstore").exists()
+    assert Checkpoint.open(part).verify().ok
     assert pickle.loads((part / "algorithm_state.pkl").read_bytes())["iteration"] == 7
     assert b'"policy_ids":["pol1"]' in (part / "rllib_checkpoint.json").read_bytes()
     with pytest.raises(InvalidRequest, match="empty"):

@@ -15,6 +15,8 @@ from ckptstore.format.strictjson import dumps
 
 Write = Callable[["bytes | memoryview"], object]
 CHECKPOINT_VERSION = "1.1"  # Ray >= 2.1 reads it
+LEFT_OUT = "ckptstore_left_out"
+"""Key of ``rllib_checkpoint.json``: ids of policies that a partial copy lacks; RLlib makes nothing of it."""
 FORMAT = "cloudpickle"  # RLlib's name for pickle
 T = TypeVar("T")
 

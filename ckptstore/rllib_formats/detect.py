@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ckptstore.codec.encodings import EXTENSIONS
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.format import names
+from ckptstore.format.layout import LEFT_OUT
 from ckptstore.format.marks import STATES, V0_FILE
 from ckptstore.rllib_formats import versions
 from ckptstore.rllib_formats.notes import Note
@@ -60,6 +61,8 @@ class Detected:
     learner: str | None = None
     """Directory of the Learner, which holds the optimizers; None if there is none."""
     listed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Ids that whoever made this copy left out on purpose."""
     """Policy ids that the JSON lists, whether or not they were written."""
     notes: tuple[Note, ...] = ()
 
@@ -218,7 +221,6 @@ def _algorithm(clues: _Clues) -> Detected | None:
         version = clues.version(_WITH_LEARNER, _WITH_LEARNER[0])
     if modules == _LEARNER_TREE:
         clues.check_components({name: size for name, size in files.items() if name.startswith("learner/")})
-    listed = clues.info.get("policy_ids")
     return Detected(
         "Algorithm",
         version,
@@ -226,8 +228,13 @@ def _algorithm(clues: _Clues) -> Detected | None:
         policy_files=policies,
         modules=modules,
         learner=learner,
-        listed=tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else (),
+        listed=_strings(clues.info.get("policy_ids")),
+        left_out=_strings(clues.info.get(LEFT_OUT)),
     )
+
+
+def _strings(found: object) -> tuple[str, ...]:
+    return tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
 
 
 def _guess_version(path: str) -> str:

@@ -60,7 +60,8 @@ class Policies:
         """Ids in the algorithm's state; some releases list in the JSON only those that they wrote."""
         worker = self._algorithm.get("worker")
         ids = worker.get("policy_ids") if isinstance(worker, dict) else None
-        return frozenset(map(str, ids)) if isinstance(ids, (list, tuple, set, frozenset)) else frozenset()
+        found = map(str, ids) if isinstance(ids, (list, tuple, set, frozenset)) else ()
+        return frozenset(found) - set(self.detected.left_out)
 
     @cached_property
     def _elsewise(self) -> frozenset[str]:
