@@ -489,7 +489,8 @@ class Checkpoint:
         paths = list(sizes) if wanted is None else self._without_other_policies(wanted)
         with new_directory(target), logs.log_time("downloaded", self.url) as done:
             copy_files(self._files, paths, target, _CONCURRENCY, progress)
-            described = (self._table(), self._manifest) if self._manifest is not None else None
+            files = self.manifest_files()
+            described = None if files is None else (files.parts_bytes(), files.manifest)
             if wanted is not None:
                 others = set(self.policy_ids).difference(wanted)
                 info = partial_copy.rllib_json(self._files, self.version, wanted, others)
@@ -538,11 +539,7 @@ class Checkpoint:
     def copy_items(self) -> tuple[list[layout.Item], bytes]:
         """Its files, verified as they are read, and its ``parts.json``: what a copy of it is made of."""
         assert isinstance(self._files, VerifiedFiles)
-        return copy_items(self._files), self._table()
-
-    def _table(self) -> bytes:
-        assert isinstance(self._files, VerifiedFiles)
-        return self._files.parts_bytes()
+        return copy_items(self._files), self._files.parts_bytes()
 
     def _without_other_policies(self, wanted: list[str]) -> list[str]:
         """Every file but those of other policies, for the layouts that keep each in its own directory."""

@@ -41,7 +41,7 @@ from ckptstore.format.manifest import load as load_manifest
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.signing import Signer, Trust
 from ckptstore.read.report import VerifyReport
-from ckptstore.repair.repair import Repair, sources_of
+from ckptstore.repair.repair import Repair, source_of, sources_of
 from ckptstore.repair.report import RepairReport
 from ckptstore.repair.sources import Source
 from ckptstore.retention import Keep
@@ -498,7 +498,9 @@ class CheckpointStore:
         A delete or a replacement at the same time wins. Raises StoreDenied, StoreFull, StoreUnavailable.
         """
         self._identity.prove()
-        sources = [source for mirror in mirrors for source in _sources_of(mirror)]
+        sources = list[Source]()
+        for mirror in mirrors:
+            sources += [source_of(mirror)] if isinstance(mirror, Checkpoint) else sources_of(mirror._survey)
         chosen = None if which is None else [self._identify(item).name for item in which]
         with translate_errors(self.url):
             doctor = Repair(self._catalog, self._survey, sources, self._trust, self._concurrency, progress)
@@ -592,13 +594,3 @@ class CheckpointStore:
         # Like a pickle of the backend it has no credentials: another process takes those around it.
         opened = functools.partial(CheckpointStore, **self._settings)
         return opened, (self._backend,)
-
-
-def _sources_of(mirror: CheckpointStore | Checkpoint) -> list[Source]:
-    """What a mirror offers. InvalidRequest for a checkpoint without a manifest: nothing vouches for it."""
-    if isinstance(mirror, CheckpointStore):
-        return sources_of(mirror._survey)
-    files = mirror.manifest_files()
-    if files is None:
-        raise InvalidRequest(repr(mirror), "it has no manifest", "Pass a store, or a committed checkpoint")
-    return [Source(files.backend, files.prefix, files.manifest, files.label)]

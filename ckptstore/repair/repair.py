@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptstore.backends.base import Backend, Sink
 from ckptstore.backends.translate import translate_errors
-from ckptstore.checkpoint import Skipped
+from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
 from ckptstore.commit.failures import url_of, was_deleted
@@ -291,6 +291,14 @@ def sources_of(survey: Survey) -> list[Source]:
     found = survey.manifests()
     whole = {name: manifest for name, manifest in found.items() if isinstance(manifest, Manifest)}
     return _sources(survey.backend, whole)
+
+
+def source_of(mirror: Checkpoint) -> Source:
+    """A single checkpoint. InvalidRequest for one without a manifest: nothing vouches for it."""
+    files = mirror.manifest_files()
+    if files is None:
+        raise InvalidRequest(repr(mirror), "it has no manifest", "Pass a store, or a committed checkpoint")
+    return Source(files.backend, files.prefix, files.manifest, files.label)
 
 
 def _sources(backend: Backend, manifests: Mapping[CheckpointName, Manifest]) -> list[Source]:

@@ -160,7 +160,7 @@ class FromZero(RegisterCatalog):
                 if self.create(f"{name}/{CLAIM}", claim) == claim:
                     return Blind(self, name, attempt_id, self.clock(), below, check)
                 state = State.CLAIMED
-            if self._is_committed(name, state, if_exists):
+            if self._is_committed(name, state, if_exists, check):
                 below.append(name)
             number += 1
 
