@@ -49,7 +49,7 @@ def read_page() -> tuple[dict[str, dict[str, str]], dict[str, set[str]], dict[st
             else:
                 modules[module][found[1]] = found[2]
         elif line.startswith("Not promised: "):
-            others[kind] = set(re.findall(r"`(\w+)`", line))
+            others[kind] |= set(re.findall(r"`(\w+)`", line))
     return modules, members, others
 
 

@@ -497,7 +497,7 @@ class TestFailures:
         assert said == "ckptstore: the file: is wrong\\nindeed. Mend it\n"
 
     def test_advice_is_for_the_shell(self, store: CheckpointStore) -> None:
-        assert "create=True" not in complaint("ls", "nowhere", exits=3)
+        assert "create=" not in complaint("ls", "nowhere", exits=3)
         damage(store, "checkpoint_000030", "policies/pol1/policy_state.pkl")
         assert "ckptstore latest STORE --verified" in complaint("get", "store@30", "copy", exits=5)
 

@@ -128,7 +128,8 @@ class TestScan:
         CheckpointStore(tmp_path / "store").save(1, {"iteration": 1})
         assert document("scan", f"{tmp_path}/store@1")["worst"] is None
         assert "would import nothing" in ckptstore("scan", f"{tmp_path}/store@1", "--strict").stdout
-        CheckpointStore(tmp_path / "empty").checkpoints()
+        empty = CheckpointStore(tmp_path / "empty")
+        empty.delete(empty.save(1))
         assert "holds no checkpoint" in ckptstore("scan", f"{tmp_path}/empty").stdout
 
     def test_what_is_no_checkpoint_or_too_damaged_is_scanned_all_the_same(self, copy: Path) -> None:

@@ -88,8 +88,8 @@ def no_store(url: str, place: Place, create: bool) -> StoreNotFound:
         )
         why = f"there is no store here, but other files: {', '.join(map(repr, place.others[:3]))}"
         return StoreNotFound(url, f"{why}, ..." if len(place.others) > 3 else why, remedy)
-    makes = "the first save makes one" if create else "pass create=True, and the first save makes one"
-    return StoreNotFound(url, "there is no store here", f"Check the URL; or {makes}")
+    makes = "the first save makes one" if create else "without create=False, the first save makes one"
+    return StoreNotFound(url, "there is no store here", f"Check the URL; {makes}")
 
 
 def _is_nothing(backend: Backend, name: str) -> bool:

@@ -37,14 +37,14 @@ LOOKALIKES = [
 
 @pytest.mark.parametrize("name", LOOKALIKES, ids=lambda name: ascii(name)[:40])
 def test_what_only_looks_like_a_checkpoint(trial: Trial, name: bytes) -> None:
-    """Neither read nor touched, and inside a checkpoint it is one file too many."""
+    """Neither read nor touched, and inside a checkpoint it is a stray: said, and no damage."""
     root = trial.fresh()
     twin = os.path.join(os.fsencode(root), name)
     shutil.copytree(root / NEWEST, os.fsdecode(twin))
     Path(os.fsdecode(os.path.join(os.fsencode(root / "checkpoint_000002"), name))).write_bytes(b"x")
     answers = trial.looks(root)
     assert {step for step, reading in answers if reading == "load"} == set(STEPS)
-    assert (2, "verify") not in answers
+    assert (2, "verify") in answers
     trial.changes(root)
     assert os.path.exists(twin), "what isn't ours was removed"
 
@@ -102,10 +102,8 @@ def test_very_many_entries(trial: Trial) -> None:
             (place / f"stray{index}").touch()
     answers = trial.looks(root)
     assert {(step, "load") for step in STEPS} <= answers
-    assert (3, "verify") not in answers
-    _, error = typed(CheckpointStore(root).get(3).verify, "strays")
-    assert isinstance(error, CheckpointError)
-    assert len(str(error)) < 5000
+    assert (3, "verify") in answers
+    assert len(CheckpointStore(root).get(3).verify().strays) == 3000
     trial.changes(root)
 
 
@@ -129,7 +127,7 @@ def test_a_bottomless_directory(trial: Trial, place: str) -> None:
         _bottomless(root / place)
         answers = trial.looks(root)
         assert (2, "load") in answers
-        assert ((3, "verify") in answers) == (not place.startswith(NEWEST))
+        assert (3, "verify") in answers
         trial.changes(root)
         store = CheckpointStore(root)
         if place in (NEWEST, f"{NEWEST}/policies", ".trash"):
