@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.errors import CheckpointError, InvalidRequest
-from tests.hostile.trial import META, NEWEST, STEPS, Trial, save, typed
+from ckptstore.errors import InvalidRequest
+from tests.hostile.trial import META, NEWEST, STEPS, Trial, save
 
 LOOKALIKES = [
     b"checkpoint_000003\xff",  # no UTF-8
