@@ -109,6 +109,7 @@ CHANGES: dict[str, Callable[[CheckpointStore], object]] = {
     "gc": lambda store: store.gc(),
     "pin": lambda store: store.pin(1),
     "prune": lambda store: store.prune(1),
+    "repair": lambda store: store.repair(),
     "rollback": lambda store: store.rollback(1),
     "tag": lambda store: store.tag("champion", 2),
     "unpin": lambda store: store.unpin(1),
@@ -200,6 +201,7 @@ def _verbs(place: str, outside: str) -> Mapping[str, list[str]]:
         "tag": [place],
         "prune": [place, "--keep", "1", "--dry-run"],
         "gc": [place],
+        "repair": [place],
         "doctor": [place],
     }
 

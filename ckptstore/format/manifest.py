@@ -102,8 +102,9 @@ class Manifest:
     """Id of the store that it was saved in, whose signature it is; empty in schema 1. Copies keep it."""
     signature: Signature | None = None
     schema: int = SCHEMA_VERSION
-    text: bytes = field(default=b"", repr=False, compare=False)
-    """What it was loaded from: a copy is the same to the byte, fields that mean nothing here included."""
+    text: bytes = field(default=b"", init=False, repr=False, compare=False)
+    """What it was loaded from: a copy is the same to the byte, fields that mean nothing here included. Empty
+    for what `dataclasses.replace` makes of it."""
 
     @property
     def size(self) -> int:
@@ -112,7 +113,7 @@ class Manifest:
 
     def sign_with(self, sign: Callable[[bytes], Signature]) -> Manifest:
         """The same, vouched for by whoever `sign` signs for."""
-        return replace(self, text=b"", signature=sign(_SIGNED_AS + self._body()))
+        return replace(self, signature=sign(_SIGNED_AS + self._body()))
 
     def dump(self) -> bytes:
         """The bytes to commit; InvalidRequest for more than a reader takes."""
@@ -196,8 +197,8 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
         store=store,
         signature=signature,
         schema=schema,
-        text=data,
     )
+    object.__setattr__(manifest, "text", data)
     if schema == 1:
         fields.finish()
     paths = [file.path for file in manifest.files]
