@@ -232,3 +232,17 @@ def test_a_pin_comes_off_what_was_lost(store: CheckpointStore, old: None) -> Non
     assert "a pin" not in problems(store)[NAME]
     with pytest.raises(CheckpointNotFound):
         store.unpin(NAME)
+
+
+def test_on_a_disk_it_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory gets its name with its manifest in it: there is no save to wait for."""
+    store = CheckpointStore(tmp_path)
+    store.save(1, "one")
+    store.save(2, "two")
+    (tmp_path / NAME / MANIFEST).unlink()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * lost.SECONDS_TO_ADOPT)
+    newest = store.latest()
+    assert newest is not None
+    assert [skip.name for skip in newest.skipped] == [NAME]
+    assert [report.ok for report in store.verify()] == [True, False]

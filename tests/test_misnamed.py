@@ -135,3 +135,16 @@ def test_the_command_line_refuses_it(tmp_path: Path) -> None:
         result = CliRunner().invoke(root, command)
         assert result.exit_code == CheckpointCorrupt.exit_code, command
         assert "its manifest is that of step 1" in result.stderr
+
+
+def test_a_replacement_leaves_another_steps_only_copy(store: CheckpointStore) -> None:
+    """It was renamed: `if_exists="replace"`, which the error advises, must not remove it."""
+    backend = backend_of(store)
+    copy(store, "checkpoint_000003", "checkpoint_000060")
+    files = {entry.key: backend.read(entry.key) for entry in backend.list("checkpoint_000060")}
+    store.delete(3)
+    store.save(60, "new", if_exists="replace")
+    assert store.get(60).state == "new"
+    for key, data in files.items():
+        if not key.endswith("claim.json"):
+            assert backend.read(key) == data

@@ -89,9 +89,17 @@ def text_of(data: bytes) -> str | None:
 
 
 def json_of(text: str) -> Any:
-    """The JSON document that `text` is; None if it is none."""
+    """The JSON document that `text` is, or a list of those that its lines are; None if it is none."""
     if not text.lstrip().startswith(("{", "[")):
         return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        lines = [_line_of(line) for line in text.splitlines() if line.strip()]
+        return [document for document in lines if document is not None] or None
+
+
+def _line_of(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -55,7 +55,8 @@ def not_committed(backend: Backend, name: CheckpointName) -> CheckpointNotFound:
 
 def is_of_another_step(url: str, name: CheckpointName, step: int) -> CheckpointCorrupt:
     """The directory `name` at `url` holds a copy of what was committed as `step`."""
-    remedy = f"It is a copy under a wrong name: move it out of the store, or delete it as {str(name)!r}"
+    again = f"If it was renamed, call it {CheckpointName(step)} again"
+    remedy = f"{again}. If it is a copy, move it out of the store, or delete it as {str(name)!r}"
     return CheckpointCorrupt(url, f"its manifest is that of step {step}", remedy)
 
 

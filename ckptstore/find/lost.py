@@ -16,6 +16,8 @@ from ckptstore.format.names import CheckpointName
 
 SECONDS_TO_COMMIT = 3600.0
 """From ``parts.json`` to the manifest takes a living save one request; an hour allows for clocks as well."""
+SECONDS_TO_ADOPT = 10.0
+"""The same for a local disk, where only an adoption writes both where they are seen."""
 
 
 def may_be_lost(files: Mapping[str, object]) -> bool:
@@ -23,8 +25,12 @@ def may_be_lost(files: Mapping[str, object]) -> bool:
     return names.PARTS in files and names.MANIFEST not in files and names.RETIRED not in files
 
 
-def find_lost(backend: Backend, without: Iterable[CheckpointName]) -> dict[CheckpointName, str]:
-    """Those of the directories `without` a manifest that have lost it, and what there is to say."""
+def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) -> dict[CheckpointName, str]:
+    """Those of the directories `without` a manifest that have lost it, and what there is to say.
+
+    `whole` says that a save's directory gets its name with its manifest in it, as on a local disk.
+    """
+    patience = SECONDS_TO_ADOPT if whole else SECONDS_TO_COMMIT
     found: dict[CheckpointName, str] = {}
     pointing: Mapping[str, refs.Target] | None = None
     for name in without:
@@ -36,6 +42,6 @@ def find_lost(backend: Backend, without: Iterable[CheckpointName]) -> dict[Check
         written = listed[names.PARTS].modified
         if by:
             found[name] = f"its manifest is missing, and {', '.join(by)} points at it"
-        elif written is not None and time.time() - written > SECONDS_TO_COMMIT:
+        elif written is not None and time.time() - written > patience:
             found[name] = "its manifest is missing: it was lost, or its save died right before writing it"
     return found

@@ -249,7 +249,8 @@ class Survey:
     def find_lost(self, without: Sequence[CheckpointName]) -> list[Skipped]:
         """Those of the directories `without` a manifest that have lost it."""
         with translate_errors(self._backend.url):
-            return [Skipped(str(name), why) for name, why in find_lost(self._backend, without).items()]
+            found = find_lost(self._backend, without, self._catalog.in_place)
+        return [Skipped(str(name), why) for name, why in found.items()]
 
     def _look(self, name: CheckpointName) -> Manifest | Missing | Skipped:
         """The manifest; or why nothing is committed there (any more), or can't be read."""

@@ -39,7 +39,8 @@ _SERIALIZED = ":serialized:"  # the key of stable-baselines3
 _HEX = re.compile(r"(?:80)0[0-5](?:[0-9a-fA-F]{2})+\Z")  # as Tune writes what JSON can't hold
 _BASE64 = re.compile(r"gA[A-X][A-Za-z0-9+/\s]+=*\s*\Z")  # 0x80 and a protocol
 _STORAGE_INFO = "torch.distributed.checkpoint.filesystem._StorageInfo"
-_YAML_OBJECT = "!!python/"
+_YAML_OBJECT = re.compile(r"!!python/|tag:yaml\.org,2002:(?:p|%)")
+"""A tag that PyYAML's unsafe loader calls, however it is spelled."""
 
 
 @dataclass(frozen=True)
@@ -340,8 +341,8 @@ class Look:
             return False
         if (label or self.path).endswith(".py"):
             self.unseen.append(_about(label, "source code"))
-        if _YAML_OBJECT in text:
-            self.uses.setdefault(f"yaml {_YAML_OBJECT}", (1, data.find(_YAML_OBJECT.encode())))
+        if found := _YAML_OBJECT.search(text):
+            self.uses.setdefault("yaml !!python/", (1, found.start()))
         if text.lstrip()[:1] in ("{", "[") and len(data) > self._limits.text_bytes:
             self.unseen.append(_about(label, f"JSON of more than {self._limits.text_bytes} bytes"))
             return True

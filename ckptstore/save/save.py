@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 
+from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Attempt, Catalog, IfExists
-from ckptstore.errors import CheckpointGone
+from ckptstore.commit.failures import url_of
+from ckptstore.errors import CheckpointCorrupt, CheckpointGone, CheckpointProtected, UnreadableFormat
 from ckptstore.format import names, parts
 from ckptstore.format.digest import digest
 from ckptstore.format.layout import Base, Item
 from ckptstore.format.manifest import File, Manifest, writer_versions
 from ckptstore.format.parts import FileParts
+from ckptstore.read.manifests import fetch_manifest
 from ckptstore.save.fingerprints import Seen
 from ckptstore.save.local_files import copy_item, take_own_copies
 from ckptstore.save.requests import Request
@@ -39,7 +42,7 @@ class Save:
         self._created = datetime.datetime.now(datetime.timezone.utc)
         self._sealed = False
         self._pythons: set[str] = set()
-        check = partial(refs.check_unnamed, catalog.backend)
+        check = partial(_check_replaceable, catalog.backend)
         with translate_errors(catalog.backend.url):
             self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex, check)
 
@@ -121,6 +124,25 @@ def write_checkpoint(
     with begin(request) as save:
         files = save.write(items, progress)
         return *save.commit(request, files), files
+
+
+def _check_replaceable(backend: Backend, name: names.CheckpointName) -> None:
+    """CheckpointProtected if `name` isn't for a save of its step to remove.
+
+    A tag or pin names it, a later release wrote it, or it is another step's, under a wrong name.
+    """
+    refs.check_unnamed(backend, name)
+    where = url_of(backend, name)
+    try:
+        manifest = fetch_manifest(backend, str(name), where)
+    except CheckpointCorrupt:
+        return  # what is damaged may be replaced
+    except UnreadableFormat as error:
+        raise CheckpointProtected(where, error.why, error.remedy) from error
+    if manifest is not None and manifest.step != name.step:
+        other = names.CheckpointName(manifest.step)
+        why = f"its manifest is that of step {manifest.step}"
+        raise CheckpointProtected(where, why, f"Rename it to {other}, or move it out of the store")
 
 
 def build_manifest(

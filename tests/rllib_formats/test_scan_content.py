@@ -239,6 +239,9 @@ CONTAINERS: dict[str, Callable[[Any], bytes]] = {
     "zip in tar in zip": lambda extra: zipped({"t": tarred({"z": zipped({"p": pickle.dumps([extra], 0)})})}),
     "zip behind text": lambda extra: b"hello " + zipped({"p": pickle.dumps([extra])}),
     "hex in JSON": lambda extra: json.dumps({"v": {"value": pickle.dumps([extra]).hex()}}).encode(),
+    "base64 in JSON lines": lambda extra: b'{"n": 1}\n' + json.dumps(
+        {"obs": base64.b64encode(pickle.dumps([extra])).decode()}
+    ).encode(),
     "base64 in JSON": lambda extra: json.dumps([base64.b64encode(pickle.dumps([extra])).decode()]).encode(),
     "protocol 0 in sb3's JSON": lambda extra: json.dumps(
         {":serialized:": base64.b64encode(pickle.dumps([extra], 0)).decode()}
@@ -301,9 +304,14 @@ def test_keras_and_yaml() -> None:
     assert ("keras.layers.Lambda", "code") in [
         (use.name, use.rank) for use in look({"m.keras": zipped({"config.json": layer})})
     ]
-    assert [use.rank for use in look({"hparams.yaml": b"!!python/object/apply:os.system ['true']\n"})] == [
-        "code"
-    ]
+    for tag in (
+        "!!python/object/apply:os.system ['true']",
+        "!<tag:yaml.org,2002:python/object/apply:os.system> ['true']",
+        "%TAG !p! tag:yaml.org,2002:python/object/apply:\n---\n!p!os.system ['true']",
+        "%TAG !! tag:yaml.org,2002:pyth\n---\n!!on/object/apply:os.system ['true']",
+        "!<tag:yaml.org,2002:%70ython/object/apply:os.system> ['true']",
+    ):
+        assert [use.rank for use in look({"hparams.yaml": f"{tag}\n".encode()})] == ["code"], tag
 
 
 def test_a_pickle_dressed_as_something_else() -> None:
