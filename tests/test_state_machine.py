@@ -36,6 +36,8 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.url = self.new_url()
+        with self.open(create=True) as maker:
+            maker.delete(maker.save(10**6))
         self.store = self.open(create=True)
         self.model: dict[int, tuple[Any, float]] = {}
         self.tags: dict[str, int] = {}
