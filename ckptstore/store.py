@@ -33,7 +33,7 @@ from ckptstore.find.removal import Removal, refuse_newer
 from ckptstore.find.sharing import check_all, check_chosen
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
-from ckptstore.find.targets import Target, target_of
+from ckptstore.find.targets import Target, check_kind, target_of
 from ckptstore.format import layout, names
 from ckptstore.format.layout import Item
 from ckptstore.format.manifest import Manifest
@@ -500,7 +500,10 @@ class CheckpointStore:
         self._identity.prove()
         sources = list[Source]()
         for mirror in mirrors:
-            sources += [source_of(mirror)] if isinstance(mirror, Checkpoint) else sources_of(mirror._survey)
+            if isinstance(mirror, Checkpoint):
+                sources.append(source_of(mirror))
+            else:
+                sources += sources_of(check_kind(mirror, CheckpointStore)._survey)
         chosen = None if which is None else [self._identify(item).name for item in which]
         with translate_errors(self.url):
             doctor = Repair(self._catalog, self._survey, sources, self._trust, self._concurrency, progress)
@@ -519,6 +522,7 @@ class CheckpointStore:
         short is taken up again by the same call. Raises CheckpointExists where the other store has
         another checkpoint of the same step.
         """
+        check_kind(other, CheckpointStore)
         chosen = self.checkpoints() if which is None else [self._resolve(item) for item in which]
         if chosen:
             other._identity.make()
@@ -548,7 +552,7 @@ class CheckpointStore:
         A signature comes along as well. Raises CheckpointExists if its step is taken here and not to replace,
         CheckpointUntrusted if this store wouldn't accept it, UnreadableFormat if it has no manifest.
         """
-        manifest = checkpoint.manifest
+        manifest = check_kind(checkpoint, Checkpoint).manifest
         if self._trust is not None:
             load_manifest(manifest.dump(), checkpoint.url, self._trust)
         self._identity.make()

@@ -124,6 +124,21 @@ class TestScan:
         ckptstore("scan", str(MULTI), "--strict", exits=6)
         ckptstore("scan", str(MULTI))
 
+    @pytest.mark.parametrize("how", ["another size", "no manifest", "a stray"])
+    def test_what_is_passed_over_is_scanned_all_the_same(self, tmp_path: Path, how: str) -> None:
+        root = tmp_path / "run"
+        store = CheckpointStore(root)
+        for step in (1, 2):
+            store.save(step, {"iteration": step})
+        file = root / "checkpoint_000002" / ("stray.pkl" if how == "a stray" else "algorithm_state.pkl")
+        file.unlink(missing_ok=True)
+        file.write_bytes(pickle.dumps(Attack()))
+        if how == "no manifest":
+            (root / "checkpoint_000002/_ckptstore/manifest.json").unlink()
+        targets = [root] if how == "no manifest" else [root, f"{root}@2"]
+        for target in [*targets, root / "checkpoint_000002", f"{root}/**"]:
+            assert ckptstore("scan", str(target), "--strict", exits=6).exit_code == 6
+
     def test_nothing_to_import(self, tmp_path: Path) -> None:
         CheckpointStore(tmp_path / "store").save(1, {"iteration": 1})
         assert document("scan", f"{tmp_path}/store@1")["worst"] is None

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.app import root as command_line
-from ckptstore.errors import CheckpointCorrupt
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 from ckptstore.format.markers import derive_marker
 from ckptstore.integrations.rllib import code
 from ckptstore.integrations.rllib.saving import WRITER
@@ -301,3 +301,22 @@ class TestMarkers:
         assert all(derive_marker(made.manifest, marker) is None for marker in MARKERS)
         unlinked(tmp_path / "run" / "checkpoint_000001" / "policy_state.pkl")
         assert made.verify().ok
+
+
+def test_verify_of_a_store_says_all_that_is_wrong(tmp_path: Path) -> None:
+    """Not only what a listing shows first."""
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"n": 1}, policies={"p": {"weights": {}}, "q": {"weights": {}}})
+    for name in ("p", "q"):
+        (tmp_path / f"checkpoint_000001/policies/{name}/policy_state.pkl").unlink()
+    (report,) = store.verify()
+    assert len(report.problems) == 2
+    assert report.problems == store.get(1).check().problems
+
+
+@pytest.mark.parametrize("call", ["repair", "copy_to", "add"])
+def test_a_url_where_an_object_belongs(tmp_path: Path, call: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1)
+    with pytest.raises(InvalidRequest, match=r"Pass Checkpoint(Store|\.open)\(url\)"):
+        getattr(store, call)("s3://bucket/run")

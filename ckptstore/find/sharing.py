@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ckptstore.backends.base import Backend
 from ckptstore.checkpoint import Checkpoint, Skipped
+from ckptstore.errors import CheckpointError
 from ckptstore.find.survey import Survey
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import PARTS, CheckpointName
@@ -23,7 +24,7 @@ def check_all(
     """
     found = survey.list_committed()
     dangling = find_dangling()
-    reports = [_report_skipped(survey.url, skip, dangling.pop(skip.name, ())) for skip in found.skipped]
+    reports = [_report_skipped(survey, skip, dangling.pop(skip.name, ())) for skip in found.skipped]
     reports += [VerifyReport(f"{survey.url}/{name}", 0, 0, problems) for name, problems in dangling.items()]
     reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
     return _with_sharers(survey, reports)
@@ -44,10 +45,17 @@ def _with_sharers(survey: Survey, reports: list[VerifyReport]) -> list[VerifyRep
     return sorted(reports, key=lambda report: report.name)
 
 
-def _report_skipped(url: str, skip: Skipped, dangling: tuple[str, ...]) -> VerifyReport:
-    """That a later release wrote it is no damage: then nothing was read."""
-    problems, notes = ((), (skip.reason,)) if skip.newer else ((skip.reason, *dangling), ())
-    return VerifyReport(f"{url}/{skip.name}", 0, 0, problems, notes=notes)
+def _report_skipped(survey: Survey, skip: Skipped, dangling: tuple[str, ...]) -> VerifyReport:
+    """All that is wrong with it, not only what was noticed first. Of a later release nothing is read."""
+    url, name = f"{survey.url}/{skip.name}", CheckpointName.parse(skip.name)
+    if skip.newer or name is None:
+        return VerifyReport(url, 0, 0, notes=(skip.reason,))
+    try:
+        manifest = survey.fetch(name)
+    except CheckpointError:
+        manifest = None
+    report = VerifyReport(url, 0, 0) if manifest is None else survey.checkpoint(name, manifest).check()
+    return replace(report, problems=(*(report.problems or (skip.reason,)), *dangling))
 
 
 def file_id(backend: Backend, key: str) -> object:

@@ -14,7 +14,9 @@ from ckptstore.cli import many
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat, UnsafeContent
+from ckptstore.format.names import CheckpointName
 from ckptstore.read.files import UnverifiedFiles
+from ckptstore.read.locate import list_files
 from ckptstore.rllib_formats import scan as scans
 
 REFUSED = UnsafeContent.exit_code
@@ -46,7 +48,11 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> int:
 
 
 def _scan_one(found: bulk.Found, strict: bool) -> many.Line:
-    uses = found.open().scan()
+    if found.committed:
+        files = UnverifiedFiles(found.backend, list_files(found.backend, found.path, found.url), found.path)
+        uses = scans.scan(files.paths(), files.read)
+    else:
+        uses = found.open().scan()
     worst = uses[0].rank if uses else None
     refused = strict and worst not in (None, "data")
     document = {"worst": worst, "uses": [use._asdict() for use in uses]}
@@ -60,16 +66,27 @@ def _scan_target(session: Session, target: str) -> Iterable[tuple[str, str, tupl
         store, checkpoint = find(session, target)
     except (CheckpointCorrupt, UnreadableFormat):
         # Too damaged to open, or not a checkpoint at all: it may still hold pickles to beware of.
-        backend = open_backend(target, session.options)
-        with translate_errors(backend.url):
-            files = UnverifiedFiles(backend, {item.key: item.size for item in backend.list("")})
-        yield backend.url.rpartition("/")[2], backend.url, scans.scan(files.paths(), files.read)
+        yield _scan_directory(session, target)
         return
     if checkpoint is not None:
-        yield checkpoint.name, checkpoint.url, checkpoint.scan()
+        if checkpoint.committed:  # strays as well
+            yield _scan_directory(session, checkpoint.url)
+        else:
+            yield checkpoint.name, checkpoint.url, checkpoint.scan()
     elif store is not None:
-        for item in store.checkpoints():
-            yield item.name, item.url, item.scan()
+        backend = open_backend(store.url, session.options)
+        with translate_errors(store.url):
+            names = sorted(filter(None, map(CheckpointName.parse, backend.children())))
+        for name in names:  # whole or not: whatever lies there may be unpickled by somebody
+            yield _scan_directory(session, f"{store.url}/{name}")
+
+
+def _scan_directory(session: Session, url: str) -> tuple[str, str, tuple[scans.Use, ...]]:
+    """Every file below `url`, whatever a manifest says of it."""
+    backend = open_backend(url, session.options)
+    with translate_errors(backend.url):
+        files = UnverifiedFiles(backend, {item.key: item.size for item in backend.list("")})
+    return backend.url.rpartition("/")[2], backend.url, scans.scan(files.paths(), files.read)
 
 
 def _summarize(name: str, url: str, uses: tuple[scans.Use, ...]) -> dict[str, Any]:
