@@ -90,10 +90,7 @@ _ADVICE: Mapping[type[CheckpointError], tuple[str, str]] = {
         CheckpointExists.default_remedy,
         "Copy to another store, or remove that checkpoint first",
     ),
-    StoreNotFound: (
-        "Check the URL; without create=False, the first save makes one",
-        "Check the path or URL",
-    ),
+    StoreNotFound: ("Check the URL, or pass create=True", "Check the path or URL"),
 }
 
 

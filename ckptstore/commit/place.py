@@ -88,8 +88,8 @@ def no_store(url: str, place: Place, create: bool) -> StoreNotFound:
         )
         why = f"there is no store here, but other files: {', '.join(map(repr, place.others[:3]))}"
         return StoreNotFound(url, f"{why}, ..." if len(place.others) > 3 else why, remedy)
-    makes = "the first save makes one" if create else "without create=False, the first save makes one"
-    return StoreNotFound(url, "there is no store here", f"Check the URL; {makes}")
+    remedy = "Check the URL; the first save makes one" if create else "Check the URL, or pass create=True"
+    return StoreNotFound(url, "there is no store here", remedy)
 
 
 def _is_nothing(backend: Backend, name: str) -> bool:
