@@ -53,7 +53,7 @@ PARTS = (
         "every fault at every request, sampled",
         ("tests/test_fault_matrix.py",),
         ("requests faulted",),
-        {"CKPTSTORE_SHARE": "0.2"},
+        {"CKPTSTORE_SHARE": "0.07"},
     ),
     Part("power cuts", ("tests/crash/test_power.py",), ("unique crash states checked", "reads checked")),
     Part(
