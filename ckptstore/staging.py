@@ -25,9 +25,9 @@ Job = Callable[[], Checkpoint]
 class Staged(os.PathLike[str]):
     """Real and empty while its ``with`` block runs; a checkpoint once the block ends well.
 
-    Whatever lies in the directory then is committed as it is, byte for byte. After an exception
-    nothing is. On local disk the directory is the checkpoint's own, renamed into place; for an object
-    store it is a temporary one, uploaded at the end.
+    Whatever lies in the directory then is committed as it is, byte for byte, but for what systems drop
+    anywhere (``.DS_Store``, ``.nfs*``). After an exception nothing is. On local disk the directory is the
+    checkpoint's own, renamed into place; for an object store it is a temporary one, uploaded at the end.
 
     Raises InvalidRequest at the end for links, pipes and devices, for an empty directory, and for a
     directory that already is a ckptstore checkpoint.
