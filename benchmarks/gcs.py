@@ -83,7 +83,7 @@ def run(server: Server, count: int, mib: float, rounds: int) -> None:
         found = CheckpointStore(
             f"gs://{server.bucket}/{name or uuid.uuid4().hex}", storage_options=server.options
         )
-        assert found.id  # its client is open, and the place was tried
+        found._identity.make()  # its client is open, and the place was tried
         return found
 
     plain = GCSFileSystem(**server.options, skip_instance_cache=True)
