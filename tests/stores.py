@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 RLLIB_1_0 = Path(__file__).parent / "data" / "rllib_1_0_ppo_multi5"
 
 
-def tree_bytes(root: str | os.PathLike[str]) -> dict[str, bytes]:
-    """Every file below `root` by relative path, read with nothing but the operating system."""
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in Path(root).rglob("*") if path.is_file()
-    }
+def tree_bytes(root: str | os.PathLike[str], among: Iterable[str] | None = None) -> dict[str, bytes]:
+    """Every file below `root` by relative path, or those `among`, read by the system alone."""
+    paths = Path(root).rglob("*") if among is None else [Path(root, path) for path in among]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths if path.is_file()}
 
 
 def policies(count: int = 3, seed: int = 0, rows: int = 40) -> dict[str, dict[str, Any]]:
