@@ -16,7 +16,6 @@ from ckptstore.errors import CheckpointError, CheckpointExists
 from ckptstore.find.latest import find_step
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.survey import Survey
-from ckptstore.find.tags import Tags
 from ckptstore.format.layout import Contents, Item
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
@@ -38,7 +37,6 @@ class Run:
         catalog: Catalog,
         identity: Identity,
         survey: Survey,
-        tags: Tags,
         lineage: Lineage,
         *,
         concurrency: int,
@@ -51,7 +49,6 @@ class Run:
         self.background: Background[Checkpoint] = Background(max_pending)
         self._identity = identity
         self._survey = survey
-        self._tags = tags
         self._lineage = lineage
         self._fingerprints = Seen()
         self._looked = False

@@ -14,7 +14,7 @@ from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.commit import open_catalog
+from ckptstore.commit import open_catalog, refs
 from ckptstore.commit.base import IfExists, Swept
 from ckptstore.commit.failures import is_of_another_step
 from ckptstore.commit.identity import Identity, Standing
@@ -124,7 +124,6 @@ class CheckpointStore:
             self._catalog,
             self._identity,
             self._survey,
-            self._tags,
             self._lineage,
             concurrency=self._concurrency,
             signer=self._signer,
@@ -465,7 +464,7 @@ class CheckpointStore:
             return Swept([], 0)
         self._identity.prove()
         with translate_errors(self.url):
-            return self._catalog.sweep(grace, self._tags.check_removable)
+            return self._catalog.sweep(grace, functools.partial(refs.check_unnamed, self._backend))
 
     # -- the whole store ------------------------------------------------------------------------
 

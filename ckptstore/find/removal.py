@@ -36,17 +36,17 @@ class Removal:
 
     def delete(self, target: Target, superseded: bool = False) -> None:
         """Delete it; if it must be `superseded`, only while a later step is committed."""
-        name = target.name
+        name, backend = target.name, self._catalog.backend
         self._tags.prove_store()
 
         def check() -> None:
             if self._tags.check_same(target).step != name.step:
                 self._survey.check_alone(name)
-            protecting = refs.read_all(self._catalog.backend)
+            protecting = refs.read_all(backend)
             for ref in protecting.values():
                 other = CheckpointName.parse(ref.name)
                 if other is not None and other.step == name.step and other <= name:
-                    self._tags.check_unprotected(other, protecting)  # what it superseded goes with it
+                    refs.check_none_points_at(protecting, backend, other)  # what it superseded goes too
             if superseded and not self._survey.any_after(name.step):
                 raise CheckpointProtected(f"{self._url}/{name}", "it is the newest by now")
 
@@ -57,7 +57,7 @@ class Removal:
         """Delete the checkpoints `later`, newest first, so that `target` is the latest; names removed."""
         protecting = self._tags.read()
         for other in later:
-            self._tags.check_unprotected(other.name, protecting)
+            refs.check_none_points_at(protecting, self._catalog.backend, other.name)
         # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
         holding = f"{names.PIN}rollback.{target.id}"
         self._tags.point(holding, target)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ckptstore.backends.base import Backend
 from ckptstore.checkpoint import Checkpoint, Skipped
 from ckptstore.errors import CheckpointError
-from ckptstore.find.survey import Survey
+from ckptstore.find.survey import Survey, readable
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import PARTS, CheckpointName
 from ckptstore.read.report import VerifyReport
@@ -39,8 +39,7 @@ def check_chosen(
 
 def _with_sharers(survey: Survey, reports: list[VerifyReport]) -> list[VerifyReport]:
     if any(report.damaged for report in reports):
-        looked = survey.manifests()
-        manifests = {name: manifest for name, manifest in looked.items() if isinstance(manifest, Manifest)}
+        manifests = readable(survey.manifests().items())
         reports = [name_sharers(report, survey.backend, manifests) for report in reports]
     return sorted(reports, key=lambda report: report.name)
 
@@ -67,6 +66,21 @@ def file_id(backend: Backend, key: str) -> object:
         return None
 
 
+def find_sharers(
+    backend: Backend,
+    name: CheckpointName,
+    path: str,
+    digest: str,
+    manifests: Mapping[CheckpointName, Manifest],
+) -> Iterator[tuple[CheckpointName, bool]]:
+    """Other checkpoints with a file of the `digest` of `name`'s file `path`; whether it is the very same."""
+    mine = file_id(backend, f"{name}/{path}")
+    for other, manifest in manifests.items():
+        for file in manifest.files:
+            if other != name and file.digest == digest:
+                yield other, mine is not None and mine == file_id(backend, f"{other}/{file.path}")
+
+
 def name_sharers(
     report: VerifyReport, backend: Backend, manifests: Mapping[CheckpointName, Manifest]
 ) -> VerifyReport:
@@ -80,13 +94,9 @@ def name_sharers(
     for path in report.damaged:
         if path == PARTS:
             continue
-        mine = file_id(backend, f"{name}/{path}")
         linked, equal = list[str](), list[str]()
-        for other, manifest in manifests.items():
-            for file in manifest.files:
-                if other != name and file.digest == digests[path]:
-                    same = mine is not None and mine == file_id(backend, f"{other}/{file.path}")
-                    (linked if same else equal).append(str(other))
+        for other, same in find_sharers(backend, name, path, digests[path], manifests):
+            (linked if same else equal).append(str(other))
         if linked:
             notes.append(f"{path}: the very file is shared by {_join(linked)}")
         if equal:

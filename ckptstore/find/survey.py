@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from ckptstore.backends.base import Backend
@@ -133,20 +132,21 @@ class Survey:
 
     def any_after(self, step: int) -> bool:
         """Whether a checkpoint of a later step is committed now."""
-        return any(
-            isinstance(found, Manifest) or (isinstance(found, Skipped) and found.newer)
-            for found in (self._look(name) for name in reversed(self.names()) if name.step > step)
-        )
+        return any(isinstance(found, Manifest) or found.newer for _, found in self._look_after(step))
 
     def newest_after(self, step: int) -> tuple[CheckpointName, Manifest] | None:
-        """The newest checkpoint that is committed now, of those of later steps."""
+        """The newest checkpoint that is committed now and can be read, of those of later steps."""
+        later = self._look_after(step)
+        return next(((name, found) for name, found in later if isinstance(found, Manifest)), None)
+
+    def _look_after(self, step: int) -> Iterator[tuple[CheckpointName, Manifest | Skipped]]:
+        """What is committed now at later steps, the newest first, each looked at only when asked for."""
         for name in reversed(self.names()):
             if name.step <= step:
-                return None
-            manifest = self._look(name)
-            if isinstance(manifest, Manifest):
-                return name, manifest
-        return None
+                return
+            found = self._look(name)
+            if not isinstance(found, Missing):
+                yield name, found
 
     def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
@@ -213,25 +213,26 @@ class Survey:
         candidates = _live(scan)
         looked = run_all(self._look, candidates, self._concurrency)
         skipped: list[Skipped] = []
-        whole: list[tuple[CheckpointName, Manifest]] = []
-        for name, manifest in sorted(zip(candidates, looked, strict=True), key=itemgetter(0), reverse=True):
+        committed: list[tuple[CheckpointName, Manifest | Skipped]] = []
+        for name, manifest in zip(candidates, looked, strict=True):
             if isinstance(manifest, Missing) and scan[name][names.MANIFEST] <= names.SMALL_STATE_BYTES:
                 continue  # a seal or tombstone all the same, as another version may write it
             if isinstance(manifest, Missing):
                 return None
             if isinstance(manifest, Skipped):
                 skipped.append(manifest)
+                if manifest.newer:  # it may have taken the place of what can be read
+                    committed.append((name, manifest))
                 continue
             problem = _mismatch(manifest, scan[name]) and self._recheck_listing(name, manifest)
             if problem is not None:
                 skipped.append(Skipped(str(name), problem))
-            elif not is_superseded(name, skipped):
-                whole.append((name, manifest))
-        skipped.reverse()
+            else:
+                committed.append((name, manifest))
         skipped += self.find_lost([name for name, files in scan.items() if may_be_lost(files)])
         log_skipped(skipped, self._backend.url)
-        visible = plan.visible(whole[::-1])
-        return Found([self.checkpoint(name, manifest) for name, manifest in visible], skipped)
+        visible = readable(plan.visible(committed))
+        return Found([self.checkpoint(name, manifest) for name, manifest in visible.items()], skipped)
 
     def _find_successors(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> set[CheckpointName]:
         """Names that steps have which `scan` shows as deleted, and that aren't in there: replacements?
@@ -271,10 +272,11 @@ def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointNa
     return [name for name, files in scan.items() if files.get(names.MANIFEST) not in _DEAD]
 
 
-def is_superseded(name: CheckpointName, skipped: Iterable[Skipped]) -> bool:
-    """Whether one of `skipped`, which a later release wrote, has taken the place of `name`."""
-    later = (CheckpointName.parse(skip.name) for skip in skipped if skip.newer)
-    return any(other is not None and other.step == name.step and other > name for other in later)
+def readable(
+    found: Iterable[tuple[CheckpointName, Manifest | Skipped]],
+) -> dict[CheckpointName, Manifest]:
+    """Those of `found` whose manifest could be read."""
+    return {name: manifest for name, manifest in found if isinstance(manifest, Manifest)}
 
 
 def _mismatch(manifest: Manifest, files: Mapping[str, int]) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
@@ -84,14 +82,6 @@ class Tags:
             where = f"{self._backend.url}/{target.name}"
             raise CheckpointGone(where, "it was deleted, and its step saved anew")
         return manifest
-
-    def check_removable(self, name: CheckpointName) -> None:
-        """CheckpointProtected if a ref points at `name` now."""
-        refs.check_unnamed(self._backend, name)
-
-    def check_unprotected(self, name: CheckpointName, protecting: Mapping[str, refs.Target]) -> None:
-        """CheckpointProtected if one of the refs `protecting` points at `name`."""
-        refs.check_none_points_at(protecting, self._backend, name)
 
     def find_dangling(self) -> dict[str, tuple[str, ...]]:
         """By name of a directory: what is wrong with the refs that point at it, where no such save is."""

@@ -23,8 +23,8 @@ from ckptstore.errors import (
     InvalidRequest,
     UnreadableFormat,
 )
-from ckptstore.find.sharing import file_id
-from ckptstore.find.survey import Survey
+from ckptstore.find.sharing import file_id, find_sharers
+from ckptstore.find.survey import Survey, readable
 from ckptstore.format.manifest import Check, Manifest
 from ckptstore.format.manifest import load as load_manifest
 from ckptstore.format.markers import derive_marker
@@ -77,7 +77,7 @@ class Repair:
         with translate_errors(self._backend.url):
             self._scan = self._catalog.scan()
             self._refs = refs.read_all(self._backend)
-        self._whole = {name: found for name, found in manifests.items() if isinstance(found, Manifest)}
+        self._whole = readable(manifests.items())
         self._sources = [*_sources(self._backend, self._whole), *self._mirrors]
         waiting = sorted(self._scan if chosen is None else set(chosen))
         seen = set(waiting)
@@ -233,15 +233,11 @@ class Repair:
         """The checkpoints with a link to a damaged file."""
         found: set[CheckpointName] = set()
         for path in patient.writes.keys() | patient.lost.keys():
-            mine = file_id(self._backend, f"{patient.name}/{path}")
             file = patient.table.get(path) if patient.table is not None else None
-            if file is None or mine is None:
+            if file is None:
                 continue
-            for name, manifest in self._whole.items():
-                for other in manifest.files:
-                    key = f"{name}/{other.path}"
-                    if other.digest == file.digest and mine == file_id(self._backend, key):
-                        found.add(name)
+            sharers = find_sharers(self._backend, patient.name, path, file.digest, self._whole)
+            found |= {name for name, linked in sharers if linked}
         return found
 
     # ---- Mending
@@ -288,9 +284,7 @@ class Repair:
 
 def sources_of(survey: Survey) -> list[Source]:
     """Every committed checkpoint of a store whose manifest can be read."""
-    found = survey.manifests()
-    whole = {name: manifest for name, manifest in found.items() if isinstance(manifest, Manifest)}
-    return _sources(survey.backend, whole)
+    return _sources(survey.backend, readable(survey.manifests().items()))
 
 
 def source_of(mirror: Checkpoint) -> Source:

@@ -13,7 +13,7 @@ from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Attempt, Catalog, IfExists
-from ckptstore.commit.failures import url_of
+from ckptstore.commit.failures import is_of_another_step, url_of
 from ckptstore.errors import CheckpointCorrupt, CheckpointGone, CheckpointProtected, UnreadableFormat
 from ckptstore.format import names, parts
 from ckptstore.format.digest import digest
@@ -140,9 +140,8 @@ def _check_replaceable(backend: Backend, name: names.CheckpointName) -> None:
     except UnreadableFormat as error:
         raise CheckpointProtected(where, error.why, error.remedy) from error
     if manifest is not None and manifest.step != name.step:
-        other = names.CheckpointName(manifest.step)
-        why = f"its manifest is that of step {manifest.step}"
-        raise CheckpointProtected(where, why, f"Rename it to {other}, or move it out of the store")
+        wrong = is_of_another_step(where, name, manifest.step)
+        raise CheckpointProtected(where, wrong.why, wrong.remedy)
 
 
 def build_manifest(

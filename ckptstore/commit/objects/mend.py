@@ -9,10 +9,10 @@ from functools import partial
 
 from ckptstore.backends.base import Sink
 from ckptstore.commit import refs
-from ckptstore.commit.failures import url_of, was_deleted
+from ckptstore.commit.failures import was_deleted
 from ckptstore.commit.objects.register import Register
 from ckptstore.commit.objects.states import State, sizes, state_of
-from ckptstore.errors import CheckpointError, CheckpointGone, CheckpointProtected
+from ckptstore.errors import CheckpointError, CheckpointGone
 from ckptstore.format.names import MANIFEST, CheckpointName
 
 
@@ -53,10 +53,5 @@ def mend(
         check()
     except CheckpointGone:
         with suppress(OSError, CheckpointError):
-            register.unpublish([name], partial(_check_untagged, register, name))
+            register.unpublish([name], partial(refs.check_unnamed, backend, name))
         raise
-
-
-def _check_untagged(register: Register, name: CheckpointName) -> None:
-    if found := refs.refs_to(refs.read_all(register.backend), str(name)):
-        raise CheckpointProtected(url_of(register.backend, name), f"{', '.join(found)} points at it")
