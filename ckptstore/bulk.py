@@ -30,9 +30,9 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit.failures import is_of_another_step
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
-from ckptstore.format.droppings import is_dropping
+from ckptstore.format.droppings import content_of
 from ckptstore.format.layout import Item
-from ckptstore.format.names import META, CheckpointName, check_checkpoint_name
+from ckptstore.format.names import CheckpointName, check_checkpoint_name
 from ckptstore.format.signing import Trust
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
@@ -292,10 +292,7 @@ def _find_id_before_adoption(checkpoint: Checkpoint) -> str | None:
 
 def _files_of(checkpoint: Checkpoint) -> dict[str, int]:
     """Its files and their sizes in bytes; as they are now where no manifest lists them."""
-    if checkpoint.committed:
-        return _sizes(checkpoint)
-    listed = checkpoint.listing().items()
-    return {path: size for path, size in listed if not (path.startswith(f"{META}/") or is_dropping(path))}
+    return _sizes(checkpoint) if checkpoint.committed else content_of(checkpoint.listing())
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, int]:

@@ -389,9 +389,9 @@ class Checkpoint:
         Its id, or where no manifest gives one a fingerprint of its files, all of which are read for it.
         """
         from ckptstore.rllib_formats.migrate import fingerprint
-        from ckptstore.save.digests import digest_files, list_lasting
+        from ckptstore.save.digests import digest_files
 
-        return self.id or fingerprint(list_lasting(self._files), digest_files(self._files))
+        return self.id or fingerprint(self._files.paths(), digest_files(self._files))
 
     def differs_from(self, other: Checkpoint) -> bool:
         """Whether any byte differs from `other`'s, a committed one with files of the same names and sizes.

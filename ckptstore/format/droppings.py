@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ckptstore.format.names import META
+
 _NAMES = frozenset(
     {".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "lost+found"}
 )
@@ -23,3 +27,12 @@ def is_dropping(path: str) -> bool:
     if any(part in _DIRECTORIES for part in (*folders, name)):
         return True
     return name in _NAMES or name.startswith(_BEGINNINGS)
+
+
+def content_of(listing: Mapping[str, int]) -> dict[str, int]:
+    """Of a directory's files (path to size), those that are none of ours and not nobody's."""
+    return {
+        path: size
+        for path, size in listing.items()
+        if not path.startswith(f"{META}/") and not is_dropping(path)
+    }

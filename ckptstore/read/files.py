@@ -7,8 +7,7 @@ from typing import Protocol
 
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import explain_memory_error, translate_errors
-from ckptstore.format import names
-from ckptstore.format.droppings import is_dropping
+from ckptstore.format.droppings import content_of
 from ckptstore.format.parts import PART_BYTES
 from ckptstore.read.manifests import key_of
 
@@ -41,11 +40,7 @@ class UnverifiedFiles:
 
     def paths(self) -> Mapping[str, int]:
         """Every file when the directory was opened, but for any of ours, and for what is nobody's."""
-        return {
-            path: size
-            for path, size in self._listing.items()
-            if not path.startswith(f"{names.META}/") and not is_dropping(path)
-        }
+        return content_of(self._listing)
 
     def read(self, path: str) -> bytes:
         """The bytes of the file `path`."""

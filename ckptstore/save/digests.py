@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckptstore.format.droppings import is_dropping
 from ckptstore.read.files import Files
 from ckptstore.save.writing import Hasher
 
 
 def digest_files(files: Files) -> dict[str, str]:
     """Path to digest, of every file; reads them all, a part at a time. Equal to those of a staged copy."""
-    return {path: _digest(files, path) for path in sorted(list_lasting(files))}
-
-
-def list_lasting(files: Files) -> dict[str, int]:
-    """Path to size in bytes, but for what a system drops anywhere and takes away again."""
-    return {path: size for path, size in files.paths().items() if not is_dropping(path)}
+    return {path: _digest(files, path) for path in sorted(files.paths())}
 
 
 def differs(files: Files, known: Mapping[str, str]) -> bool:
