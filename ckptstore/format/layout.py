@@ -15,6 +15,7 @@ from ckptstore.format.strictjson import dumps
 
 Write = Callable[["bytes | memoryview"], object]
 CHECKPOINT_VERSION = "1.1"  # Ray >= 2.1 reads it
+MARKERS = (".is_checkpoint", ".tune_metadata")
 LEFT_OUT = "ckptstore_left_out"
 """Key of ``rllib_checkpoint.json``: ids of policies that a partial copy lacks; RLlib makes nothing of it."""
 FORMAT = "cloudpickle"  # RLlib's name for pickle
@@ -165,7 +166,7 @@ def rllib_json(kind: str, policy_ids: Sequence[str] | None = None) -> bytes:
 
 def markers(step: int) -> dict[str, bytes]:
     """The two small files whose bytes the step alone decides."""
-    return {".is_checkpoint": b"1\n", ".tune_metadata": pickle.dumps(tune_metadata(step), protocol=4)}
+    return dict(zip(MARKERS, (b"1\n", pickle.dumps(tune_metadata(step), protocol=4)), strict=True))
 
 
 def tune_metadata(step: int, last_result: Mapping[str, Any] | None = None) -> dict[str, Any]:

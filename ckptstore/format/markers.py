@@ -6,7 +6,7 @@ Their names begin with a dot, so artifact stores and ``cp dir/*`` leave them beh
 from __future__ import annotations
 
 from ckptstore.format.digest import digest, digest_of_digests
-from ckptstore.format.layout import markers
+from ckptstore.format.layout import MARKERS, markers
 from ckptstore.format.manifest import Manifest
 
 
@@ -15,8 +15,8 @@ def derive_marker(manifest: Manifest, path: str) -> bytes | None:
 
     None for any other file, and where the manifest tells of other bytes.
     """
-    data = markers(manifest.step).get(path) if manifest.origin == "save" else None
-    if data is None:
+    if path not in MARKERS or manifest.origin != "save":
         return None
+    data = markers(manifest.step)[path]
     said = (path, len(data), digest_of_digests([digest(data)]))
     return data if said in manifest.files else None
