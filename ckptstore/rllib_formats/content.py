@@ -174,12 +174,7 @@ class Look:
         uses: list[GlobalUse] = []
         machine = Machine(data, None, budget, uses)
         inner: list[bytes] | None = None
-        value: Any = None
-        error: UnsafeContent | None = None
-        try:
-            value = run(machine)
-        except UnsafeContent as refusal:
-            error = refusal
+        value, error = _try_run(machine)
         if any(joblib.is_wrapper(use.name) for use in uses):
             value, error, inner = self._joblib(data, budget, uses)
         if error is not None and not certain:
@@ -208,12 +203,7 @@ class Look:
         uses: list[GlobalUse] = []
         machine = Machine(data, None, budget, uses)
         inner = joblib.skip_arrays(machine)
-        value: Any = None
-        error: UnsafeContent | None = None
-        try:
-            value = run(machine)
-        except UnsafeContent as refusal:
-            error = refusal
+        value, error = _try_run(machine)
         known = {(use.name, use.position) for use in uses}
         called = {use.name for use in plain if use.called and _is_name(use.name)}
         strange = [use for use in plain if use.name in called and (use.name, use.position) not in known]
@@ -392,6 +382,14 @@ class Look:
         if self._members < 0:
             self.unseen.append(_about(label, f"more than {self._limits.members} members"))
         return self._members >= 0
+
+
+def _try_run(machine: Machine) -> tuple[Any, UnsafeContent | None]:
+    """What the pickle makes, or why that can't be told."""
+    try:
+        return run(machine), None
+    except UnsafeContent as refusal:
+        return None, refusal
 
 
 def _about(label: str, why: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ckptstore import bulk
+from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.cli import many
@@ -48,11 +49,7 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> int:
 
 
 def _scan_one(found: bulk.Found, strict: bool) -> many.Line:
-    if found.committed:
-        files = UnverifiedFiles(found.backend, list_files(found.backend, found.path, found.url), found.path)
-        uses = scans.scan(files.paths(), files.read)
-    else:
-        uses = found.open().scan()
+    uses = _scan_files(found.backend, found.path) if found.committed else found.open().scan()
     worst = uses[0].rank if uses else None
     refused = strict and worst not in (None, "data")
     document = {"worst": worst, "uses": [use._asdict() for use in uses]}
@@ -78,15 +75,19 @@ def _scan_target(session: Session, target: str) -> Iterable[tuple[str, str, tupl
         with translate_errors(store.url):
             names = sorted(filter(None, map(CheckpointName.parse, backend.children())))
         for name in names:  # whole or not: whatever lies there may be unpickled by somebody
-            yield _scan_directory(session, f"{store.url}/{name}")
+            yield str(name), f"{store.url}/{name}", _scan_files(backend, str(name))
 
 
 def _scan_directory(session: Session, url: str) -> tuple[str, str, tuple[scans.Use, ...]]:
-    """Every file below `url`, whatever a manifest says of it."""
+    """Its name and URL, and what is in it."""
     backend = open_backend(url, session.options)
-    with translate_errors(backend.url):
-        files = UnverifiedFiles(backend, {item.key: item.size for item in backend.list("")})
-    return backend.url.rpartition("/")[2], backend.url, scans.scan(files.paths(), files.read)
+    return backend.url.rpartition("/")[2], backend.url, _scan_files(backend, "")
+
+
+def _scan_files(backend: Backend, prefix: str) -> tuple[scans.Use, ...]:
+    """Every file below `prefix`, whatever a manifest says of it."""
+    files = UnverifiedFiles(backend, list_files(backend, prefix, backend.url), prefix)
+    return scans.scan(files.paths(), files.read)
 
 
 def _summarize(name: str, url: str, uses: tuple[scans.Use, ...]) -> dict[str, Any]:
