@@ -51,21 +51,24 @@ LONG_HISTORIES: dict[str, tuple[dict[str, Body], dict[str, Any]]] = {
 STATES = "states that orders of requests led to, each judged"
 
 
+def count_states(case: str, figures: Figures, actors: dict[str, Body], **how: Any) -> None:
+    """Explore, which judges each state, and say how many there were."""
+    states = explore(actors, **how)
+    print(f"{case}: {states} states")
+    figures.add(STATES, states, "states of the commit protocol")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_order_keeps_every_promise(case: str, figures: Figures) -> None:
     actors, faults = CASES[case]
-    states = explore(actors, faults=faults)
-    print(f"{case}: {states} states")
-    figures.add(STATES, states, "states of the commit protocol")
+    count_states(case, figures, actors, faults=faults)
 
 
 @pytest.mark.parametrize("case", HISTORIES)
 def test_every_history_keeps_every_promise(case: str, figures: Figures) -> None:
     """Lower numbers are free: gc has forgotten what had them, or a tool has copied only what lives."""
     actors, history = HISTORIES[case]
-    states = explore(actors, **history)
-    print(f"{case}: {states} states")
-    figures.add(STATES, states, "states of the commit protocol")
+    count_states(case, figures, actors, **history)
 
 
 @pytest.mark.slow
@@ -73,9 +76,7 @@ def test_every_history_keeps_every_promise(case: str, figures: Figures) -> None:
 @pytest.mark.parametrize("case", LONG_HISTORIES)
 def test_every_history_of_more_actors(case: str, figures: Figures) -> None:
     actors, history = LONG_HISTORIES[case]
-    states = explore(actors, **history, limit=1_000_000)
-    print(f"{case}: {states} states")
-    figures.add(STATES, states, "states of the commit protocol")
+    count_states(case, figures, actors, **history, limit=1_000_000)
 
 
 @pytest.mark.slow
@@ -83,6 +84,4 @@ def test_every_history_of_more_actors(case: str, figures: Figures) -> None:
 @pytest.mark.parametrize("case", LONG)
 def test_every_order_of_more_actors(case: str, figures: Figures) -> None:
     actors, faults = LONG[case]
-    states = explore(actors, faults=faults, limit=1_000_000)
-    print(f"{case}: {states} states")
-    figures.add(STATES, states, "states of the commit protocol")
+    count_states(case, figures, actors, faults=faults, limit=1_000_000)
