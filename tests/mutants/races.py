@@ -13,7 +13,7 @@ from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory
 from ckptstore.commit.local import attempt
 from ckptstore.commit.local import sweep as local_sweep
-from ckptstore.commit.local.root import LocalRoot, list_committed
+from ckptstore.commit.local.root import LocalRoot, all_names
 from ckptstore.commit.objects import catalog
 from ckptstore.commit.objects.states import REGISTERS, State, sizes, state_of
 from ckptstore.commit.objects.sweep import Sweep
@@ -66,7 +66,7 @@ def _locks_ignored_by_gc() -> None:
 
 def _not_looked_up_under_the_lock() -> None:
     """On a local disk: the step is looked up before the lock is taken, and no more under it."""
-    replace(attempt, list_committed, lambda disk, root, step: [])
+    replace(attempt, all_names, lambda disk, root: [])
 
 
 def _manifest_without_its_payload() -> None:
