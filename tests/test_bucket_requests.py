@@ -11,6 +11,7 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.commit.objects import probe
+from ckptstore.format.names import MANIFEST
 from tests.faults import FaultProxy, fault_proxy
 from tests.servers import Server
 
@@ -80,17 +81,16 @@ def test_a_load_of_two_of_a_hundred(cold: Callable[[], CheckpointStore], proxy: 
 
 
 def test_latest_among_many(cold: Callable[[], CheckpointStore], proxy: FaultProxy, server: Server) -> None:
-    """Copies of one checkpoint stand in for many: what is listed are names."""
+    """Copies of one manifest stand in for many checkpoints: what is listed are names."""
     many = 1000
     store = cold()
     store.save(0, {"i": 0}, policies(2))
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
     client = server.client()
-    listed = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/checkpoint_000000/")["Contents"]
+    source = f"{prefix}/checkpoint_000000/{MANIFEST}"
     for step in range(1, many):
-        for item in listed:
-            target = item["Key"].replace("checkpoint_000000", f"checkpoint_{step:06}")
-            client.copy_object(Bucket=bucket, Key=target, CopySource={"Bucket": bucket, "Key": item["Key"]})
+        target = source.replace("checkpoint_000000", f"checkpoint_{step:06}")
+        client.copy_object(Bucket=bucket, Key=target, CopySource={"Bucket": bucket, "Key": source})
     store = cold()
     store.save(many, {"i": many})
     store = cold()
