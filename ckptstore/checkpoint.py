@@ -26,6 +26,7 @@ from ckptstore.format import layout, names
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import Trust
+from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
 from ckptstore.read.download import copy_files, new_directory, write_file
 from ckptstore.read.files import Files, UnverifiedFiles
@@ -486,7 +487,11 @@ class Checkpoint:
         wanted = None if policy_ids is None else self._check_known(policy_ids)
         target = os.fspath(directory)
         sizes = self._files.paths()
-        paths = list(sizes) if wanted is None else self._without_other_policies(wanted)
+        paths = (
+            list(sizes)
+            if wanted is None
+            else partial_copy.leave_out_policies(self.url, self.kind, sizes, wanted)
+        )
         with new_directory(target), logs.log_time("downloaded", self.url) as done:
             copy_files(self._files, paths, target, _CONCURRENCY, progress)
             files = self.manifest_files()
@@ -541,21 +546,6 @@ class Checkpoint:
         assert isinstance(self._files, VerifiedFiles)
         return copy_items(self._files), self._files.parts_bytes()
 
-    def _without_other_policies(self, wanted: list[str]) -> list[str]:
-        """Every file but those of other policies, for the layouts that keep each in its own directory."""
-        paths = self._files.paths()
-        if self.kind != "Algorithm" or not any(path.startswith(f"{names.POLICIES}/") for path in paths):
-            raise InvalidRequest(
-                self.url, f"this {self.kind} can't be split by policy", "Leave out `policy_ids`"
-            )
-        keep = tuple(names.policy_path(policy_id, "") for policy_id in wanted)
-        return [
-            path
-            for path in paths
-            if path != names.RLLIB_JSON
-            and (not path.startswith(f"{names.POLICIES}/") or path.startswith(keep))
-        ]
-
     def _load_state(self, **how: Any) -> Any:
         self._note_load()
         return self._contents.state(**how)
@@ -597,4 +587,5 @@ class Checkpoint:
         return hash((self.url, self.id))
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
+        text = f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
+        return clean(text)

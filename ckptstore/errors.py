@@ -18,12 +18,14 @@
     └── StoreUnsuitable                           10   the place can't keep the promises asked for
 
 Each class also is the builtin that people already catch. Exceptions travel between processes: all
-fields live in ``args`` and the text is made in ``__str__``. Pure.
+fields live in ``args`` and the text is made in ``__str__``, on one line that is safe to print. Pure.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from ckptstore.printable import clean
 
 
 class CheckpointError(Exception):
@@ -57,7 +59,7 @@ class CheckpointError(Exception):
 
     def __str__(self) -> str:
         text = ": ".join(part for part in (self.what, self.why) if part) or type(self).__name__
-        return f"{text}. {self.remedy}" if self.remedy else text
+        return clean(f"{text}. {self.remedy}" if self.remedy else text)
 
 
 class InvalidRequest(CheckpointError, ValueError):

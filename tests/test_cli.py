@@ -18,6 +18,7 @@ from ckptstore import Checkpoint, CheckpointStore, errors
 from ckptstore.cli import commands, text
 from ckptstore.cli.app import root
 from ckptstore.cli.commands import verify
+from ckptstore.printable import clean
 from ckptstore.version import __version__
 from tests.servers import Server
 from tests.stores import unlinked
@@ -598,7 +599,7 @@ class TestWords:
 
     def test_nothing_reaches_the_terminal_that_it_would_obey(self, here: Path) -> None:
         hostile = "\x1b]0;owned\x07[red]\ud800\u202e\n"
-        shown = text.clean(hostile)
+        shown = clean(hostile)
         assert shown.isprintable()
         assert "[red]" in shown
         store = CheckpointStore("store")

@@ -19,6 +19,7 @@ MODULES = sorted(HOUSE.paths)
 
 # A room imports rooms of lower floors and itself, nothing else.
 FLOORS = [
+    ["printable"],
     ["errors", "logs", "version", "work"],
     ["codec", "backends"],
     ["format"],
@@ -36,7 +37,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # These decide and transform: they touch no file, clock or random number. Their docstring ends in "Pure."
-PURE = ["errors", "codec", "format", "retention", "rllib_formats"]
+PURE = ["printable", "errors", "codec", "format", "retention", "rllib_formats"]
 IMPURE_MODULES = {"os", "time", "random", "secrets", "socket", "subprocess", "tempfile", "shutil", "fsspec"}
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "uuid4"}
 

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import click
 
 from ckptstore.cli.session import DEBUG
-from ckptstore.cli.text import clean
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -22,6 +21,7 @@ from ckptstore.errors import (
     CheckpointProtected,
     StoreNotFound,
 )
+from ckptstore.printable import clean
 from ckptstore.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

@@ -14,8 +14,9 @@ import click
 
 from ckptstore import bulk
 from ckptstore.cli.session import Session
-from ckptstore.cli.text import clean, format_count, to_json_value
+from ckptstore.cli.text import format_count, to_json_value
 from ckptstore.errors import CheckpointError, InvalidRequest
+from ckptstore.printable import clean
 
 _PATTERN = "/**"
 WORKERS = 8

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ckptstore import CheckpointStore
-from ckptstore.cli.text import clean, parse_storage_options, to_json_value
+from ckptstore.cli.text import parse_storage_options, to_json_value
 from ckptstore.logs import logger
+from ckptstore.printable import clean
 
 DEBUG = "ckptstore.debug"
 _UNLIMITED = 100_000  # columns

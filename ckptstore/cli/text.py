@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ckptstore.errors import InvalidRequest
+from ckptstore.printable import clean
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -36,17 +37,6 @@ def format_value(item: object) -> str:
     if isinstance(item, bool) or item is None:
         return {True: "yes", False: "no", None: ""}[item]
     return f"{item:.6g}" if isinstance(item, float) else clean(item)
-
-
-def clean(text: object) -> str:
-    """`text` on one line, with everything escaped that a terminal would obey.
-
-    Names come out of files that anybody may have written; an escape sequence in one must not move the
-    cursor or set the window's title.
-    """
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text)
-    )
 
 
 def to_json_value(item: Any) -> Any:

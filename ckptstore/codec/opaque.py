@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ckptstore.printable import clean
+
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 _REPR_CHARACTERS = 200
 _FIELDS = ("args", "kwargs", "state", "items", "entries")
@@ -67,7 +69,7 @@ class Opaque:
         return _same(self, other)
 
     def __repr__(self) -> str:
-        return _Brief().show(self)
+        return clean(_Brief().show(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Arguments that may lead back here travel in the state, which is pickled after this object has

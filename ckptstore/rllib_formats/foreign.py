@@ -7,6 +7,7 @@ from typing import Any
 
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound
 from ckptstore.format import names
+from ckptstore.printable import clean
 from ckptstore.rllib_formats import model, versions
 from ckptstore.rllib_formats.detect import Detected, detect
 from ckptstore.rllib_formats.layouts import Want, layout
@@ -45,7 +46,7 @@ class ForeignCheckpoint:
             self._notes.append(Note("migrated", "checkpoint_version", text))
 
     def __repr__(self) -> str:
-        return f"<ForeignCheckpoint {self.kind} {self.version} of Ray {self.ray_version or 'unknown'}>"
+        return clean(f"<ForeignCheckpoint {self.kind} {self.version} of Ray {self.ray_version or 'unknown'}>")
 
     @property
     def kind(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from ckptstore.printable import clean
+
 Kind = Literal["absent", "inferred", "migrated", "mismatch", "missing", "skipped"]
 """An "absent" part was left out on purpose; a "missing" one should be there."""
 
@@ -17,4 +19,4 @@ class Note(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.text}"
+        return clean(f"{self.kind}: {self.path}: {self.text}")

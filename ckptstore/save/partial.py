@@ -7,12 +7,29 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ckptstore.errors import InvalidRequest
 from ckptstore.format import layout, names, parts, strictjson
 from ckptstore.format.digest import digest
 from ckptstore.format.manifest import File, Manifest, Parent
 from ckptstore.read.files import Files
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.save.writing import Hasher
+
+
+def leave_out_policies(url: str, kind: str, paths: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Of `paths`, all but those of other policies than `wanted`, where each has its own directory.
+
+    InvalidRequest about `url` for a `kind` of checkpoint, or a layout, that has no such directories.
+    """
+    paths = list(paths)
+    if kind != "Algorithm" or not any(path.startswith(f"{names.POLICIES}/") for path in paths):
+        raise InvalidRequest(url, f"this {kind} can't be split by policy", "Leave out `policy_ids`")
+    keep = tuple(names.policy_path(policy_id, "") for policy_id in wanted)
+    return [
+        path
+        for path in paths
+        if path != names.RLLIB_JSON and (not path.startswith(f"{names.POLICIES}/") or path.startswith(keep))
+    ]
 
 
 def rllib_json(files: Files, version: str, wanted: Iterable[str], others: Iterable[str]) -> bytes:

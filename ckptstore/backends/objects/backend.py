@@ -22,6 +22,7 @@ from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, P
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.http_status import Outcome
 from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
+from ckptstore.printable import clean
 from ckptstore.work import Pool
 
 T = TypeVar("T")
@@ -283,13 +284,13 @@ class ObjectBackend:
         except RetriesExhausted as error:
             cause = error.__cause__
             text = f"{self._name(key)}: {error}: {self._summary(cause)}"
-            raise TimeoutError(text) from self._safe_cause(cause)
+            raise TimeoutError(text) from self._safe_cause(cause, key)
         except Exception as error:  # noqa: BLE001 - the client's `classify` decides, whatever the class
             outcome = client.classify(error)
             if outcome is Outcome.ABSENT and absent_means_no_bucket:
                 # A LIST that answers 404 must never look like an empty store.
                 outcome = Outcome.BUCKET_MISSING
-            raise self._builtin(outcome, key, error) from self._safe_cause(error)
+            raise self._builtin(outcome, key, error) from self._safe_cause(error, key)
 
     def _builtin(self, outcome: Outcome, key: str, error: Exception) -> Exception:
         """The table from outcomes to what :mod:`ckptstore.backends.base` promises to raise."""
@@ -313,7 +314,7 @@ class ObjectBackend:
         return OSError(f"{name}: {brief}")
 
     def _name(self, key: str) -> str:
-        return f"{self.url}/{key}" if key else self.url
+        return clean(f"{self.url}/{key}" if key else self.url)
 
     def _summary(self, error: BaseException | None) -> str:
         """The client's own words, on one line, with no secret in them."""
@@ -322,9 +323,10 @@ class ObjectBackend:
             text = text.replace(secret, "***")
         return text[:300]
 
-    def _safe_cause(self, error: BaseException | None) -> BaseException | None:
-        """`error` as a cause, unless a traceback of it would print a secret."""
-        return None if any(secret in str(error) for secret in self.client.secrets) else error
+    def _safe_cause(self, error: BaseException | None, key: str) -> BaseException | None:
+        """`error` as a cause, unless a traceback of it would print a secret, or a `key` that forges lines."""
+        hidden = any(secret in str(error) for secret in self.client.secrets)
+        return None if hidden or not key.isprintable() else error
 
 
 def _wait_for_all(tasks: Sequence[Future[None]], stop: threading.Event) -> None:

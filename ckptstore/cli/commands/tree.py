@@ -14,8 +14,9 @@ from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli import describe
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find, require_checkpoint
-from ckptstore.cli.text import clean, format_size
+from ckptstore.cli.text import format_size
 from ckptstore.format.names import refuse_unknown_policies
+from ckptstore.printable import clean
 
 
 @command("tree")

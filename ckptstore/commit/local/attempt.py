@@ -22,10 +22,11 @@ from ckptstore.backends.local.posix import Directory, Disk, identity
 from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
-from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, is_committed, leads_to, logger
+from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, is_committed, leads_to
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
+from ckptstore.logs import logger
 from ckptstore.work import Pool
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small

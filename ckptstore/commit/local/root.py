@@ -14,7 +14,6 @@ directory, so what was checked still holds when it is acted upon.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 import stat
@@ -27,8 +26,7 @@ from ckptstore.backends.local.mounts import warn_once
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, identity
 from ckptstore.format.names import MANIFEST, META, SMALL_STATE_BYTES, CheckpointName
-
-logger = logging.getLogger("ckptstore")
+from ckptstore.logs import logger
 
 STAGING = ".staging"
 TRASH = ".trash"

@@ -15,7 +15,7 @@ from ckptstore.commit.failures import (
     save_too_old,
     url_of,
 )
-from ckptstore.commit.objects.register import Register, logger, translate_bucket_errors
+from ckptstore.commit.objects.register import Register, translate_bucket_errors
 from ckptstore.commit.objects.states import (
     REGISTERS,
     TOMBSTONE,
@@ -35,6 +35,7 @@ from ckptstore.errors import (
     StoreUnavailable,
 )
 from ckptstore.format.names import MANIFEST, CheckpointName
+from ckptstore.logs import logger
 
 
 class RegisterAttempt:

@@ -11,7 +11,6 @@ played through in ``tests/model``.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,8 +34,7 @@ from ckptstore.commit.objects.states import (
 )
 from ckptstore.errors import CheckpointProtected, StoreNotFound, StoreUnavailable
 from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName
-
-logger = logging.getLogger("ckptstore")
+from ckptstore.logs import logger
 
 HORIZON = 7 * 86400.0
 """Seconds after which a writer is certainly gone. It stops itself after a quarter of them; what only

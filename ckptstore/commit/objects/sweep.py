@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ckptstore.backends.base import Listed, TooLarge
 from ckptstore.commit.base import Check, Swept, allow
-from ckptstore.commit.objects.register import Register, logger
+from ckptstore.commit.objects.register import Register
 from ckptstore.commit.objects.states import REGISTERS, State, group_by_directory, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
 from ckptstore.format.names import (
@@ -25,6 +25,7 @@ from ckptstore.format.names import (
     SMALL_STATE_BYTES,
     CheckpointName,
 )
+from ckptstore.logs import logger
 
 GRACE = 86400.0
 """Seconds for which an attempt without a manifest may add nothing before it is given up."""
