@@ -32,7 +32,7 @@ from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
 from ckptstore.format.droppings import content_of
 from ckptstore.format.layout import Item
-from ckptstore.format.names import CheckpointName, check_checkpoint_name
+from ckptstore.format.names import CheckpointName, check_checkpoint_name, join_below, stays_below
 from ckptstore.format.signing import Trust
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
@@ -54,6 +54,10 @@ class Found:
     """Of its directory, relative to the URL; empty for the URL itself."""
     committed: bool
     trust: Trust | None = None
+
+    def __post_init__(self) -> None:
+        if self.path and not stays_below(self.path):  # it becomes the path of a destination
+            raise InvalidRequest(self.path, f"it isn't below {self.backend.url}", "Take what `find` finds")
 
     @property
     def url(self) -> str:
@@ -169,7 +173,7 @@ class Stores:
         self._lock = threading.Lock()
 
     def store(self, path: str) -> CheckpointStore:
-        """The one at `path`, made on first use if it isn't there."""
+        """The one at `path`, made on first use. InvalidRequest if that could lie outside."""
         with self._lock:
             if path not in self._stores:
                 self._stores[path] = self._open(path)
@@ -188,7 +192,7 @@ class Stores:
         return self._held[path].get(step)
 
     def _open(self, path: str) -> CheckpointStore:
-        url = f"{self._url.rstrip('/')}/{path}" if path else self._url
+        url = join_below(self._url, path)
         return CheckpointStore(url, storage_options=self._options, trusted_keys=self._keys)
 
 

@@ -516,7 +516,8 @@ class Checkpoint:
         Reading it with RLlib unpickles, which runs code: do that with checkpoints you trust.
         """
         with tempfile.TemporaryDirectory(prefix="ckptstore-", ignore_cleanup_errors=True) as parent:
-            yield self.download(os.path.join(parent, self.name), policy_ids=policy_ids)
+            name = self.name if names.is_plain_name(self.name) else "checkpoint"
+            yield self.download(os.path.join(parent, name), policy_ids=policy_ids)
 
     def stored(self, policy_id: str) -> layout.Stored:
         """The policy as it lies here, not read: pass it to a `save` to have its files taken over.

@@ -396,12 +396,12 @@ class CheckpointStore:
     def pin(self, which: Which) -> None:
         """Keep a checkpoint from being deleted until `unpin`."""
         target = self._identify(which)
-        self._tags.point(names.PIN + target.id, target)
+        self._tags.point(names.pin_ref(target.id), target)
 
     def unpin(self, which: Which) -> None:
         """Take the pin away; fine if there is none. By name also from what has lost its manifest."""
         try:
-            pins = [names.PIN + self._identify(which, misnamed=True).id]
+            pins = [names.pin_ref(self._identify(which, misnamed=True).id)]
         except CheckpointNotFound:
             if not (isinstance(which, str) and (pins := self._tags.pins_of(which))):
                 raise

@@ -48,7 +48,9 @@ def read_all(backend: Backend, *, lost: bool = False) -> dict[str, Target]:
         raise StoreUnavailable(f"{backend.url}/{names.META}", "its listing lacks the store's own file")
     for item in listed:
         ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")
-        if ref and item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
+        if not names.stays_below(ref):
+            continue  # no ref of ours: it would be read elsewhere
+        if item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
             highest[ref] = max(highest.get(ref, 0), int(match[1]))
     found = {ref: _read(backend, ref, number) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from ckptstore.format.layout import visible
 from ckptstore.format.marks import is_mark
-from ckptstore.format.names import CLAIM, MANIFEST, META, RETIRED, SMALL_STATE_BYTES, STORE, CheckpointName
+from ckptstore.format.names import (
+    CLAIM,
+    MANIFEST,
+    META,
+    RETIRED,
+    SMALL_STATE_BYTES,
+    STORE,
+    CheckpointName,
+    stays_below,
+)
+from ckptstore.logs import logger
 
 _HIDDEN = frozenset({".staging", ".trash", META})
 
@@ -25,8 +35,12 @@ def find(files: Mapping[str, int]) -> list[Place]:
 
     Of a store's attempts at one step only the one that counts, and no save that is unfinished or was
     deleted. What has no manifest counts if it has a file that RLlib gives every checkpoint; whether it
-    is whole only opening it tells.
+    is whole only opening it tells. A file whose name would lead out of the root is passed over, and said; so
+    is whatever lies in the directories that a store keeps for itself.
     """
+    if odd := [path for path in files if not stays_below(path)]:
+        logger.warning("%d files are passed over for their names, such as %s", len(odd), odd[0][:200])
+        files = {path: size for path, size in files.items() if stays_below(path)}
     committed, dead = set[str](), set[str]()
     for path, size in files.items():
         if (folder := _directory_holding(path, MANIFEST)) is not None:
@@ -41,6 +55,7 @@ def find(files: Mapping[str, int]) -> list[Place]:
         folder
         for folder in committed | (marked - known)
         if not any(above in known or above in marked for above in _above(folder))
+        and not _HIDDEN & set(folder.split("/"))
     ]
     return [Place(path, path in committed) for path in sorted(_without_superseded(found, committed, stores))]
 

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import total_ordering
 from typing import NamedTuple, SupportsIndex
+from urllib.parse import unquote
 
 from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, InvalidRequest
 
@@ -168,25 +169,59 @@ def check_ref(name: object) -> str:
     return name
 
 
+def pin_ref(checkpoint_id: str) -> str:
+    """The ref that pins the checkpoint of this id. CheckpointCorrupt for one that no save of ours gave."""
+    ref = PIN + checkpoint_id
+    if "/" in ref or not stays_below(ref):
+        raise CheckpointCorrupt(f"id {checkpoint_id!r}", "no ref can be called after it")
+    return ref
+
+
+_CHAINS = re.compile(r"::|\?")
 _NOT_IN_PATHS = re.compile("[\\\\\0\ud800-\udfff]")
 
 
-def relative_path(path: object, source: str) -> str:
-    """`path` if it is a plain relative file path that stays below its root; else CheckpointCorrupt.
+def stays_below(path: object) -> bool:
+    """Whether `path` is a plain relative path that stays below whatever it is joined to.
 
-    `source` names the file that holds the path. This is the gate for every path read from a manifest
-    or listing: no ``..``, no empty or dot component, no absolute path, no backslash, no NUL, and an end.
+    This is the gate for every path from a manifest or listing that becomes a path or destination: no
+    ``..``, no empty or dot component, no absolute path, no backslash, no NUL, and an end.
     """
-    if (
-        not isinstance(path, str)
-        or not path
-        or len(path) > 4096
-        or path.count("/") > MAX_DEPTH
-        or _NOT_IN_PATHS.search(path)
-        or any(part in {"", ".", ".."} for part in path.split("/"))
-    ):
+    return (
+        isinstance(path, str)
+        and 0 < len(path) <= 4096
+        and path.count("/") <= MAX_DEPTH
+        and not _NOT_IN_PATHS.search(path)
+        and not any(part in {"", ".", ".."} for part in path.split("/"))
+    )
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` may be that of a local directory anywhere: letters, digits and ``_ . -``."""
+    return re.fullmatch(r"\w[\w.-]{0,199}", name) is not None
+
+
+def relative_path(path: object, source: str) -> str:
+    """`path` if it `stays_below`; else CheckpointCorrupt. `source` names the file that holds the path."""
+    if not isinstance(path, str) or not stays_below(path):
         raise CheckpointCorrupt(source, f"the path {str(path)[:200]!r} would leave the checkpoint")
     return path
+
+
+def join_below(url: str, path: str) -> str:
+    """The URL of the directory `path` below `url`, which is `url` itself for an empty path.
+
+    InvalidRequest if it could lie elsewhere: by its components, also once a server has decoded them, or by
+    what means something in a URL, such as the ``::`` with which fsspec chains another one to it.
+    """
+    scheme, separator, _ = url.partition("://")
+    remote = separator and scheme != "file"
+    if not path:
+        return url
+    if not stays_below(path) or (remote and (_CHAINS.search(path) or not stays_below(unquote(path)))):
+        why = f"the directory {path[:200]!r} could lie outside it"
+        raise InvalidRequest(url, why, "Rename it, or copy it alone")
+    return f"{url.rstrip('/')}/{path}"
 
 
 def policy_path(policy_id: str, file: str = POLICY_STATE) -> str:

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 
 from ckptstore.backends.translate import translate_errors
-from ckptstore.errors import InvalidRequest
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 from ckptstore.format.names import relative_path
 from ckptstore.read.files import Files
 from ckptstore.work import Progress, run_all
@@ -37,7 +38,7 @@ def copy_files(
     """Copy `paths` of `files` into the local directory `target`, several at a time."""
 
     def copy(path: str) -> None:
-        write_file(os.path.join(target, relative_path(path, files.label)), chunks(path))
+        write_file(path_below(target, path, files.label), chunks(path))
 
     def chunks(path: str) -> Iterator[bytes]:
         for data in files.stream(path):
@@ -46,6 +47,13 @@ def copy_files(
                 progress(len(data))
 
     run_all(copy, paths, concurrency)
+
+
+def path_below(target: str, path: str, source: str, flavour: ModuleType = os.path) -> str:
+    """The local path of the file `path` below `target`. CheckpointCorrupt if it isn't there."""
+    if flavour.splitdrive(relative_path(path, source))[0]:  # joining that would forget the target
+        raise CheckpointCorrupt(source, f"the path {path[:200]!r} names a drive")
+    return str(flavour.join(target, path))
 
 
 def write_file(path: str, chunks: Iterable[bytes]) -> None:

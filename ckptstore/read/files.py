@@ -8,6 +8,7 @@ from typing import Protocol
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import explain_memory_error, translate_errors
 from ckptstore.format.droppings import content_of
+from ckptstore.format.names import relative_path
 from ckptstore.format.parts import PART_BYTES
 from ckptstore.read.manifests import key_of
 
@@ -43,12 +44,14 @@ class UnverifiedFiles:
         return content_of(self._listing)
 
     def read(self, path: str) -> bytes:
-        """The bytes of the file `path`."""
+        """The bytes of the file `path`. CheckpointCorrupt if that would leave the directory."""
+        relative_path(path, self.label)
         with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
             return self._backend.read(key_of(self._prefix, path))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The same, piece by piece."""
+        relative_path(path, self.label)
         for start in range(0, self._listing[path], PART_BYTES):
             stop = min(start + PART_BYTES, self._listing[path])
             with translate_errors(f"{self.label}/{path}"):

@@ -65,7 +65,8 @@ def locate(
 def list_files(backend: Backend, prefix: str, where: str) -> dict[str, int]:
     """Every file in the directory `prefix` now, and its size in bytes. Errors name `where`."""
     with translate_errors(where):
-        return {item.key[len(prefix) :].lstrip("/"): item.size for item in backend.list(prefix)}
+        start = len(prefix) + 1 if prefix else 0  # what else begins with a slash is a name like any other
+        return {item.key[start:]: item.size for item in backend.list(prefix)}
 
 
 def _look(backend: Backend, trust: Check | None) -> Located:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from ckptstore.codec import encodings
+from ckptstore.format.names import stays_below
 from ckptstore.rllib_formats.content import LIMITS, Limits, Look
 from ckptstore.rllib_formats.ranks import Rank, rank
 from ckptstore.rllib_formats.source import MAX_JSON_BYTES
@@ -47,7 +48,9 @@ def scan(files: Mapping[str, int], read: Callable[[str], bytes], limits: Limits 
     # The index of a distributed checkpoint says which bytes of the other files are loaded by themselves.
     for path in sorted(files, key=lambda each: (not each.endswith(".metadata"), each)):
         size = files[path]
-        if size < 0:
+        if not stays_below(path):
+            found.append(_unknown(path, "its name would leave the checkpoint"))
+        elif size < 0:
             found.append(_unknown(path, "a link, pipe or device"))
         elif size > limits.file_bytes:
             found.append(_unknown(path, f"{size} bytes, more than {limits.file_bytes}"))
@@ -92,7 +95,7 @@ def _find_state_files(files: Mapping[str, int], read: Callable[[str], bytes]) ->
     found = set()
     for path in files:
         directory, _, name = path.rpartition("/")
-        if name not in _JSONS or not 0 < files[path] <= MAX_JSON_BYTES:
+        if name not in _JSONS or not stays_below(path) or not 0 < files[path] <= MAX_JSON_BYTES:
             continue
         try:
             info = json.loads(read(path))

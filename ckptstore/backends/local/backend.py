@@ -359,7 +359,7 @@ class LocalBackend:
     def _parts(self, key: str) -> Sequence[str]:
         """The components of `key`. ValueError if one could lead out of the root; callers checked before."""
         parts = key.split("/") if key else []
-        separators = {os.sep, os.altsep or os.sep, "\0"} - {"/"}
+        separators = {os.sep, os.altsep or os.sep, "\0", *(":" if os.name == "nt" else "")} - {"/"}
         if any(part in {"", ".", ".."} or separators & set(part) for part in parts):
             raise ValueError(f"{key!r} is not a plain relative key")
         return parts

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import posixpath
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -33,6 +34,7 @@ _TRANSIENT = {
     errno.ENETUNREACH,
     errno.EPIPE,
 }
+_LEADS_OUT = re.compile(r"(?:\A|[/\\])\.\.?(?:\Z|[/\\])|\0")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -117,7 +119,8 @@ class FsspecClient:
             found = {}
         for name, item in sorted(found.items()):
             path = name if name.startswith("/") or not prefix.startswith("/") else f"/{name}"
-            if path.startswith(prefix):
+            # No file system holds such a name: a server that lies, or an archive that somebody made so.
+            if path.startswith(prefix) and not _LEADS_OUT.search(path[len(self.root) :]):
                 if item["type"] == "directory":
                     prefixes.append(path.rstrip("/") + "/")
                 else:

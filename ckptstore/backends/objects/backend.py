@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
+from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, check_key, too_large
 from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.http_status import Outcome
@@ -157,9 +157,8 @@ class ObjectBackend:
         self, key: str, start: int, target: memoryview, stop: threading.Event | None = None
     ) -> tuple[int, int]:
         client = self.client
-        reply = self.attempt(
-            key, lambda seconds: client.get(client.root + key, start, target, seconds), len(target), stop
-        )
+        name = client.root + check_key(key)
+        reply = self.attempt(key, lambda seconds: client.get(name, start, target, seconds), len(target), stop)
         return reply.size, reply.total
 
     # ---- Writing
@@ -175,13 +174,13 @@ class ObjectBackend:
 
     def _put(self, key: str, data: bytes, create: bool) -> None:
         client = self.client
-        request = partial(client.put, client.root + key, data, create)
+        request = partial(client.put, client.root + check_key(key), data, create)
         # A PUT needs no object to be there already, so a 404 is about the bucket.
         self.attempt(key, request, len(data), absent_means_no_bucket=True)
 
     def copy(self, source: str, key: str, size: int) -> None:
         client = self.client
-        request = partial(client.copy, client.root + source, client.root + key, size)
+        request = partial(client.copy, client.root + check_key(source), client.root + check_key(key), size)
         self.attempt(source, request, size)
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -195,7 +194,7 @@ class ObjectBackend:
 
     def _remove(self, keys: Sequence[str], stop: threading.Event | None) -> None:
         client = self.client
-        left = [client.root + key for key in keys]
+        left = [client.root + check_key(key) for key in keys]
 
         def once(seconds: float) -> None:
             nonlocal left
@@ -348,7 +347,7 @@ class _ObjectSink:
     def __init__(self, backend: ObjectBackend, key: str) -> None:
         self._backend = backend
         self._client = backend.client
-        self._key = key
+        self._key = check_key(key)
         self._buffer = bytearray()
         self._upload: Upload | None = None
         self._parts: list[Future[None]] = []

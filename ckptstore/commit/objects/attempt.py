@@ -34,7 +34,7 @@ from ckptstore.errors import (
     SaveAborted,
     StoreUnavailable,
 )
-from ckptstore.format.names import MANIFEST, CheckpointName
+from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 from ckptstore.logs import logger
 
 
@@ -73,12 +73,14 @@ class RegisterAttempt:
         return f"RegisterAttempt({self.name}, {self.id!r})"
 
     def create(self, path: str) -> Sink:
+        relative_path(path, self.url)
         if path in REGISTERS or path in self._files:
             raise already_written(self._register.backend, self.name, path)
         self._files[path] = False
         return _FencedSink(self, path, self._register.backend.write(f"{self.name}/{path}"))
 
     def reuse(self, path: str, key: str, size: int) -> bool:
+        relative_path(path, self.url)
         self.check_fence()
         if path in REGISTERS or path in self._files:
             raise already_written(self._register.backend, self.name, path)

@@ -33,7 +33,7 @@ from ckptstore.commit.objects.states import (
     small_state,
 )
 from ckptstore.errors import CheckpointProtected, StoreNotFound, StoreUnavailable
-from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName
+from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName, stays_below
 from ckptstore.logs import logger
 
 HORIZON = 7 * 86400.0
@@ -154,7 +154,11 @@ class Register:
 
     def remove_payload(self, files: Iterable[Listed]) -> int:
         """Remove a dead attempt's files but those that keep it dead; bytes freed."""
-        doomed = [entry for entry in files if entry.key.partition("/")[2] not in REGISTERS]
+        doomed = [
+            entry
+            for entry in files
+            if stays_below(entry.key) and entry.key.partition("/")[2] not in REGISTERS
+        ]
         self.backend.delete([entry.key for entry in doomed])
         return sum(entry.size for entry in doomed)
 

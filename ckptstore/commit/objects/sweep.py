@@ -24,6 +24,7 @@ from ckptstore.format.names import (
     RETIRED,
     SMALL_STATE_BYTES,
     CheckpointName,
+    stays_below,
 )
 from ckptstore.logs import logger
 
@@ -85,7 +86,7 @@ class Sweep:
             state = self._register.seal(name)
         if state is not State.DEAD:
             return
-        payload = [entry for path, entry in files.items() if path not in REGISTERS]
+        payload = [entry for path, entry in files.items() if path not in REGISTERS and stays_below(entry.key)]
         if payload:
             if self._is_dead(name, files) and not self._register.is_protected(name, self._check):
                 self._fence()
@@ -133,7 +134,7 @@ class Sweep:
             if name is None or self._intent_is_over(entry, found.get(name, {})):
                 old.append(entry.key)
         self._fence()
-        self._backend.delete(old)
+        self._backend.delete([key for key in old if stays_below(key)])
 
     def _intent_is_over(self, entry: Listed, files: Mapping[str, Listed]) -> bool:
         if state_of(sizes(files)) is not State.COMMITTED:
