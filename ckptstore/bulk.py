@@ -33,7 +33,7 @@ from ckptstore.find import directories as finding
 from ckptstore.format.droppings import content_of
 from ckptstore.format.layout import Item
 from ckptstore.format.names import CheckpointName, check_checkpoint_name, join_below, stays_below
-from ckptstore.format.signing import Trust
+from ckptstore.format.signing import Trust, open_trust
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
 from ckptstore.rllib_formats.migrate import Step, fingerprint, fingerprint_names
@@ -91,13 +91,14 @@ def find(
     *,
     storage_options: Mapping[str, Any] | None = None,
     trusted_keys: Iterable[bytes | str] | None = None,
+    trusted_stores: Iterable[str] | None = None,
 ) -> list[Found]:
     """Every checkpoint below `url`, by path: in stores or not, ours or RLlib's; each once. One listing.
 
     Raises CheckpointNotFound if there is none.
     """
     backend = open_backend(url, storage_options)
-    trust = Trust(trusted_keys) if trusted_keys is not None else None
+    trust = open_trust(trusted_keys, trusted_stores)
     with translate_errors(backend.url):
         files = {item.key: item.size for item in backend.list("")}
     found = [Found(backend, place.path, place.committed, trust) for place in finding.find(files)]
@@ -163,10 +164,12 @@ class Stores:
         url: str | os.PathLike[str],
         storage_options: Mapping[str, Any] | None = None,
         trusted_keys: Iterable[bytes | str] | None = None,
+        trusted_stores: Iterable[str] | None = None,
     ) -> None:
         self._url = os.fspath(url)
         self._options = storage_options
-        self._keys = None if trusted_keys is None else list(trusted_keys)
+        trust = open_trust(trusted_keys, trusted_stores)
+        self._trusted: dict[str, Any] = trust.settings if trust is not None else {}
         self._stores: dict[str, CheckpointStore] = {}
         self._held: dict[str, dict[int, Checkpoint]] = {}
         self._locks: dict[str, threading.Lock] = {}
@@ -193,7 +196,7 @@ class Stores:
 
     def _open(self, path: str) -> CheckpointStore:
         url = join_below(self._url, path)
-        return CheckpointStore(url, storage_options=self._options, trusted_keys=self._keys)
+        return CheckpointStore(url, storage_options=self._options, **self._trusted)
 
 
 class Adopter(Stores):

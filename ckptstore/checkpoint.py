@@ -25,7 +25,7 @@ from ckptstore.errors import (
 from ckptstore.format import layout, names
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.parts import FileParts
-from ckptstore.format.signing import Trust
+from ckptstore.format.signing import open_trust
 from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
 from ckptstore.read.download import copy_files, new_directory, write_file
@@ -105,6 +105,7 @@ class Checkpoint:
         *,
         storage_options: Mapping[str, Any] | None = None,
         trusted_keys: Iterable[bytes | str] | None = None,
+        trusted_stores: Iterable[str] | None = None,
     ) -> Checkpoint:
         """The checkpoint in the directory `url`, on any backend and by any writer.
 
@@ -113,10 +114,10 @@ class Checkpoint:
         rather than its directory, that is understood too. Raises CheckpointNotFound if there is nothing,
         InvalidRequest for another file, CheckpointCorrupt or UnreadableFormat for what can't be trusted
         or understood. With `trusted_keys`, Ed25519 public keys in PEM, CheckpointUntrusted unless one of
-        them has signed its manifest: before any other file is read.
+        them has signed its manifest: before any other file is read. With `trusted_stores`, ids of stores, it
+        must have been signed for one of these.
         """
-        trust = Trust(trusted_keys) if trusted_keys is not None else None
-        return cls.from_located(locate(url, storage_options, trust))
+        return cls.from_located(locate(url, storage_options, open_trust(trusted_keys, trusted_stores)))
 
     @classmethod
     def from_located(cls, found: Located) -> Checkpoint:

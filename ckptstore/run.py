@@ -20,7 +20,7 @@ from ckptstore.format.layout import Contents, Item
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.parts import FileParts
-from ckptstore.format.signing import Signer
+from ckptstore.format.signing import Signer, Trust
 from ckptstore.save.background import Background
 from ckptstore.save.fingerprints import Seen
 from ckptstore.save.local_files import model_items
@@ -41,11 +41,13 @@ class Run:
         *,
         concurrency: int,
         signer: Signer | None,
+        trust: Trust | None,
         max_pending: int,
     ) -> None:
         self.catalog = catalog
         self.concurrency = concurrency
         self.signer = signer
+        self._trust = trust
         self.background: Background[Checkpoint] = Background(max_pending)
         self._identity = identity
         self._survey = survey
@@ -106,9 +108,19 @@ class Run:
         """An attempt at what `request` asks for."""
         return Save(self.catalog, request.step, request.if_exists, self.concurrency)
 
+    def make_store(self) -> str:
+        """The store's id; the store is made if it isn't there.
+
+        InvalidRequest if checkpoints are signed here that the stores which are trusted don't include.
+        """
+        store = self._identity.make()
+        if self.signer is not None and self._trust is not None:
+            self._trust.check_store(store)
+        return store
+
     def with_parent(self, request: Request) -> Request:
         """`request` with its store, and its parent now that no save is in flight that may become it."""
-        store = self._identity.make()
+        store = self.make_store()
         if not self._looked:
             self._looked = True
             if not self._identity.made:

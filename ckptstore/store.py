@@ -39,7 +39,7 @@ from ckptstore.format.layout import Item
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.manifest import load as load_manifest
 from ckptstore.format.names import CheckpointName
-from ckptstore.format.signing import Signer, Trust
+from ckptstore.format.signing import open_keys
 from ckptstore.read.report import VerifyReport
 from ckptstore.repair.repair import Repair, source_of, sources_of
 from ckptstore.repair.report import RepairReport
@@ -76,6 +76,8 @@ class CheckpointStore:
         signing_key: an Ed25519 private key in PEM, with which every new checkpoint is signed.
         trusted_keys: Ed25519 public keys in PEM. Then a checkpoint counts only if one of them has signed
             it: any other is passed over as damaged ones are, or raises CheckpointUntrusted.
+        trusted_stores: ids of stores (`id`). Then only what was signed for one of them counts, wherever it
+            lies now. By default what a trusted key has signed for any store does.
 
     Raises StoreNotFound, StoreDenied, StoreUnavailable or StoreUnsuitable on first use.
     """
@@ -93,6 +95,7 @@ class CheckpointStore:
         create: bool = True,
         signing_key: bytes | str | None = None,
         trusted_keys: Iterable[bytes | str] | None = None,
+        trusted_stores: Iterable[str] | None = None,
     ) -> None:
         self._backend = (
             open_backend(url, storage_options, timeout=timeout, retries=retries, concurrency=concurrency)
@@ -102,20 +105,15 @@ class CheckpointStore:
         names.check_positive("max_pending", max_pending, "Pass 1 or more")
         self._catalog = open_catalog(self._backend, single_writer=single_writer)
         self._concurrency = concurrency or self._backend.concurrency
-        if trusted_keys is not None:
-            trusted_keys = (trusted_keys,) if isinstance(trusted_keys, (bytes, str)) else tuple(trusted_keys)
+        self._signer, self._trust = open_keys(signing_key, trusted_keys, trusted_stores)
         self._settings: dict[str, Any] = {
             "concurrency": concurrency,
             "max_pending": max_pending,
             "single_writer": single_writer,
             "create": create,
-            "trusted_keys": trusted_keys,
+            **(self._trust.settings if self._trust else {}),
         }
         self._identity = Identity(self._catalog, create)
-        self._signer = Signer(signing_key) if signing_key is not None else None
-        self._trust = Trust(trusted_keys) if trusted_keys is not None else None
-        if self._signer and self._trust and self._signer.public not in self._trust.keys:
-            raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
         self._lineage = Lineage()
         self._survey = Survey(self._catalog, self._identity, self._concurrency, self._lineage, self._trust)
         self._tags = Tags(self._catalog, self._identity, self._survey)
@@ -127,6 +125,7 @@ class CheckpointStore:
             self._lineage,
             concurrency=self._concurrency,
             signer=self._signer,
+            trust=self._trust,
             max_pending=max_pending,
         )
 
@@ -276,7 +275,7 @@ class CheckpointStore:
 
         request = replace(migration.build_migration_request(step, **about), sign=self._signer)
         self.wait()
-        made = migration.commit(self._catalog, self._identity, self._concurrency, request, items)
+        made = migration.commit(self._catalog, self._run.make_store, self._concurrency, request, items)
         return self._survey.checkpoint(made.name, made.manifest, table=made.table)
 
     def migrate(
@@ -315,7 +314,7 @@ class CheckpointStore:
             raise InvalidRequest("trusted_keys", "nothing would sign its manifest", "Pass a signing_key too")
         request = self._run.build_request("Directory", (), name.step, metrics, labels, "error")
         request = replace(request, origin="adopt", format="", parent=None)
-        adopting.adopt(self._catalog, self._identity, name, request, self._concurrency)
+        adopting.adopt(self._catalog, self._run.make_store, name, request, self._concurrency)
         return self._survey.checkpoint(name, self._survey.manifest_of(name))
 
     # -- finding --------------------------------------------------------------------------------

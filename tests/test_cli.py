@@ -547,7 +547,7 @@ class TestStorageOptions:
     def test_they_arrive(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Any] = []
 
-        def record(url: str, *, storage_options: Any, create: bool, trusted_keys: Any) -> None:
+        def record(url: str, *, storage_options: Any, create: bool, **trusted: Any) -> None:
             seen.append((url, storage_options, create))
             raise errors.StoreNotFound(url)
 

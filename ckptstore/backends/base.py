@@ -127,13 +127,6 @@ class Backend(Protocol):
         """
 
 
-def check_key(key: str) -> str:
-    """`key`, unless a server could take it for one outside of the root; then ValueError: callers checked."""
-    if any(part in {".", ".."} for part in key.split("/")):
-        raise ValueError(f"{key!r} is not a plain relative key")
-    return key
-
-
 def place_of(backend: Backend) -> str:
     """What all backends of one URL and endpoint have in common, however often they are opened here."""
     place: str = getattr(backend, "place", backend.url)

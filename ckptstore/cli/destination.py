@@ -36,7 +36,7 @@ def open_destination(session: Session, url: str, pairs: tuple[str, ...]) -> Chec
 
     Anything else there is an InvalidRequest: a slip must not turn a home directory into a store.
     """
-    there = Session(session.as_json, parse_destination_options(session, pairs), session.trusted_keys)
+    there = Session(session.as_json, parse_destination_options(session, pairs), session.trusted)
     store = there.open_store(url)
     try:
         store.id  # noqa: B018  # reading it proves that there is a store

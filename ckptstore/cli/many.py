@@ -61,7 +61,7 @@ def run_each(
 
     Returns the exit code: the highest that any of them would have ended with alone.
     """
-    found = bulk.find(url, storage_options=session.options, trusted_keys=session.trusted_keys)
+    found = bulk.find(url, storage_options=session.options, **session.trusted)
     began = time.monotonic()
     rows: list[list[str]] = []
     counts: Counter[str] = Counter()
@@ -124,4 +124,4 @@ def open_mirror(session: Session, url: str, destination: str, options: Mapping[s
     source, target = (text.rstrip("/") + "/" for text in (url, destination))
     if target.startswith(source):
         raise InvalidRequest(destination, f"it is below {url}", "Name a destination outside it")
-    return bulk.Mirror(destination, options, session.trusted_keys)
+    return bulk.Mirror(destination, options, **session.trusted)

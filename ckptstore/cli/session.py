@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import click
@@ -30,20 +31,19 @@ class Session:
     """One run of one command: its common options, and its output."""
 
     def __init__(
-        self, as_json: bool, options: Mapping[str, Any], trusted_keys: Sequence[bytes] | None = None
+        self, as_json: bool, options: Mapping[str, Any], trusted: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         self.as_json = as_json
         self.options = options
-        self.trusted_keys = trusted_keys
+        self.trusted = trusted
+        """Whose signatures count: arguments of `CheckpointStore`, `Checkpoint.open` and `bulk`."""
         # A name that is cut off can't be copied; one that the terminal wraps can.
         self.out = _make_console(sys.stdout, _UNLIMITED)
         self.err = _make_console(sys.stderr, None if sys.stderr.isatty() else _UNLIMITED)
 
     def open_store(self, url: str, *, create: bool = False) -> CheckpointStore:
         """The store at `url`; created only if `create` says so: a mistyped URL must leave nothing behind."""
-        return CheckpointStore(
-            url, storage_options=self.options, create=create, trusted_keys=self.trusted_keys
-        )
+        return CheckpointStore(url, storage_options=self.options, create=create, **self.trusted)
 
     def show(self, document: Mapping[str, Any], *lines: RenderableType) -> None:
         """Print `document` with ``--json``, and `lines` without."""
@@ -157,13 +157,15 @@ def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
             as_json: bool,
             storage_option: tuple[str, ...],
             trusted_key: tuple[BinaryIO, ...],
+            trusted_store: tuple[str, ...],
             verbose: int,
             debug: bool,
             **given: Any,
         ) -> None:
             click.get_current_context().meta[DEBUG] = debug
             keys = [file.read() for file in trusted_key]
-            session = Session(as_json, parse_storage_options(storage_option), keys or None)
+            trusted = {"trusted_keys": keys or None, "trusted_stores": trusted_store or None}
+            session = Session(as_json, parse_storage_options(storage_option), trusted)
             _log_to(session.err, verbose)
             if exit_code := function(session, **given):
                 click.get_current_context().exit(exit_code)
@@ -184,6 +186,12 @@ def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
                 type=click.File("rb"),
                 multiple=True,
                 help="Public key in PEM: only checkpoints that a trusted key signed count. Repeatable.",
+            ),
+            click.option(
+                "--trusted-store",
+                metavar="ID",
+                multiple=True,
+                help="With --trusted-key: only what was signed for the store of this id counts. Repeatable.",
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         ):

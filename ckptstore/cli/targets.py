@@ -72,7 +72,7 @@ def pick(store: CheckpointStore, which: str) -> Checkpoint:
 
 def _open(session: Session, text: str) -> Checkpoint:
     try:
-        return Checkpoint.open(text, storage_options=session.options, trusted_keys=session.trusted_keys)
+        return Checkpoint.open(text, storage_options=session.options, **session.trusted)
     except CheckpointNotFound as error:
         raise CheckpointNotFound(
             text, "there is neither a store nor a checkpoint here", error.remedy

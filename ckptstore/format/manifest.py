@@ -65,8 +65,9 @@ class Signature(NamedTuple):
     value: str
 
 
-Check = Callable[[Signature | None, bytes, str], object]
-"""Raises unless it accepts a signature of a message; the third argument names the file for errors."""
+Check = Callable[[Signature | None, bytes, str, str], object]
+"""Raises unless it accepts a signature of a message, which says the store that it is for; the third argument
+names the file for errors."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,10 @@ def load(data: bytes, source: str, check: Check | None = None) -> Manifest:
     signature = _signature(fields.take("signature", dict) if fields.has("signature") else None, source)
     if not told.endswith(field := _signature_field(signature)):
         raise CheckpointCorrupt(source, "the signature isn't where it belongs")
-    if check is not None:
-        check(signature, _SIGNED_AS + told[: len(told) - len(field)], source)
     schema = fields.take("schema_version", int, lambda value: 1 <= value <= SCHEMA_VERSION)
     store = "" if schema == 1 else fields.take("store", str, lambda value: len(value) <= 128)
+    if check is not None:
+        check(signature, _SIGNED_AS + told[: len(told) - len(field)], source, store)
     if schema > 1:
         fields.take_strings("requires")  # all of it known, or it wouldn't have come so far
     fields.take("state", str, lambda value: value == "committed")

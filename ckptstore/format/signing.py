@@ -1,7 +1,8 @@
 """Signed manifests, for those who ask: a checkpoint then counts only if a key they trust vouches for it.
 
 The keys are Ed25519 keys in PEM, as ``openssl genpkey -algorithm ed25519`` makes them. A manifest covers
-every payload byte by digest, so one signature over it covers the checkpoint. Needs ``ckptstore[sign]``.
+every payload byte by digest, and says its step and the store that it was saved in, so one signature over it
+covers the checkpoint and where it belongs. Needs ``ckptstore[sign]``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ckptstore.errors import CheckpointUntrusted, InvalidRequest
 from ckptstore.format.manifest import Signature
 
 Pem = bytes | str
+_OTHER_STORE = "Use a checkpoint of a trusted store, or trust that store: its id goes into trusted_stores"
 
 
 class Signer:
@@ -47,22 +49,39 @@ class Signer:
 
 
 class Trust:
-    """Accepts manifests that one of these public keys has signed, and nothing else."""
+    """Accepts manifests that one of these public keys has signed, for one of these stores, and nothing else.
 
-    def __init__(self, public_keys: Iterable[Pem]) -> None:
-        if isinstance(public_keys, (bytes, str)):
-            public_keys = (public_keys,)
-        self._keys = {_raw(key): key for key in map(_public, public_keys)}
+    Without `stores` for any: then what was signed in a store counts in every copy, wherever it lies.
+    """
+
+    def __init__(self, public_keys: Iterable[Pem], stores: Iterable[str] | None = None) -> None:
+        given = (public_keys,) if isinstance(public_keys, (bytes, str)) else tuple(public_keys)
+        ids = (stores,) if isinstance(stores, str) else None if stores is None else tuple(stores)
+        self._keys = {_raw(key): key for key in map(_public, given)}
+        self._stores = ids
         if not self._keys:
             raise InvalidRequest("trusted_keys", "there is none", "Pass a public key, or None to trust all")
+        if ids is not None and not (ids and all(isinstance(each, str) and each for each in ids)):
+            raise InvalidRequest("trusted_stores", "they aren't ids of stores", "Pass [store.id], or None")
+        self.settings: dict[str, Any] = {"trusted_keys": given, "trusted_stores": ids}
+        """What it was made from."""
 
     @property
     def keys(self) -> frozenset[str]:
         """The trusted public keys, as manifests name them."""
         return frozenset(self._keys)
 
-    def __call__(self, signature: Signature | None, message: bytes, source: str) -> None:
-        """CheckpointUntrusted naming `source` unless `signature` is a trusted key's, of this very message."""
+    def check_store(self, store: str) -> None:
+        """InvalidRequest if what is saved in `store` wouldn't count here."""
+        if self._stores is not None and store not in self._stores:
+            why = f"the id of the store that is saved to, {store}, is not among them"
+            raise InvalidRequest("trusted_stores", why, "Add it, or save where it is one of them")
+
+    def __call__(self, signature: Signature | None, message: bytes, source: str, store: str) -> None:
+        """CheckpointUntrusted naming `source` unless `signature` is a trusted key's, of this very message.
+
+        `store` is the id of the store that the message says it is for, which must be a trusted one.
+        """
         from cryptography.exceptions import InvalidSignature
 
         if signature is None:
@@ -73,9 +92,32 @@ class Trust:
             self._keys[signature.key].verify(bytes.fromhex(signature.value), message)
         except InvalidSignature:
             raise CheckpointUntrusted(source, f"the signature is not that of {signature.key}") from None
+        if self._stores is not None and store not in self._stores:
+            why = f"it was signed for the store {store}" if store else "its signature is for no certain store"
+            raise CheckpointUntrusted(source, f"{why}, not for one that is trusted", _OTHER_STORE)
 
     def __repr__(self) -> str:
         return f"<Trust {', '.join(sorted(self._keys))}>"
+
+
+def open_trust(keys: Iterable[Pem] | None, stores: Iterable[str] | None) -> Trust | None:
+    """Whom a reader trusts; None for everybody. InvalidRequest for stores without keys to prove them."""
+    if keys is None:
+        if stores is not None:
+            raise InvalidRequest("trusted_stores", "nothing proves them", "Pass trusted_keys as well")
+        return None
+    return Trust(keys, stores)
+
+
+def open_keys(
+    signing_key: Pem | None, trusted_keys: Iterable[Pem] | None, trusted_stores: Iterable[str] | None
+) -> tuple[Signer | None, Trust | None]:
+    """With what a store signs, and whom it trusts. InvalidRequest if it wouldn't trust itself."""
+    signer = Signer(signing_key) if signing_key is not None else None
+    trust = open_trust(trusted_keys, trusted_stores)
+    if signer and trust and signer.public not in trust.keys:
+        raise InvalidRequest("signing_key", "it is none of trusted_keys", "Trust its public half as well")
+    return signer, trust
 
 
 def _serialization() -> Any:

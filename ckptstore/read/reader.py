@@ -321,7 +321,15 @@ class VerifiedFiles:
                 damaged.append(path)
             else:
                 count += result
-        return VerifyReport(self.label, len(there), count, tuple(problems), strays, damaged=tuple(damaged))
+        return VerifyReport(
+            self.label,
+            len(there),
+            count,
+            tuple(problems),
+            strays,
+            damaged=tuple(damaged),
+            signed_for=self.manifest.store if self.manifest.signature else "",
+        )
 
     def _file(self, path: str) -> FileParts:
         try:

@@ -25,6 +25,8 @@ class VerifyReport:
     """Paths of the files that are missing or changed."""
     sharers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For a damaged file the checkpoints that have the same file, or should have the same bytes."""
+    signed_for: str = ""
+    """Id of the store that it was signed for; empty if nobody signed it, or no store is named there."""
     notes: tuple[str, ...] = field(default=())
     """What is no damage, and worth knowing: a later release wrote it, so that nothing was read."""
 

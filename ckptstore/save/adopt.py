@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,6 @@ from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
-from ckptstore.commit.identity import Identity
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
 from ckptstore.format.names import CheckpointName, check_checkpoint_name, relative_path
 from ckptstore.format.parts import FileParts
@@ -35,11 +34,12 @@ def find_directory(path: str, store_url: str) -> CheckpointName:
 
 
 def adopt(
-    catalog: Catalog, identity: Identity, name: CheckpointName, request: Request, concurrency: int
+    catalog: Catalog, make_store: Callable[[], str], name: CheckpointName, request: Request, concurrency: int
 ) -> None:
     """Have the directory `name` become a checkpoint as `request` says. Reads every byte, moves none.
 
-    The store is made once it is certain that there is something to adopt: a slip leaves nothing behind.
+    `make_store` makes the store and returns its id. It is called once it is certain that there is something
+    to adopt: a slip leaves nothing behind.
     """
     backend = catalog.backend
     created = datetime.datetime.now(datetime.timezone.utc)
@@ -50,13 +50,13 @@ def adopt(
         told = replace(request, kind=found.kind, policies=found.policy_ids, checkpoint_version=found.version)
         paths = [relative_path(path, lying.label) for path in sorted(files)]
         hashed = run_all(lambda path: _hash(lying, path), paths, concurrency)
-        told = replace(told, store=identity.make())
+        told = replace(told, store=make_store())
         table, manifest = build_manifest(uuid.uuid4().hex, created, told, hashed)
         return table, manifest.dump()
 
     with logs.log_time("adopted", f"{backend.url}/{name}"), translate_errors(f"{backend.url}/{name}"):
         catalog.adopt(name, vouch, partial(refs.check_unnamed, backend))
-    identity.make()  # also where it was committed already, and store.json was lost
+    make_store()  # also where it was committed already, and store.json was lost
 
 
 def _hash(files: UnverifiedFiles, path: str) -> FileParts:

@@ -107,7 +107,7 @@ def commit_to(url: str | os.PathLike[str], step: int, items: Sequence[Item], **f
     backend = open_backend(url)
     catalog = open_catalog(backend)
     request = build_migration_request(step, **fields)
-    return commit(catalog, Identity(catalog, create=True), backend.concurrency, request, items)
+    return commit(catalog, Identity(catalog, create=True).make, backend.concurrency, request, items)
 
 
 def build_migration_request(
@@ -127,10 +127,14 @@ def build_migration_request(
 
 
 def commit(
-    catalog: Catalog, identity: Identity, concurrency: int, request: Request, items: Sequence[Item]
+    catalog: Catalog,
+    make_store: Callable[[], str],
+    concurrency: int,
+    request: Request,
+    items: Sequence[Item],
 ) -> Result:
     """Write and commit `items`. CheckpointExists if the step is taken."""
-    request, backend = replace(request, store=identity.make()), catalog.backend
+    request, backend = replace(request, store=make_store()), catalog.backend
     with logs.log_time("migrated", f"{backend.url}/{CheckpointName(request.step)}") as done:
         with Save(catalog, request.step, request.if_exists, concurrency) as save:
             files = save.write(items)

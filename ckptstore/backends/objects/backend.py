@@ -17,8 +17,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, check_key, too_large
-from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload
+from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
+from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload, check_key
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.http_status import Outcome
 from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy

@@ -21,6 +21,13 @@ class Corrupted(OSError):
     """What arrived is not what was sent."""
 
 
+def check_key(key: str) -> str:
+    """`key`, unless a server could take it for one outside of the root; then ValueError: callers checked."""
+    if any(part in {".", ".."} for part in key.split("/")):
+        raise ValueError(f"{key!r} is not a plain relative key")
+    return key
+
+
 class Page(NamedTuple):
     """One page of a listing; `token` asks for the next one."""
 

@@ -21,7 +21,7 @@ def adopt(session: Session, target: str, workers: int) -> int:
     read, for the digests in the manifest.
     """
     if (url := many.parse_pattern(target)) is not None:
-        adopter = bulk.Adopter(url, session.options, session.trusted_keys)
+        adopter = bulk.Adopter(url, session.options, **session.trusted)
         return many.run_each(
             session, url, workers, lambda found: many.describe_done(adopter.adopt(found)), ["adopted"]
         )

@@ -48,6 +48,7 @@ def verify(session: Session, target: str, workers: int) -> int:
         amount += " (all of it can be read; there are no digests to compare with)" if no_digests else ""
         found = "DAMAGED" if not item["ok"] else f"ok, {amount}" if item["files"] else "not read"
         lines.append(f"{item['name']}: {found}")
+        lines += [f"  signed for the store {item['signed_for']}"] if item["signed_for"] else []
         lines += [f"  {note}" for note in item["notes"]]
         lines += [f"  {problem}" for problem in item["problems"]]
         lines += [f"  not part of it: {path}" for path in item["strays"]]
@@ -74,4 +75,5 @@ def _describe_report(report: VerifyReport) -> dict[str, Any]:
         "strays": list(report.strays),
         "sharers": {path: list(names) for path, names in report.sharers.items()},
         "notes": list(report.notes),
+        "signed_for": report.signed_for,
     }
