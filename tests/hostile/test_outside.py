@@ -26,6 +26,7 @@ from ckptstore import Checkpoint, CheckpointStore, bulk
 from ckptstore.backends.registry import open_backend
 from ckptstore.cli.app import root as cli
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, CheckpointNotFound, InvalidRequest
+from ckptstore.integrations.rllib import StoredAlgorithm, pointers
 from ckptstore.read.download import path_below
 from tests.servers import Server
 from tests.stores import RLLIB_1_0, tree_bytes
@@ -328,6 +329,18 @@ def test_ids_of_manifests_in_names_of_pins(bucket: Bucket, name: str, kind: str)
         with pytest.raises(CheckpointCorrupt):
             call(1)
     assert store.tags() == {}
+
+
+@pytest.mark.parametrize("trial", LEADING_OUT, ids=lambda trial: ascii(trial)[1:40])
+def test_trials_that_a_pointer_names(bucket: Bucket, trial: str, tmp_path: Path) -> None:
+    """The small file that Tune keeps says which trial's store to open, below the one that is configured."""
+    made = CheckpointStore(f"{bucket.url}/x/outside").save(1, {"x": 1})
+    pointer = pointers.Pointer(made.url, made.name, made.id, trial)
+    (bucket.inside / pointers.POINTER).write_bytes(pointers.dump(pointer))
+    for base in (f"{bucket.url}/x/stores", str(bucket.inside)):
+        algorithm = type("Stored", (StoredAlgorithm,), {"checkpoint_store": base})()
+        with pytest.raises(InvalidRequest, match="could lie outside"):
+            algorithm.load_checkpoint(str(bucket.inside))
 
 
 # -- servers and archives that lie ----------------------------------------------------------------

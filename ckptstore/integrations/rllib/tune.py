@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ckptstore import retention
 from ckptstore.errors import InvalidRequest
+from ckptstore.format.names import join_below
 from ckptstore.integrations.rllib import pointers
 from ckptstore.integrations.rllib.callback import select_numbers
 from ckptstore.integrations.rllib.saving import is_writing, write
@@ -106,7 +107,7 @@ class StoredAlgorithm:
             if callable(source):
                 handles[trial] = StoreHandle(functools.partial(source, trial))
             elif isinstance(source, (str, os.PathLike)):
-                handles[trial] = StoreHandle(f"{os.fspath(source).rstrip('/')}/{trial}")
+                handles[trial] = StoreHandle(join_below(os.fspath(source), trial))
             else:
                 raise InvalidRequest(
                     f"{type(self).__name__}.checkpoint_store",
