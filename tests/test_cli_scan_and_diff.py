@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.cli.commands import diff, scan
 from ckptstore.errors import UnsafeContent
+from ckptstore.rllib_formats.content import LIMITS
 from tests.rllib_formats import corpus
 from tests.servers import Server
 from tests.stores import policies
@@ -172,6 +174,47 @@ class TestScan:
         assert_documented(document("scan", str(tmp_path / "odd"), "--strict", exits=6))
         assert "HDF5" in ckptstore("scan", str(tmp_path / "odd")).stdout
 
+    @pytest.mark.parametrize("name", ["last.ckpt", "x@latest", "checkpoint_000001", "a.csv"])
+    def test_a_file_by_itself(self, tmp_path: Path, name: str) -> None:
+        data = pickle.dumps(Attack())
+        (tmp_path / name).write_bytes(base64.b64encode(data) if name == "a.csv" else data)
+        for target in (tmp_path / name, f"file://{tmp_path}/{name}"):
+            found = document("scan", str(target), "--strict", exits=6)
+            assert found["worst"] == "code"
+            assert found["checkpoints"][0]["name"] == name
+        (tmp_path / name).write_bytes(b"text")
+        assert "would import nothing" in ckptstore("scan", f"{tmp_path}/{name}", "--strict").stdout
+
+    def test_a_file_over_the_limit_is_said(self, tmp_path: Path) -> None:
+        with open(tmp_path / "x", "wb") as file:
+            file.truncate(LIMITS.file_bytes + 1)  # takes no space
+        assert document("scan", f"{tmp_path}/x", "--strict", exits=6)["worst"] == "unknown"
+
+    def test_directories_that_are_no_checkpoint(self, tmp_path: Path) -> None:
+        """As Hugging Face, Lightning, stable-baselines3 and torch's distributed checkpoints leave them."""
+        for path in ("hf/model-00001-of-00002.bin", "pl/checkpoints/last.ckpt", "sb3/best_model.zip",
+                     "dcp/.metadata", "checkpoint-500/optimizer.pt", "checkpoint_500/rng_state.pth",
+                     "checkpoint_000500/scheduler.pt", "a/b/c/x.joblib"):  # fmt: skip
+            file = tmp_path / path
+            file.parent.mkdir(parents=True)
+            file.write_bytes(pickle.dumps(Attack()))
+            target = tmp_path / path.split("/")[0]
+            assert document("scan", str(target), "--strict", exits=6)["worst"] == "code"
+            assert document("scan", f"{target}/", "--strict", exits=6)["worst"] == "code"
+
+    def test_what_lies_beside_checkpoints_is_scanned_too(self, tmp_path: Path) -> None:
+        CheckpointStore(tmp_path).save(1, {"iteration": 1})
+        assert [item["name"] for item in document("scan", str(tmp_path))["checkpoints"]] == [
+            "checkpoint_000001"
+        ]
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs" / "best.pt").write_bytes(pickle.dumps(Attack()))
+        found = document("scan", str(tmp_path), "--strict", exits=6)["checkpoints"]
+        assert [(item["name"], item["worst"]) for item in found] == [
+            ("checkpoint_000001", None),
+            (".", "code"),
+        ]
+
     def test_documented(self) -> None:
         assert_documented(document("scan", str(MULTI)))
 
@@ -276,3 +319,25 @@ def test_in_a_bucket(moto: Server) -> None:
     store.save(1, {"iteration": 1}, policies())
     assert document("diff", f"{url}@1", f"{url}@1", *options)["compared"] == ["pol0", "pol1", "pol2"]
     assert document("scan", f"{url}@1", "--strict", *options)["worst"] == "data"
+    moto.client().put_object(Bucket=bucket, Key=f"{prefix}/x.pt", Body=pickle.dumps(Attack()))
+    assert document("scan", f"{url}/x.pt", "--strict", *options, exits=6)["worst"] == "code"
+
+
+def test_what_is_dead_in_a_bucket_is_not_listed(moto: Server) -> None:
+    """Tombstones and seals hold the directory's name; nothing in it could be unpickled."""
+    url = moto.new_url()
+    options = [f"--storage-option={name}={moto.options[name]}" for name in ("endpoint_url", "key", "secret")]
+    options.append("--storage-option=client_kwargs.region_name=us-east-1")
+    store = CheckpointStore(url, storage_options=moto.options)
+    for step in (1, 2, 3):
+        store.save(step, {"iteration": step})
+    store.save(3, {"iteration": 3}, if_exists="replace")
+    store.delete(1)
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    claim = f"{prefix}/checkpoint_000009/_ckptstore/claim.json"
+    moto.client().put_object(Bucket=bucket, Key=claim, Body=b"{}")  # of a save that died right away
+    found = document("scan", url, *options)["checkpoints"]
+    assert [item["name"] for item in found] == ["checkpoint_000002", "checkpoint_000003-r1"]
+    for step in (2, 3):
+        store.delete(step)
+    assert "holds no checkpoint" in ckptstore("scan", url, *options).stdout

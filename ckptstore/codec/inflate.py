@@ -19,6 +19,8 @@ class Inflated(NamedTuple):
 
     data: bytes
     problem: str
+    whole: bool
+    """Whether it ended where it should: what follows may still be a problem."""
 
 
 def compression_of(data: bytes) -> str:
@@ -36,10 +38,10 @@ def inflate(name: str, data: bytes, limit: int) -> Inflated:
     try:
         make = _MAKERS[name]()
     except (ImportError, KeyError):
-        return Inflated(b"", f"it is compressed with {name}, which can't be read here")
+        return Inflated(b"", f"it is compressed with {name}, which can't be read here", False)
     source = data[_ZFILE_HEADER:] if name == "zfile" else data
     pieces: list[bytes] = []
-    left, problem = limit, ""
+    left, problem, whole = limit, "", False
     for _ in range(_MOST_STREAMS):
         try:
             stream = make()
@@ -58,6 +60,7 @@ def inflate(name: str, data: bytes, limit: int) -> Inflated:
         elif not stream.eof:
             problem = f"its {name} data are cut short"
         source = (getattr(stream, "unused_data", b"") or b"").lstrip(b"\0")
+        whole = not problem
         if problem or not source:
             break
         if compression_of(source) != name:
@@ -65,7 +68,7 @@ def inflate(name: str, data: bytes, limit: int) -> Inflated:
             break
     else:
         problem = f"it has more than {_MOST_STREAMS} {name} streams"
-    return Inflated(b"".join(pieces)[:limit], problem)
+    return Inflated(b"".join(pieces)[:limit], problem, whole)
 
 
 def _lz4() -> Callable[[], Any]:

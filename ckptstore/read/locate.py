@@ -62,6 +62,17 @@ def locate(
         ) from error
 
 
+def find_file(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> tuple[Backend, str] | None:
+    """The directory and the name in it of the file `url`; None if it isn't a file that can be read."""
+    parent, name = _split(os.fspath(url))
+    if not parent or not name:
+        return None
+    directory = open_backend(parent, storage_options)
+    return (directory, name) if _is_file(directory, name) else None
+
+
 def list_files(backend: Backend, prefix: str, where: str) -> dict[str, int]:
     """Every file in the directory `prefix` now, and its size in bytes. Errors name `where`."""
     with translate_errors(where):

@@ -28,6 +28,7 @@ from ckptstore.codec.pickles.loop import run
 from ckptstore.codec.pickles.machine import GlobalUse, Machine
 from ckptstore.codec.pickles.stepping import step_over
 from ckptstore.errors import UnsafeContent
+from ckptstore.rllib_formats import encoded
 from ckptstore.rllib_formats.ranks import rank
 
 _INNER = Budget(steps=1 << 26, bytes=1 << 26)  # for bytes that may not be a pickle at all
@@ -36,11 +37,15 @@ _MOST_IN_A_ROW = 1000  # pickles behind one another
 _TORCH_STREAM = 5  # pickles at the start of an old torch file; then come the storages
 _TORCH_RECORD = re.compile(r"(.*)/data/\d+\Z", re.DOTALL)
 _SERIALIZED = ":serialized:"  # the key of stable-baselines3
-_HEX = re.compile(r"(?:80)0[0-5](?:[0-9a-fA-F]{2})+\Z")  # as Tune writes what JSON can't hold
-_BASE64 = re.compile(r"gA[A-X][A-Za-z0-9+/\s]+=*\s*\Z")  # 0x80 and a protocol
 _STORAGE_INFO = "torch.distributed.checkpoint.filesystem._StorageInfo"
 _YAML_OBJECT = re.compile(r"!!python/|tag:yaml\.org,2002:(?:p|%)")
 """A tag that PyYAML's unsafe loader calls, however it is spelled."""
+_JSONPICKLE_NAMES = frozenset(("class", "function", "mod", "module", "object", "type"))
+_JSONPICKLE_CALLS = frozenset(("initargs", "newargs", "newargsex", "newobj", "reduce", "repr"))
+_JSONPICKLE = re.compile(
+    r"""(?:^[ \t-]*|[{,]\s*|\\*["'])py\\*/([a-z]+)\\*["']?[ \t]*:(?:[ \t]*\\*["']?([\w.]+))?""", re.MULTILINE
+)
+"""A key of jsonpickle's in JSON or YAML, or in a text inside of these, and the name that it may have."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Look:
         """Name, offset and length of parts of other files that torch would load by themselves."""
         self._data = data
         self._limits = limits
+        self._decoded: set[bytes] = set()
         self._left = limits.expanded_bytes + 2 * len(data)
         self._members = limits.members
 
@@ -103,12 +109,11 @@ class Look:
                 self.refused.append(_about(label, "it is not MessagePack"))
             return
         known = self._find(data, label, depth, True)
-        if known:
-            return
-        if says_pickle:
+        if not known and says_pickle:
             self._pickle(data, label, depth, True)
-            return
-        if self._text(data, label, depth) or self._msgpack(data, depth):
+            known = True
+        # Also what begins as a pickle: a text may begin so by chance, or for whom it may concern.
+        if self._text(data, label, depth) or known or self._msgpack(data, depth):
             return
         self.unseen.append(
             _about(label, "HDF5, where Keras may keep code" if sniff.is_hdf5(data) else "unknown format")
@@ -154,7 +159,7 @@ class Look:
                 return True
             end = self._one(rest, label, depth, certain and not at, strict or stream)
             if not end:
-                if alone and at and rest.strip(b"\0") and not sniff.is_zip(rest):
+                if alone and at and rest.strip(b"\0") and not sniff.is_zip(rest) and not sniff.text_of(data):
                     self.unseen.append(_about(label, f"{len(rest)} bytes after the pickle"))
                 return at > 0
             at += end
@@ -312,11 +317,11 @@ class Look:
             self.refused.append(_about(label, f"{error.what}: {error.why}"))
 
     def _expand(self, name: str, data: bytes, label: str, depth: int, alone: bool) -> bool:
-        content, problem = inflate.inflate(name, data, self._left)
+        content, problem, whole = inflate.inflate(name, data, self._left)
         self._left -= len(content)
         if not content and problem and (name in ("zlib", "lzma") or not alone):
             return False  # two or three bytes that look like it are no proof
-        if problem:
+        if problem and (alone or not whole):
             self.unseen.append(_about(label, problem))
         if content and alone:
             self._top(content, f"{label}!{name}" if label else name, False, depth + 1)
@@ -325,7 +330,7 @@ class Look:
         return True
 
     def _text(self, data: bytes, label: str, depth: int) -> bool:
-        """Whether it is text; looks into the pickles that JSON may hold."""
+        """Whether it is text; looks into the pickles that it may hold in some encoding."""
         text = sniff.text_of(data)
         if text is None:
             return False
@@ -333,14 +338,24 @@ class Look:
             self.unseen.append(_about(label, "source code"))
         if found := _YAML_OBJECT.search(text):
             self.uses.setdefault("yaml !!python/", (1, found.start()))
+        for match in _JSONPICKLE.finditer(text):
+            self._jsonpickle(match[1], match[2] or "", match.start())
         if text.lstrip()[:1] in ("{", "[") and len(data) > self._limits.text_bytes:
             self.unseen.append(_about(label, f"JSON of more than {self._limits.text_bytes} bytes"))
-            return True
-        self._json(sniff.json_of(text), label, depth)
+        elif (document := sniff.json_of(text)) is not None:
+            texts = self._json(document, label, depth)
+            if depth < self._limits.depth:
+                for inner in texts:
+                    if inner.lstrip()[:1] in ("{", "["):
+                        self._text(inner.encode("utf-8", "surrogatepass"), label, depth + 1)
+            if "\\" in text:  # which may hide anything in the file's own text; no encoding has a NUL
+                self._encoded("\0".join(texts).encode("utf-8", "surrogatepass"), label, depth)
+        self._encoded(data, label, depth)
         return True
 
-    def _json(self, document: Any, label: str, depth: int) -> None:
-        pending = [document]
+    def _json(self, document: Any, label: str, depth: int) -> list[str]:
+        """Looks at all that stands in a document, and returns the texts in it."""
+        pending, texts = [document], list[str]()
         while pending:
             item = pending.pop()
             if isinstance(item, dict):
@@ -348,23 +363,51 @@ class Look:
                     self.uses["keras.layers.Lambda"] = (1, 0)
                 serialized = item.get(_SERIALIZED)
                 if isinstance(serialized, str):
-                    self._decode(serialized, label, depth, True)
-                pending += [
-                    each for key, each in item.items() if key != _SERIALIZED or each is not serialized
-                ]
+                    self._serialized(serialized, label, depth)
+                for key, value in item.items():
+                    if key.startswith("py/"):
+                        self._jsonpickle(key[3:], value if isinstance(value, str) else "", 0)
+                pending += [*item.keys(), *item.values()]
             elif isinstance(item, list):
-                pending += item
-            elif isinstance(item, str) and (_HEX.match(item) or _BASE64.match(item)):
-                self._decode(item, label, depth, False)
+                if len(item) >= encoded.LEAST and all(type(each) is int and 0 <= each < 256 for each in item):
+                    self._look_at_decoded(bytes(item), label, depth)
+                else:
+                    pending += item
+            elif isinstance(item, str) and len(item) >= encoded.LEAST:
+                if item[0] == "\x80" and (plain := item.encode("latin-1", "ignore")):
+                    self._look_at_decoded(plain, label, depth)
+                texts.append(item)
+        return texts
 
-    def _decode(self, text: str, label: str, depth: int, certain: bool) -> None:
+    def _jsonpickle(self, kind: str, name: str, position: int) -> None:
+        """What jsonpickle would import for ``py/kind: name``."""
+        if kind in _JSONPICKLE_NAMES and name:
+            self.uses.setdefault(name, (1, position))
+        elif kind in _JSONPICKLE_CALLS:
+            self.uses.setdefault(f"jsonpickle py/{kind}", (1, position))
+
+    def _serialized(self, text: str, label: str, depth: int) -> None:
         try:
-            pickled = bytes.fromhex(text) if _HEX.match(text) else base64.b64decode(text)
+            pickled = base64.b64decode(text)
         except (ValueError, binascii.Error):
-            if certain:
-                self.refused.append(_about(label, f"{_SERIALIZED} that isn't base64"))
+            self.refused.append(_about(label, f"{_SERIALIZED} that isn't base64"))
             return
-        self._pickle(pickled, label, depth + 1, certain)
+        self._decoded.add(pickled)
+        self._pickle(pickled, label, depth + 1, True)
+
+    def _encoded(self, text: bytes, label: str, depth: int) -> None:
+        """Everything in `text` that base64 and its kin may hide."""
+        for data in encoded.find(text):
+            if data is None:
+                self.unseen.append(_about(label, "more encoded text than is decoded"))
+            elif self._take(len(data), label):
+                self._look_at_decoded(data, label, depth, True)
+
+    def _look_at_decoded(self, data: bytes, label: str, depth: int, likely: bool = False) -> None:
+        if data not in self._decoded and (likely or encoded.may_unpickle(data)):
+            self._decoded.add(data)
+            if not self._find(data, label, depth + 1, False) and depth < self._limits.depth:
+                self._text(data, label, depth + 1)
 
     # ---- Limits
 

@@ -8,24 +8,26 @@ from typing import Any
 import click
 
 from ckptstore import bulk
-from ckptstore.backends.base import Backend
+from ckptstore.backends.base import Backend, TooLarge
 from ckptstore.backends.registry import open_backend
-from ckptstore.backends.translate import translate_errors
+from ckptstore.backends.translate import explain_memory_error, translate_errors
 from ckptstore.cli import many
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find
+from ckptstore.commit.local.root import LOCK, STAGING, TRASH
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat, UnsafeContent
-from ckptstore.format.names import CheckpointName
+from ckptstore.format.names import META, CheckpointName
 from ckptstore.read.files import UnverifiedFiles
-from ckptstore.read.locate import list_files
+from ckptstore.read.locate import find_file, list_files
 from ckptstore.rllib_formats import scan as scans
 
+_OUR_OWN = (META, STAGING, TRASH, LOCK)
 REFUSED = UnsafeContent.exit_code
 _RANKS: tuple[scans.Rank, ...] = ("code", "unknown", "library", "data")  # worst first
 
 
 @command("scan")
-@click.argument("target", metavar="STORE|CHECKPOINT|URL/**")
+@click.argument("target", metavar="STORE|CHECKPOINT|FILE|URL/**")
 @click.option("--strict", is_flag=True, help=f"Exit with {REFUSED} if anything is more than data.")
 @many.workers_option
 def scan(session: Session, target: str, strict: bool, workers: int) -> int:
@@ -35,7 +37,7 @@ def scan(session: Session, target: str, strict: bool, workers: int) -> int:
     is anything else, which may do whatever it likes. ckptstore itself runs none of them; RLlib unpickles
     and so runs them all. Every file is judged by its content, whatever it is called. Pickles that can't be
     decoded count as code; what wasn't looked into is listed as `unknown`. CHECKPOINT may be any directory,
-    even one that isn't a whole checkpoint.
+    even one that isn't a whole checkpoint. Of a store, what lies beside the checkpoints is scanned too.
     """
     if (url := many.parse_pattern(target)) is not None:
         return many.run_each(session, url, workers, lambda found: _scan_one(found, strict), ["the worst"])
@@ -59,6 +61,9 @@ def _scan_one(found: bulk.Found, strict: bool) -> many.Line:
 
 def _scan_target(session: Session, target: str) -> Iterable[tuple[str, str, tuple[scans.Use, ...]]]:
     """The name and URL of each checkpoint, and what unpickling it would use."""
+    if (file := find_file(target, session.options)) is not None:
+        yield _scan_file(*file)
+        return
     try:
         store, checkpoint = find(session, target)
     except (CheckpointCorrupt, UnreadableFormat):
@@ -71,11 +76,36 @@ def _scan_target(session: Session, target: str) -> Iterable[tuple[str, str, tupl
         else:
             yield checkpoint.name, checkpoint.url, checkpoint.scan()
     elif store is not None:
-        backend = open_backend(store.url, session.options)
-        with translate_errors(store.url):
-            names = sorted(filter(None, map(CheckpointName.parse, backend.children())))
-        for name in names:  # whole or not: whatever lies there may be unpickled by somebody
-            yield str(name), f"{store.url}/{name}", _scan_files(backend, str(name))
+        yield from _scan_store(open_backend(store.url, session.options))
+
+
+def _scan_file(directory: Backend, name: str) -> tuple[str, str, tuple[scans.Use, ...]]:
+    url = f"{directory.url.rstrip('/')}/{name}"
+    with translate_errors(url), explain_memory_error(url):
+        try:
+            data = directory.read(name, most=scans.LIMITS.file_bytes)
+            size = len(data)
+        except TooLarge:
+            data, size = b"", scans.LIMITS.file_bytes + 1
+    return name, url, scans.scan({name: size}, lambda _: data)
+
+
+def _scan_store(backend: Backend) -> Iterable[tuple[str, str, tuple[scans.Use, ...]]]:
+    """Each directory that holds anything, whole or not, and what lies beside them.
+
+    Whatever lies there may be unpickled by somebody. What was deleted holds nothing any more.
+    """
+    directories: dict[str, dict[str, int]] = {}
+    for path, size in list_files(backend, "", backend.url).items():
+        name, _, rest = path.partition("/")
+        if rest and CheckpointName.parse(name):
+            directories.setdefault(name, {})[rest] = size
+        elif name not in _OUR_OWN:
+            directories.setdefault("", {})[path] = size
+    for name in sorted(directories, key=lambda name: (not name, CheckpointName.parse(name) or name)):
+        files = UnverifiedFiles(backend, directories[name], name)
+        if files.paths():
+            yield name or ".", files.label, scans.scan(files.paths(), files.read)
 
 
 def _scan_directory(session: Session, url: str) -> tuple[str, str, tuple[scans.Use, ...]]:

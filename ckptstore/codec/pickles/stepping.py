@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import re
 from typing import NamedTuple
 
 from ckptstore.errors import UnsafeContent
@@ -16,7 +17,10 @@ _PREFIX_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-_IMPORTS = frozenset(b"ci\x93\x82\x83\x84")
+_EXTENSIONS = frozenset(b"\x82\x83\x84")  # numbers of what copyreg knows
+_STACK_GLOBAL = 0x93
+_STRINGS = frozenset(b"VSXUT\x8c\x8d")
+_NAME = re.compile(rb"['\"]?[A-Za-z_\\\x80-\xff][\w.\\\x80-\xff]*['\"]?\r?\n?\Z")
 _CALLS = frozenset(b"Roib\x81\x92")  # BUILD too: it calls a __setstate__
 _MARK = ord("(")
 _NEED_MARK = frozenset(b"oi")
@@ -30,20 +34,23 @@ class Steps(NamedTuple):
     whole: bool
     """Whether they end in STOP."""
     calls: bool
-    """Whether something is imported, and then or thereby something called."""
+    """Whether something is imported, by what can be a name, and then or thereby something called."""
+    reach: int
+    """The byte after the last argument, which may lie beyond the data."""
 
 
 def step_over(data: bytes, start: int = 0, most: int | None = None) -> Steps:
     """The opcodes from `start`, at most `most` of them; what they do to the stack isn't looked at."""
     at, size = start, len(data)
-    imports = calls = marked = False
+    imports = calls = marked = named = False
     left = size if most is None else most
     while at < size and left:
         left -= 1
         code = data[at]
         at += 1
+        begin = at
         if code == _STOP:
-            return Steps(at, True, calls)
+            return Steps(at, True, calls, at)
         length = _ARGUMENT_BYTES.get(code)
         marked = marked or code == _MARK
         if length is None or (code in _NEED_MARK and not marked):
@@ -51,7 +58,6 @@ def step_over(data: bytes, start: int = 0, most: int | None = None) -> Steps:
         if length >= 0:
             at += length
         elif length == pickletools.UP_TO_NEWLINE:
-            begin = at
             for _ in range(2 if code in _TWO_LINES else 1):
                 at = data.find(b"\n", at) + 1 or size + 1
             if code in _TWO_LINES and not _are_names(data[begin : at - 1]):
@@ -60,9 +66,16 @@ def step_over(data: bytes, start: int = 0, most: int | None = None) -> Steps:
             width = _PREFIX_BYTES[length]
             at += width + int.from_bytes(data[at : at + width], "little")
         if at <= size:
-            imports = imports or code in _IMPORTS
+            if not imports and code in _TWO_LINES:
+                imports = all(map(_NAME.match, data[begin : at - 1].split(b"\n")))
+            elif not named and code in _STRINGS:
+                named = _NAME.match(data[begin + max(_PREFIX_BYTES.get(length, 0), 0) : at]) is not None
+            elif not imports and code == _STACK_GLOBAL:
+                imports = named
+            elif not imports and code in _EXTENSIONS:
+                imports = data[start : start + 1] == b"\x80"
             calls = calls or (imports and code in _CALLS)
-    return Steps(min(at, size), False, calls)
+    return Steps(min(at, size), False, calls, at)
 
 
 def _are_names(lines: bytes) -> bool:
