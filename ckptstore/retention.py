@@ -72,8 +72,9 @@ class LatestN(Rule):
 class BestN(Rule):
     """Keeps the `n` with the best numbers at `metric`, a name or a path as `CheckpointStore.best` takes.
 
-    Ties go to the newer. Those without a number there are passed over; where none has one, there is
-    nothing to judge by and all are kept: a misspelled metric must not empty a store.
+    Ties go to the newer. Those without a number there, or with NaN or an infinite one, are passed over;
+    where none has one, there is nothing to judge by and all are kept: a misspelled metric must not empty a
+    store. `CheckpointStore.prune` warns of a metric that no checkpoint has, and names those there are.
     """
 
     metric: str

@@ -336,8 +336,8 @@ class CheckpointStore:
     def best(self, metric: str, mode: Literal["max", "min"] = "max") -> Checkpoint | None:
         """The checkpoint with the best value of `metric`; None if none has a number there.
 
-        `metric` is a name in `metrics`, or a path such as ``env_runners/episode_return_mean``. NaN and
-        missing values are passed over and ties go to the newest.
+        `metric` is a name in `metrics`, or a path such as ``env_runners/episode_return_mean``. NaN, infinite
+        and missing values are passed over; ties go to the newest. It warns of a name that is nowhere.
         """
         return choose_best(self.checkpoints(), metric, mode)
 

@@ -7,14 +7,17 @@ import math
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptstore import BestN, Checkpoint, CheckpointStore, EveryNSteps, LatestDuration, LatestN, Tagged
+from ckptstore.cli.app import root as command_line
 from ckptstore.errors import CheckpointProtected, InvalidRequest
 from ckptstore.find.removal import Removal
 from ckptstore.find.targets import Target
@@ -100,6 +103,38 @@ def test_a_metric_that_nobody_has_judges_nobody() -> None:
     assert kept(BestN("misspelled", 1), *some) == [1, 2, 3]
 
 
+def test_a_misspelled_metric_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in range(4):
+        store.save(step, {"i": step})
+    assert store.best("rewrd") is None
+    assert store.prune(BestN("rewrd", 1), dry_run=True) == []
+    assert not caplog.messages  # none has any metric: nothing is misspelled
+    store.save(4, {"i": 4}, metrics={"reward": math.nan, "env": {"length": 3}})
+    for metric, alike in (("rewrd", "reward"), ("env/lenght", "env/length"), ("len", "env/length")):
+        calls: list[Callable[[], object]] = [
+            partial(store.best, metric),
+            partial(store.prune, [1, BestN(metric, 1)]),
+        ]
+        for call in calls:
+            caplog.clear()
+            call()
+            assert f"no checkpoint has a metric {metric!r}; there are " in caplog.text
+            assert repr(alike) in caplog.text
+        listed = CliRunner().invoke(command_line, ["ls", str(tmp_path), "--metric", metric])
+        assert f"no checkpoint has a metric {metric!r}" in listed.stderr
+        for option in ("--best", "--least"):
+            result = CliRunner().invoke(command_line, ["prune", str(tmp_path), option, f"{metric}=1"])
+            assert result.exit_code == 2
+            assert repr(alike) in result.stderr
+    assert len(store.checkpoints()) == 5
+    caplog.clear()
+    for metric in ("reward", "env/length", "env"):
+        store.prune(BestN(metric, 1), dry_run=True)
+        store.best(metric)
+    assert not caplog.messages
+
+
 def test_every() -> None:
     assert kept(EveryNSteps(100), *map(candidate, (0, 50, 100, 150, 200, 250))) == [0, 100, 200, 250]
 
@@ -177,9 +212,7 @@ def should_stay(one: Candidate, among: list[Candidate], keep: Rule) -> bool:
         return last - first <= keep.duration
     assert isinstance(keep, BestN)
     judged = [
-        other
-        for other in among
-        if other.metrics["r"] is not None and other.metrics["r"] == other.metrics["r"]
+        other for other in among if other.metrics["r"] is not None and math.isfinite(other.metrics["r"])
     ]
     if one not in judged:
         return not judged

@@ -312,7 +312,9 @@ def test_best(store: CheckpointStore) -> None:
     with pytest.raises(InvalidRequest):
         store.best("reward", mode="mean")  # type: ignore[arg-type]  # what untyped callers pass
     store.save(9, metrics={"reward": math.inf})
-    assert store.best("reward") == store.get(9)
+    store.save(10, metrics={"reward": -math.inf})
+    assert store.best("reward") == best  # what overflowed is as good as what is missing
+    assert store.best("reward", mode="min") == worst
 
 
 def test_get_what_is_not_there(store: CheckpointStore) -> None:

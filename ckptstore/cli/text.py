@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptstore.errors import InvalidRequest
@@ -58,15 +58,6 @@ def find_metric(metrics: Mapping[str, Any], name: str) -> Any:
     for part in name.split("/"):
         found = found.get(part) if isinstance(found, Mapping) else None
     return None if isinstance(found, Mapping) else found
-
-
-def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every metric and the path at which `find_metric` finds it."""
-    for name, item in metrics.items():
-        if isinstance(item, Mapping):
-            yield from flatten_metrics(item, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", item
 
 
 def parse_storage_options(pairs: Iterable[str], flag: str = "--storage-option") -> dict[str, Any]:

@@ -6,8 +6,9 @@ a caller's own that begins with ``$`` gets another ``$`` in front, so the two ca
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 MAX_DEPTH = 32
+_SHOWN = 8  # names of metrics in a message
 TOO_LARGE = 10**4000  # of more than 4,300 digits Python itself makes no decimal text
 
 
@@ -84,8 +86,31 @@ def _decode(value: Any, source: str, depth: int) -> Any:
     return value
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every metric and its path, as `number` takes it."""
+    for name, item in values.items():
+        if isinstance(item, Mapping):
+            yield from flatten(item, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", item
+
+
+def explain_unknown(metric: str, metrics: Iterable[Mapping[str, Any]]) -> str | None:
+    """What to say of a `metric` that none of those has, whatever its value: the names there are, alike first.
+
+    None if one has it, or none has any at all.
+    """
+    known = {name for values in metrics for name in (*values, *(path for path, _ in flatten(values)))}
+    if not known or metric in known:
+        return None
+    alike = difflib.get_close_matches(metric, known, _SHOWN, 0.5)
+    others = sorted(known.difference(alike))
+    shown = ", ".join(map(repr, (alike + others)[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
+    return f"no checkpoint has a metric {metric!r}; there are {shown}"
+
+
 def number(values: Mapping[str, Any], metric: str) -> int | float | None:
-    """The number at `metric`, a name or a path of names; None if there is none or it is NaN."""
+    """The number at `metric`, a name or a path of names; None if there is none, or it is NaN or infinite."""
     value: Any = values.get(metric)
     if metric not in values:
         value = values
@@ -93,4 +118,5 @@ def number(values: Mapping[str, Any], metric: str) -> int | float | None:
             value = value.get(name) if isinstance(value, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return None if value != value else value  # not math.isnan: an int may be larger than any float
+    # Not math.isfinite: an int may be larger than any float.
+    return None if value != value or value in (math.inf, -math.inf) else value

@@ -10,7 +10,8 @@ from ckptstore import Checkpoint, CheckpointStore, bulk
 from ckptstore.cli import describe, many
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find
-from ckptstore.cli.text import flatten_metrics, format_count, format_size, format_time, format_value
+from ckptstore.cli.text import format_count, format_size, format_time, format_value
+from ckptstore.format.metrics import flatten
 
 _COLUMNS = ("step", "kind", "version", "policies", "size")  # of the table of many checkpoints
 
@@ -90,7 +91,7 @@ def _show_checkpoint(session: Session, checkpoint: Checkpoint, store: Checkpoint
         rows += [["committed", "no: it has no manifest, so nothing says whether it is whole"]]
     if document.get("parent"):
         rows += [["parent", f"{document['parent']['id']} ({document['parent']['relation']})"]]
-    metrics = flatten_metrics(document["metrics"])
+    metrics = flatten(document["metrics"])
     rows += [["metric", f"{name} = {format_value(item)}"] for name, item in metrics]
     rows += [[name, ", ".join(document[name])] for name in ("labels", "tags") if document[name]]
     rows += [

@@ -7,6 +7,8 @@ import click
 from ckptstore.cli import describe
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.text import find_metric, format_size, format_time, format_value
+from ckptstore.format.metrics import explain_unknown
+from ckptstore.logs import logger
 
 
 @command("ls")
@@ -23,6 +25,9 @@ def ls(session: Session, store_url: str, metrics: tuple[str, ...]) -> None:
     store = session.open_store(store_url)
     tags = store.tags()
     found = [describe.summarize(checkpoint, tags) for checkpoint in store.checkpoints()]
+    for metric in metrics:
+        if why := explain_unknown(metric, (item["metrics"] for item in found)):
+            logger.warning("--metric: %s", why)
     columns = ["name", "step", "kind", "policies", "size", "created (UTC)", *metrics, "tags"]
     rows = [
         [

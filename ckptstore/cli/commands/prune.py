@@ -9,6 +9,8 @@ import click
 from ckptstore import retention
 from ckptstore.cli.session import Session, command
 from ckptstore.errors import InvalidRequest
+from ckptstore.find.prune import metrics_of
+from ckptstore.format.metrics import explain_unknown
 
 
 @command("prune")
@@ -55,6 +57,11 @@ def prune(
     if not rules:
         raise InvalidRequest("prune", "nothing says what to keep", "Write for example: --keep 3")
     store = session.open_store(store_url)
+    if named := metrics_of(retention.rule(rules)):
+        metrics = [checkpoint.metrics for checkpoint in store.checkpoints()]
+        for metric in named:
+            if why := explain_unknown(metric, metrics):
+                raise InvalidRequest(f"--best or --least {metric}", why, "Nothing was deleted")
     pruned = store.prune(keep=rules, dry_run=dry_run)
     verb = "would delete" if dry_run else "deleted"
     session.show(
