@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ckptstore.backends.base import Backend, PlaceMissing
 from ckptstore.errors import InvalidRequest, StoreNotFound, UnreadableFormat
 from ckptstore.format.droppings import is_dropping
 from ckptstore.format.marks import is_mark
-from ckptstore.format.names import MANIFEST, META, PROBE, SMALL_STATE_BYTES, CheckpointName
+from ckptstore.format.names import (
+    COMPONENTS,
+    MANIFEST,
+    META,
+    POLICIES,
+    PROBE,
+    RLLIB_JSON,
+    SMALL_STATE_BYTES,
+    STAGING,
+    STORE,
+    TRASH,
+    CheckpointName,
+)
 
 
 class IsCheckpoint(UnreadableFormat):
@@ -59,18 +71,48 @@ def refuse_checkpoint(backend: Backend, children: Collection[str]) -> None:
 
 
 def refuse_to_begin(backend: Backend) -> None:
-    """Raise where no store may be made: in a checkpoint, or under the name that a store gives to one."""
+    """Raise where no store may be made: in a checkpoint, in what is another store's own, or under the name
+    that a store gives to a checkpoint.
+
+    Of a bucket those directories above are asked whose names raise the question: mostly none.
+    """
     url = backend.url.rstrip("/")
-    above, _, last = url.rpartition("/")
-    root = getattr(backend, "root", None)
-    folder = os.path.dirname(root) if isinstance(root, str) else ""  # of a bucket only the root can be read
-    while folder and folder != os.path.dirname(folder):
-        if os.path.isfile(os.path.join(folder, *MANIFEST.split("/"))):
-            why = f"it lies in the checkpoint {folder}"
-            raise IsCheckpoint(url, why, f"Open the store: {os.path.dirname(folder)}")
-        folder = os.path.dirname(folder)
+    checkpoint = ""
+    for above, path in _above(backend):
+        own = path.split("/")[0]
+        where = above.url.rstrip("/")
+        if _may_hold(above, MANIFEST):
+            checkpoint = where
+            break
+        if _may_hold(above, RLLIB_JSON):  # a policy in a checkpoint has one as well
+            checkpoint = where
+        if own == META or (own in (STAGING, TRASH) and _may_hold(above, STORE)):
+            raise InvalidRequest(url, f"it lies in {own}/ of the store {where}", f"Open the store: {where}")
+    if checkpoint:
+        remedy = f"Open the store: {checkpoint.rpartition('/')[0]}"
+        raise IsCheckpoint(url, f"it lies in the checkpoint {checkpoint}", remedy)
+    store, _, last = url.rpartition("/")
     if CheckpointName.parse(last) is not None:
-        raise InvalidRequest(url, "its name is that of a checkpoint", f"Open the store: {above}")
+        raise InvalidRequest(url, "its name is that of a checkpoint", f"Open the store: {store}")
+
+
+def _above(backend: Backend) -> Iterator[tuple[Backend, str]]:
+    """The directories above that may be a store or a checkpoint, and the path from there to `backend`."""
+    from ckptstore.backends.local.backend import LocalBackend
+
+    if isinstance(backend, LocalBackend):
+        folder = os.path.realpath(backend.root)
+        parts: list[str] = []
+        while os.path.dirname(folder) != folder:
+            folder, name = os.path.split(folder)
+            parts.insert(0, name)
+            yield LocalBackend(folder), "/".join(parts)
+    elif (climb := getattr(backend, "above", None)) is not None:
+        parts = backend.url.partition("://")[2].strip("/").split("/")
+        for levels in range(1, len(parts)):
+            name, child = parts[-levels - 1], parts[-levels]
+            if CheckpointName.parse(name) or child in (STAGING, TRASH, META, POLICIES, COMPONENTS):
+                yield climb(levels), "/".join(parts[-levels:])
 
 
 def no_store(url: str, place: Place, create: bool) -> StoreNotFound:
@@ -108,6 +150,14 @@ def _holds_file(backend: Backend, path: str) -> bool:
     except EOFError:
         pass  # an empty one
     return True
+
+
+def _may_hold(backend: Backend, path: str) -> bool:
+    """Like `_holds_file`; False where nobody here may look."""
+    try:
+        return _holds_file(backend, path)
+    except PermissionError:
+        return False
 
 
 def _holds_manifest(backend: Backend, directory: str) -> bool:

@@ -349,8 +349,8 @@ class Look:
                     if inner.lstrip()[:1] in ("{", "["):
                         self._text(inner.encode("utf-8", "surrogatepass"), label, depth + 1)
             if "\\" in text:  # which may hide anything in the file's own text; no encoding has a NUL
-                self._encoded("\0".join(texts).encode("utf-8", "surrogatepass"), label, depth)
-        self._encoded(data, label, depth)
+                self._find_encoded("\0".join(texts).encode("utf-8", "surrogatepass"), label, depth)
+        self._find_encoded(data, label, depth)
         return True
 
     def _json(self, document: Any, label: str, depth: int) -> list[str]:
@@ -363,7 +363,7 @@ class Look:
                     self.uses["keras.layers.Lambda"] = (1, 0)
                 serialized = item.get(_SERIALIZED)
                 if isinstance(serialized, str):
-                    self._serialized(serialized, label, depth)
+                    self._look_at_serialized(serialized, label, depth)
                 for key, value in item.items():
                     if key.startswith("py/"):
                         self._jsonpickle(key[3:], value if isinstance(value, str) else "", 0)
@@ -386,7 +386,7 @@ class Look:
         elif kind in _JSONPICKLE_CALLS:
             self.uses.setdefault(f"jsonpickle py/{kind}", (1, position))
 
-    def _serialized(self, text: str, label: str, depth: int) -> None:
+    def _look_at_serialized(self, text: str, label: str, depth: int) -> None:
         try:
             pickled = base64.b64decode(text)
         except (ValueError, binascii.Error):
@@ -395,7 +395,7 @@ class Look:
         self._decoded.add(pickled)
         self._pickle(pickled, label, depth + 1, True)
 
-    def _encoded(self, text: bytes, label: str, depth: int) -> None:
+    def _find_encoded(self, text: bytes, label: str, depth: int) -> None:
         """Everything in `text` that base64 and its kin may hide."""
         for data in encoded.find(text):
             if data is None:

@@ -62,7 +62,7 @@ class _Encoding(NamedTuple):
     """The first two characters of everything that is looked for."""
 
 
-def _encoding(
+def _make_encoding(
     characters: bytes,
     least: int,
     begins: bytes,
@@ -113,12 +113,12 @@ _Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*
 _FROM_Z85 = bytes.maketrans(_Z85, _B85)
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ENCODINGS = (
-    _encoding(
+    _make_encoding(
         rb"A-Za-z0-9+/_\-", 16, rb"gA[A-X]|H4sI|UEsD", 4, 3, base64.b64encode, _decode_base64, text=True
     ),
-    _encoding(rb"A-Z2-7", 20, rb"QA[A-Z]|D6FQ|KBFQ", 8, 5, base64.b32encode, _decode_base32),
-    _encoding(rb"a-z2-7", 20, rb"qa[a-z]|d6fq|kbfq", 8, 5, _encode_lower, _decode_base32),
-    _encoding(
+    _make_encoding(rb"A-Z2-7", 20, rb"QA[A-Z]|D6FQ|KBFQ", 8, 5, base64.b32encode, _decode_base32),
+    _make_encoding(rb"a-z2-7", 20, rb"qa[a-z]|d6fq|kbfq", 8, 5, _encode_lower, _decode_base32),
+    _make_encoding(
         rb"0-9a-fA-F",
         24,
         rb"800[0-5]|1[fF]8[bB]08|504[bB]0304",
@@ -128,9 +128,9 @@ _ENCODINGS = (
         _decode_hex,
         text=True,
     ),
-    _encoding(re.escape(_B85), 16, rb"f[BC]|ABzY|P\)h>@", 5, 4, base64.b85encode, base64.b85decode),
-    _encoding(rb"!-uz", 16, rb"J[,\-]|\+,\^C|:eLl", 5, 4, base64.a85encode, base64.a85decode, _SPACE),
-    _encoding(re.escape(_Z85), 16, rb"F[bc]|abZy|p!H\(\[", 5, 4, _encode_z85, _decode_z85),
+    _make_encoding(re.escape(_B85), 16, rb"f[BC]|ABzY|P\)h>@", 5, 4, base64.b85encode, base64.b85decode),
+    _make_encoding(rb"!-uz", 16, rb"J[,\-]|\+,\^C|:eLl", 5, 4, base64.a85encode, base64.a85decode, _SPACE),
+    _make_encoding(re.escape(_Z85), 16, rb"F[bc]|abZy|p!H\(\[", 5, 4, _encode_z85, _decode_z85),
 )
 
 

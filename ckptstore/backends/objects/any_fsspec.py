@@ -53,6 +53,10 @@ class FsspecOpener:
         """The root, without credentials."""
         return self._url.rstrip("/")
 
+    def above(self, levels: int) -> FsspecOpener:
+        """What opens the same file system so many directories up."""
+        return FsspecOpener(self.url.rsplit("/", levels)[0], self._options, 0, 0)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_url": self._url, "_options": {}}
 

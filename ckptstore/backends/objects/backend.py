@@ -110,6 +110,11 @@ class ObjectBackend:
         """The URL and its endpoint: two endpoints may have buckets of the same name."""
         return self.client.place
 
+    def above(self, levels: int) -> ObjectBackend:
+        """The same bucket, so many directories up."""
+        state = self.__getstate__()
+        return ObjectBackend(self._opener.above(levels), timeout=state["timeout"], retries=state["retries"])
+
     def describe(self) -> dict[str, str]:
         """What this backend promises, in words, by subject."""
         return dict(self.client.describe())

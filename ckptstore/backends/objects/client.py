@@ -128,5 +128,8 @@ class Opener(Protocol):
     def url(self) -> str:
         """The root, known without a connection; no trailing slash, no credentials."""
 
+    def above(self, levels: int) -> Opener:
+        """What opens the same bucket so many directories up."""
+
     def __call__(self) -> BucketClient:
         """Make the client. BadOptions if it can't be set up with these options."""

@@ -122,5 +122,9 @@ class MemoryOpener:
     def __init__(self, url: str, options: object = None, timeout: float = 0, concurrency: int = 0) -> None:
         self.url = url.rstrip("/")
 
+    def above(self, levels: int) -> MemoryOpener:
+        """What opens the directory so many levels up."""
+        return MemoryOpener(self.url.rsplit("/", levels)[0])
+
     def __call__(self) -> MemoryClient:
         return MemoryClient(self.url)

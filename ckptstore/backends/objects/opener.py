@@ -43,6 +43,11 @@ class BucketOpener(ABC):
         """The root, without credentials."""
         return display_url(self.client_class().scheme, self._state[0])
 
+    def above(self, levels: int) -> BucketOpener:
+        """What opens the same bucket so many directories up."""
+        url, options, timeout, concurrency = self._state
+        return type(self)(url.rstrip("/").rsplit("/", levels)[0], options, timeout, concurrency)
+
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
         return url, self.client_class().settings(options), timeout, concurrency

@@ -14,9 +14,9 @@ from ckptstore.backends.translate import explain_memory_error, translate_errors
 from ckptstore.cli import many
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find
-from ckptstore.commit.local.root import LOCK, STAGING, TRASH
+from ckptstore.commit.local.root import LOCK
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat, UnsafeContent
-from ckptstore.format.names import META, CheckpointName
+from ckptstore.format.names import META, STAGING, TRASH, CheckpointName
 from ckptstore.read.files import UnverifiedFiles
 from ckptstore.read.locate import find_file, list_files
 from ckptstore.rllib_formats import scan as scans

@@ -17,8 +17,6 @@ from ckptstore.commit.local.attempt import DirectoryAttempt
 from ckptstore.commit.local.mend import mend as mend_in_place
 from ckptstore.commit.local.root import (
     LOCK,
-    STAGING,
-    TRASH,
     LocalRoot,
     all_names,
     is_committed,
@@ -26,7 +24,7 @@ from ckptstore.commit.local.root import (
 )
 from ckptstore.commit.local.sweep import sweep
 from ckptstore.errors import InvalidRequest, StoreUnavailable
-from ckptstore.format.names import CheckpointName
+from ckptstore.format.names import STAGING, TRASH, CheckpointName
 
 __all__ = ["DirectoryAttempt", "DirectoryCatalog"]
 

@@ -25,11 +25,9 @@ from ckptstore.backends.local.locks import Lock, lock_within
 from ckptstore.backends.local.mounts import warn_once
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, identity
-from ckptstore.format.names import MANIFEST, META, SMALL_STATE_BYTES, CheckpointName
+from ckptstore.format.names import MANIFEST, META, SMALL_STATE_BYTES, TRASH, CheckpointName
 from ckptstore.logs import logger
 
-STAGING = ".staging"
-TRASH = ".trash"
 LOCK = ".lock"
 
 

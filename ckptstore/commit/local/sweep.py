@@ -11,8 +11,8 @@ from ckptstore.backends.local.locks import Lock, try_lock
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.base import Swept
-from ckptstore.commit.local.root import LOCK, STAGING, TRASH, LocalRoot, all_names, drop_lock, leads_to
-from ckptstore.format.names import MAX_DEPTH, META
+from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, leads_to
+from ckptstore.format.names import MAX_DEPTH, META, STAGING, TRASH
 
 _STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has no living writer
 
