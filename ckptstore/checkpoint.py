@@ -488,11 +488,9 @@ class Checkpoint:
         wanted = None if policy_ids is None else self._check_known(policy_ids)
         target = os.fspath(directory)
         sizes = self._files.paths()
-        paths = (
-            list(sizes)
-            if wanted is None
-            else partial_copy.leave_out_policies(self.url, self.kind, sizes, wanted)
-        )
+        paths = list(sizes)
+        if wanted is not None:
+            paths = partial_copy.choose_paths(self._contents, self._files, wanted)
         with new_directory(target), logs.log_time("downloaded", self.url) as done:
             copy_files(self._files, paths, target, _CONCURRENCY, progress)
             files = self.manifest_files()

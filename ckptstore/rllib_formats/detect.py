@@ -155,7 +155,8 @@ def _tree(clues: _Clues) -> Detected | None:
         path = state_file(files, stem, COMPONENT_EXTENSIONS)
         if path is None:
             raise CheckpointCorrupt(f"{stem}.pkl", f"it is missing, and it holds the state of this {kind}")
-        return Detected(kind, version, path, modules=modules, learner=learner)
+        left_out = _strings(clues.info.get(LEFT_OUT))
+        return Detected(kind, version, path, modules=modules, learner=learner, left_out=left_out)
 
     if state_file(files, "algorithm_state") or names.RLLIB_JSON in files:
         if not below(files, "learner_group/"):

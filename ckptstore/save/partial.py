@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from ckptstore.errors import InvalidRequest
 from ckptstore.format import layout, names, parts, strictjson
 from ckptstore.format.digest import digest
 from ckptstore.format.manifest import File, Manifest, Parent
+from ckptstore.read.contents import Contents
 from ckptstore.read.files import Files
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.save.writing import Hasher
 
 
-def leave_out_policies(url: str, kind: str, paths: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """Of `paths`, all but those of other policies than `wanted`, where each has its own directory.
+def choose_paths(contents: Contents, files: Files, wanted: Collection[str]) -> list[str]:
+    """Every file but those of other policies, and but ``rllib_checkpoint.json``, which is written anew.
 
-    InvalidRequest about `url` for a `kind` of checkpoint, or a layout, that has no such directories.
+    Raises InvalidRequest where policies share their files, or nobody here knows which are whose.
     """
-    paths = list(paths)
-    if kind != "Algorithm" or not any(path.startswith(f"{names.POLICIES}/") for path in paths):
-        raise InvalidRequest(url, f"this {kind} can't be split by policy", "Leave out `policy_ids`")
-    keep = tuple(names.policy_path(policy_id, "") for policy_id in wanted)
+    owners: dict[str, set[str]] = {}
+    if contents.kind == "Algorithm" and contents.version != "0.1":  # which has one file for all
+        for policy_id in contents.policy_ids:
+            for path in contents.files_of(policy_id):
+                owners.setdefault(path, set()).add(policy_id)
+    if not owners or any(len(each) > 1 for each in owners.values()):
+        why = f"this {contents.kind} can't be split by policy"
+        raise InvalidRequest(files.label, why, "Leave out `policy_ids`")
     return [
         path
-        for path in paths
-        if path != names.RLLIB_JSON and (not path.startswith(f"{names.POLICIES}/") or path.startswith(keep))
+        for path in files.paths()
+        if path != names.RLLIB_JSON and owners.get(path, set()).issubset(wanted)
     ]
 
 

@@ -57,7 +57,7 @@ class Tree:
     @cached_property
     def policy_ids(self) -> tuple[str, ...]:
         # A module that is expected but missing stays listed, or the rest would pass for the whole.
-        return tuple(sorted(self.written | self._expected))
+        return tuple(sorted(self.written | self._expected.difference(self.detected.left_out)))
 
     def absence(self, policy_id: str) -> str | None:
         return None
