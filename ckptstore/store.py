@@ -400,13 +400,11 @@ class CheckpointStore:
     def unpin(self, which: Which) -> None:
         """Take the pin away; fine if there is none. By name also from what has lost its manifest."""
         try:
-            pins = [names.pin_ref(self._identify(which, misnamed=True).id)]
+            pins = self._tags.pins_on(self._identify(which, misnamed=True))
         except CheckpointNotFound:
             if not (isinstance(which, str) and (pins := self._tags.pins_of(which))):
                 raise
-        for ref in pins:
-            if ref in self._tags.read():
-                self._tags.clear(ref)
+        self._removal.holds.unpin(pins)
 
     # -- removing -------------------------------------------------------------------------------
 
@@ -442,7 +440,8 @@ class CheckpointStore:
         """
         rule = retention.rule(keep)
         pruned = []
-        for target in choose_unneeded(self.checkpoints(), rule, self._tags.read(), self._lineage.in_use):
+        living = self._removal.holds.read_living(remove=not dry_run)
+        for target in choose_unneeded(self.checkpoints(), rule, living, self._lineage.in_use):
             if not dry_run:
                 try:
                     self._removal.delete(target, superseded=True)
@@ -462,6 +461,7 @@ class CheckpointStore:
         if self._identity.look() is Standing.NOTHING:
             return Swept([], 0)
         self._identity.prove()
+        self._removal.holds.remove_dead()
         with translate_errors(self.url):
             return self._catalog.sweep(grace, functools.partial(refs.check_unnamed, self._backend))
 

@@ -18,7 +18,6 @@ from ckptstore import CheckpointStore
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.commit.objects.register import HORIZON, Register
-from ckptstore.commit.objects.sweep import Sweep
 from ckptstore.errors import CheckpointNotFound, CheckpointProtected, InvalidRequest
 from tests.figures import Figures
 from tests.inside import backend_of
@@ -34,14 +33,14 @@ class Months:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self._written: dict[str, float] = {}
-        real_init, real_place_time = Register.__init__, Sweep._place_time
+        real_init, real_place_time = Register.__init__, Register.place_time
         months = self
 
         def init(register: Register, *arguments: Any, **named: Any) -> None:
             real_init(register, *arguments, **{**named, "clock": lambda: months.now})
 
-        def place_time(sweep: Sweep) -> float | None:
-            now = real_place_time(sweep)
+        def place_time(register: Register) -> float | None:
+            now = real_place_time(register)
             return None if now is None else now + months.now
 
         real_starting = ObjectBackend.starting
@@ -51,7 +50,7 @@ class Months:
             return [item._replace(modified=months._time_of(backend, item)) for item in listed]
 
         monkeypatch.setattr(Register, "__init__", init)
-        monkeypatch.setattr(Sweep, "_place_time", place_time)
+        monkeypatch.setattr(Register, "place_time", place_time)
         monkeypatch.setattr(ObjectBackend, "starting", starting)
 
     def pass_by(self, seconds: float) -> None:

@@ -96,10 +96,10 @@ def test_rollback_tells_only_what_it_removed(tmp_path: Path, monkeypatch: pytest
         store.save(step, "old")
     real = Tags.point
 
-    def meanwhile(self: Tags, *arguments: Any) -> None:
+    def meanwhile(self: Tags, *arguments: Any) -> int:
         monkeypatch.setattr(Tags, "point", real)
         other.save(3, "new", if_exists="replace")
-        real(self, *arguments)
+        return real(self, *arguments)
 
     monkeypatch.setattr(Tags, "point", meanwhile)
     assert store.rollback(1) == ["checkpoint_000004", "checkpoint_000002"]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ckptstore import BestN, Checkpoint, CheckpointStore, EveryNSteps, LatestDuration, LatestN, Tagged
 from ckptstore.cli.app import root as command_line
 from ckptstore.errors import CheckpointProtected, InvalidRequest
+from ckptstore.find.holds import Hold
 from ckptstore.find.removal import Removal
 from ckptstore.find.targets import Target
 from ckptstore.retention import AnyOf, Candidate, Rule, rule, steps_to_prune
@@ -286,11 +287,13 @@ def test_rollback_holds_its_target(opener: Opener, monkeypatch: pytest.MonkeyPat
     delete = Removal.delete
     pruned: list[list[str]] = []
 
-    def delete_late(self: Removal, target: Target, superseded: bool = False) -> None:
+    def delete_late(
+        self: Removal, target: Target, superseded: bool = False, held: Hold | None = None
+    ) -> None:
         if not pruned:
             pruned.append([])
             pruned[0] += slow.prune(1)
-        delete(self, target, superseded)
+        delete(self, target, superseded, held)
 
     monkeypatch.setattr(Removal, "delete", delete_late)
     assert store.rollback(0) == ["checkpoint_000002"]  # the other was removed by the prune
@@ -304,7 +307,7 @@ def test_a_rollback_that_fails_holds_nothing(opener: Opener, monkeypatch: pytest
     for step in range(3):
         store.save(step)
 
-    def refuse(self: Removal, target: Target) -> None:
+    def refuse(self: Removal, target: Target, held: Hold) -> None:
         raise CheckpointProtected(str(target.name))
 
     with monkeypatch.context() as patch:

@@ -138,6 +138,16 @@ class Catalog(Protocol):
         same time can then miss it. The caller takes its tag back on that error.
         """
 
+    def show_life(self, holder: str) -> AbstractContextManager[None]:
+        """While the block runs, `is_dead` says no about `holder`, a new name; a crash ends that as well."""
+
+    def is_dead(self, holder: str, prefix: str, bound: float) -> bool:
+        """Whether who writes below `prefix` as `holder` has ended: his lock is free, or was removed.
+
+        Where no lock tells, whether he has written nothing there for `bound` seconds, by the clock of the
+        place; then a living one must write more often.
+        """
+
     def mend(
         self,
         name: CheckpointName,

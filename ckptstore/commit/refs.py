@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
-from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, CheckpointProtected, StoreUnavailable
 from ckptstore.format import names, strictjson
 
 SCHEMA_VERSION = 1
@@ -52,7 +52,7 @@ def read_all(backend: Backend, *, lost: bool = False) -> dict[str, Target]:
             continue  # no ref of ours: it would be read elsewhere
         if item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
             highest[ref] = max(highest.get(ref, 0), int(match[1]))
-    found = {ref: _read(backend, ref, number) for ref, number in sorted(highest.items())}
+    found = {ref: _read_listed(backend, ref, number) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}
 
 
@@ -80,6 +80,28 @@ def write_next(backend: Backend, ref: str, number: int, target: Target | None) -
         except FileExistsError:
             return False
         return True
+
+
+def remove(backend: Backend, ref: str) -> None:
+    """Forget `ref`, whose name nobody uses again, with every move there was."""
+    with translate_errors(f"{backend.url}/{names.REFS}/{ref}"):
+        numbers = {1, *_numbers(backend, ref)}  # the first, also where a listing is too old to show it
+        backend.delete([_key(ref, number) for number in sorted(numbers)])
+
+
+def is_there(backend: Backend, ref: str, number: int) -> bool:
+    """Whether the move `number` of `ref` can be read, whatever a listing says."""
+    with translate_errors(f"{backend.url}/{names.REFS}/{ref}"):
+        try:
+            backend.read(_key(ref, number), most=strictjson.MAX_SMALL_BYTES)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def prefix_of(ref: str) -> str:
+    """The directory in which the moves of `ref` lie."""
+    return f"{names.REFS}/{ref}"
 
 
 def read_at(backend: Backend, ref: str, number: int) -> Target | None:
@@ -131,6 +153,16 @@ def _numbers(backend: Backend, ref: str) -> Iterable[int]:
 
 def _key(ref: str, number: int) -> str:
     return f"{names.REFS}/{ref}/{number:012}.json"
+
+
+def _read_listed(backend: Backend, ref: str, number: int) -> Target | None:
+    """What `ref` points at; nothing if it is a rollback's, which ended since it was listed."""
+    try:
+        return _read(backend, ref, number)
+    except CheckpointNotFound:
+        if not ref.startswith(names.HOLD):
+            raise
+        return None
 
 
 @retry_if_corrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterable, Sequence
 
 from ckptstore.backends.translate import translate_errors
@@ -10,10 +11,10 @@ from ckptstore.checkpoint import Skipped
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
 from ckptstore.errors import CheckpointGone, CheckpointProtected, UnreadableFormat
+from ckptstore.find.holds import Hold, Holds
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target
-from ckptstore.format import names
 from ckptstore.format.names import CheckpointName
 
 
@@ -33,9 +34,22 @@ class Removal:
         self._url = catalog.backend.url
         self._survey = survey
         self._tags = tags
+        self.holds = Holds(catalog, tags)
+        """What rollbacks hold."""
 
-    def delete(self, target: Target, superseded: bool = False) -> None:
-        """Delete it; if it must be `superseded`, only while a later step is committed."""
+    def delete(self, target: Target, superseded: bool = False, held: Hold | None = None) -> None:
+        """Delete it; if it must be `superseded`, only while a later step is committed.
+
+        With `held`, only while that is there.
+        """
+        try:
+            self._delete(target, superseded, held)
+        except CheckpointProtected:
+            if not self.holds.remove_dead():
+                raise
+            self._delete(target, superseded, held)
+
+    def _delete(self, target: Target, superseded: bool, held: Hold | None) -> None:
         name, backend = target.name, self._catalog.backend
         self._tags.prove_store()
 
@@ -43,6 +57,8 @@ class Removal:
             if self._tags.check_same(target).step != name.step:
                 self._survey.check_alone(name)
             protecting = refs.read_all(backend)
+            if held is not None:
+                held.check(protecting, f"{self._url}/{name}")
             for ref in protecting.values():
                 other = CheckpointName.parse(ref.name)
                 if other is not None and other.step == name.step and other <= name:
@@ -55,18 +71,15 @@ class Removal:
 
     def roll_back(self, target: Target, later: Sequence[Target]) -> list[str]:
         """Delete the checkpoints `later`, newest first, so that `target` is the latest; names removed."""
-        protecting = self._tags.read()
+        protecting = self.holds.read_living()
         for other in later:
             refs.check_none_points_at(protecting, self._catalog.backend, other.name)
         # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
-        holding = f"{names.PIN}rollback.{target.id}"
-        self._tags.point(holding, target)
         removed = []
-        try:
+        with self.holds.hold(target, uuid.uuid4().hex) as held:
             for other in reversed(later):
+                held.keep_fresh()
                 with contextlib.suppress(CheckpointGone):  # somebody else's prune or replacement was here
-                    self.delete(other)
+                    self.delete(other, held=held)
                     removed.append(str(other.name))
-        finally:
-            self._tags.clear(holding)
         return removed

@@ -51,8 +51,11 @@ class Tags:
             raise CheckpointGone(where, "the checkpoint it points at was deleted")
         return name, manifest
 
-    def point(self, ref: str, target: Target) -> None:
-        """Point `ref` at a checkpoint. CheckpointGone, with `ref` where it was, if that was deleted."""
+    def point(self, ref: str, target: Target) -> int:
+        """Point `ref` at a checkpoint; the move's number.
+
+        CheckpointGone, with `ref` where it was, if that was deleted.
+        """
         self._identity.prove()
         number = None
         try:
@@ -63,6 +66,7 @@ class Tags:
             if number is not None:
                 self._point_back(ref, number)
             raise
+        return number
 
     def clear(self, ref: str) -> None:
         """Point `ref` at nothing."""
@@ -73,6 +77,14 @@ class Tags:
         """The pins that point at the directory `name`, committed or not."""
         return [
             ref for ref, target in self.read().items() if ref.startswith(names.PIN) and target.name == name
+        ]
+
+    def pins_on(self, target: Target) -> list[str]:
+        """The pins that are of this save: its own, and those of rollbacks to it."""
+        return [
+            ref
+            for ref, found in self.read().items()
+            if ref == names.PIN + target.id or (ref.startswith(names.HOLD) and found.id == target.id)
         ]
 
     def check_same(self, target: Target) -> Manifest:

@@ -38,6 +38,8 @@ DEFAULT_POLICY = "default_policy"  # RLlib's id for the policy of a single-agent
 
 PIN = "pin."
 """Refs that begin so are pins, not tags; the checkpoint's id follows."""
+HOLD = f"{PIN}rollback."
+"""Pins that begin so hold the target of a rollback while that runs; a name of its own follows."""
 
 MIN_MANIFEST_BYTES = 1024  # a committed manifest is at least this long ...
 SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing tells them apart

@@ -16,13 +16,12 @@ from concurrent.futures import Future, wait
 from functools import partial
 
 from ckptstore.backends.local.backend import FileSink
-from ckptstore.backends.local.locks import Lock, try_lock
 from ckptstore.backends.local.paths import OpenPaths
-from ckptstore.backends.local.posix import Directory, Disk, identity
+from ckptstore.backends.local.posix import Directory, identity
 from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
-from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, is_committed, leads_to
+from ckptstore.commit.local.root import LocalRoot, all_names, drop_lock, is_committed, new_lock
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
@@ -73,7 +72,7 @@ class DirectoryAttempt:
         self._frozen: dict[str, tuple[tuple[int, int], int, int]] = {}
         self._failure: BaseException | None = None
         self._published = False
-        self._lock = _new_lock(self._disk, staging, attempt_id, catalog.timeout)
+        self._lock = new_lock(self._disk, staging, attempt_id, catalog.timeout)
         try:
             self._disk.mkdir(staging, attempt_id)
             self._top = self._disk.open_dir(staging, attempt_id)
@@ -364,23 +363,3 @@ class DirectoryAttempt:
         if self._lock.is_held:
             with contextlib.suppress(OSError):
                 drop_lock(self._disk, self._staging, self.id, self._lock)
-
-
-def _new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lock:
-    """Create and take the lock file of a new attempt.
-
-    A sweep that finds the file before it is locked takes it for a dead writer's and removes it. So
-    the lock counts only if the name still leads to the file that was locked.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            lock = Lock(disk, disk.create(staging, attempt + LOCK))
-        except FileExistsError:
-            raise InvalidRequest(f"attempt id {attempt!r}", "it is in use") from None
-        if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
-            return lock  # also where there are no locks: the root's warning says what that means
-        lock.release()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no lock on {attempt + LOCK} within {timeout:g} s")
-        time.sleep(0.001)

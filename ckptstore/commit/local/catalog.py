@@ -12,6 +12,7 @@ from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory
 from ckptstore.commit.base import Check, IfExists, Swept, Vouch, allow
 from ckptstore.commit.failures import already_committed, already_deleted, was_deleted
+from ckptstore.commit.local import life
 from ckptstore.commit.local.adopt import adopt as adopt_in_place
 from ckptstore.commit.local.attempt import DirectoryAttempt
 from ckptstore.commit.local.mend import mend as mend_in_place
@@ -120,6 +121,14 @@ class DirectoryCatalog(LocalRoot):
             if not is_committed(self.backend.disk, root, name):
                 raise was_deleted(self.backend, name)
             yield
+
+    def show_life(self, holder: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a lock file in ``.staging``."""
+        return life.show_life(self, holder)
+
+    def is_dead(self, holder: str, prefix: str, bound: float) -> bool:
+        """Whether the lock file is free, or gone."""
+        return life.is_dead(self, holder, prefix, bound)
 
     def mend(
         self,

@@ -18,13 +18,15 @@ import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
 
 from ckptstore.backends.local.backend import LocalBackend
-from ckptstore.backends.local.locks import Lock, lock_within
+from ckptstore.backends.local.locks import Lock, lock_within, try_lock
 from ckptstore.backends.local.mounts import warn_once
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, identity
+from ckptstore.errors import InvalidRequest
 from ckptstore.format.names import MANIFEST, META, SMALL_STATE_BYTES, TRASH, CheckpointName
 from ckptstore.logs import logger
 
@@ -151,3 +153,23 @@ def leads_to(disk: Disk, parent: Directory, name: str, fd: int) -> bool:
         return identity(disk.status(parent, name)) == identity(os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lock:
+    """Create and take the lock file of a new attempt.
+
+    A sweep that finds the file before it is locked takes it for a dead writer's and removes it. So
+    the lock counts only if the name still leads to the file that was locked.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            lock = Lock(disk, disk.create(staging, attempt + LOCK))
+        except FileExistsError:
+            raise InvalidRequest(f"attempt id {attempt!r}", "it is in use") from None
+        if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
+            return lock  # also where there are no locks: the root's warning says what that means
+        lock.release()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no lock on {attempt + LOCK} within {timeout:g} s")
+        time.sleep(0.001)

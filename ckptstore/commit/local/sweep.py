@@ -11,8 +11,9 @@ from ckptstore.backends.local.locks import Lock, try_lock
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.base import Swept
+from ckptstore.commit.local.life import is_dead
 from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, leads_to
-from ckptstore.format.names import MAX_DEPTH, META, STAGING, TRASH
+from ckptstore.format.names import HOLD, MAX_DEPTH, META, REFS, STAGING, TRASH
 
 _STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has no living writer
 
@@ -90,12 +91,25 @@ def _sweep_strays(store: LocalRoot, root: Directory) -> int:
     pending = [META, *(f"{name}/{META}" for name in all_names(store.backend.disk, root))]
     freed = 0
     while pending:
-        freed += _sweep_strays_in(store.backend.disk, root, pending.pop(), pending)
+        freed += _sweep_strays_in(store, root, pending.pop(), pending)
     return freed
 
 
-def _sweep_strays_in(disk: Disk, root: Directory, path: str, pending: list[str]) -> int:
-    freed = 0
+def _remove_empty_hold(store: LocalRoot, root: Directory, parent: Directory, ref: str) -> None:
+    """Remove the directory of a rollback's pin, once its owner has ended and taken the pin away."""
+    disk = store.backend.disk
+    if is_dead(store, ref.removeprefix(HOLD), f"{REFS}/{ref}", _STRAY_AGE):
+        with disk.open_dir(parent, ref) as directory:
+            entries = list(disk.entries(directory))
+            for entry in entries:
+                if is_temporary(entry.name):
+                    disk.unlink(directory, entry.name)
+        if all(is_temporary(entry.name) for entry in entries):  # else the pin is there, and protects
+            disk.rmdir(parent, ref)
+
+
+def _sweep_strays_in(store: LocalRoot, root: Directory, path: str, pending: list[str]) -> int:
+    disk, freed = store.backend.disk, 0
     with contextlib.ExitStack() as stack:
         directory = root
         try:
@@ -104,7 +118,9 @@ def _sweep_strays_in(disk: Disk, root: Directory, path: str, pending: list[str])
         except (FileNotFoundError, NotADirectoryError):
             return 0
         for entry in list(disk.entries(directory)):
-            if entry.is_dir and path.count("/") < MAX_DEPTH:
+            if entry.is_dir and path == REFS and entry.name.startswith(HOLD):
+                _remove_empty_hold(store, root, directory, entry.name)
+            elif entry.is_dir and path.count("/") < MAX_DEPTH:
                 pending.append(f"{path}/{entry.name}")
             elif (
                 not entry.is_dir

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ckptstore.backends.base import Sink
 from ckptstore.commit.attempts import next_name
@@ -150,6 +150,17 @@ class RegisterCatalog(Register):
             raise was_deleted(self.backend, name)
         if state is not State.COMMITTED:
             raise CheckpointGone(url_of(self.backend, name), "it is not there")
+
+    # Living
+
+    def show_life(self, holder: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_dead(self, holder: str, prefix: str, bound: float) -> bool:
+        with translate_bucket_errors(self.backend.url):
+            times = [entry.modified for entry in self.backend.list(prefix)]
+            now = self.place_time()
+        return now is not None and all(time is not None and now - time > bound for time in times)
 
     # Mending
 

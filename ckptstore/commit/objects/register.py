@@ -33,7 +33,7 @@ from ckptstore.commit.objects.states import (
     small_state,
 )
 from ckptstore.errors import CheckpointProtected, StoreNotFound, StoreUnavailable
-from ckptstore.format.names import DELETING, MANIFEST, SMALL_STATE_BYTES, CheckpointName, stays_below
+from ckptstore.format.names import DELETING, MANIFEST, PROBE, SMALL_STATE_BYTES, CheckpointName, stays_below
 from ckptstore.logs import logger
 
 HORIZON = 7 * 86400.0
@@ -78,6 +78,14 @@ class Register:
         if not self.single_writer:
             with translate_bucket_errors(self.backend.url):
                 check_create_only(self.backend)
+
+    def place_time(self) -> float | None:
+        """What time it is by the place's own clock: when it says that we wrote something just now."""
+        key = f"{PROBE}/clock-{self.new_id()}.json"
+        self.backend.replace(key, b"{}\n")  # a name of our own: nothing to lose if it lands twice
+        listed = [entry for entry in self.backend.starting(key) if entry.key == key]
+        self.backend.delete([key])
+        return listed[0].modified if listed else None
 
     def directories(self, step: int) -> dict[CheckpointName, dict[str, Listed]]:
         """Every directory of `step` and what it holds: one LIST."""

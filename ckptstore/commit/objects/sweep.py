@@ -46,7 +46,7 @@ class Sweep:
     def run(self) -> Swept:
         """Sweep, and tell what went."""
         self._started = self._register.clock()
-        self._now = self._place_time()
+        self._now = self._register.place_time()
         found = group_by_directory(self._backend.starting(CHECKPOINTS))
         for name, files in found.items():
             self._directory(name, files)
@@ -56,14 +56,6 @@ class Sweep:
         except PermissionError as error:
             logger.warning("unfinished uploads stay, for want of the right to list them: %s", error)
         return Swept(self._attempts, self._bytes)
-
-    def _place_time(self) -> float | None:
-        """What time it is by the place's own clock: when it says that we wrote something just now."""
-        key = f"{PROBE}/clock-{self._register.new_id()}.json"
-        self._backend.replace(key, b"{}\n")  # a name of our own: nothing to lose if it lands twice
-        listed = [entry for entry in self._backend.starting(key) if entry.key == key]
-        self._backend.delete([key])
-        return listed[0].modified if listed else None
 
     def _older(self, entries: Mapping[str, Listed], seconds: float) -> bool:
         """Whether the youngest of `entries` is more than `seconds` old for certain."""
