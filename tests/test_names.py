@@ -12,7 +12,7 @@ from ckptstore.format import names
 from ckptstore.format.names import CheckpointName
 
 
-@given(st.integers(0, names.MAX_STEP), st.integers(0, 10**9 - 1))
+@given(st.integers(0, names.MAX_STEP), st.integers(0, names.MAX_ATTEMPT))
 def test_names_round_trip(step: int, attempt: int) -> None:
     name = CheckpointName(step, attempt)
     assert CheckpointName.parse(str(name)) == name

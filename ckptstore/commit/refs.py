@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import retry_if_corrupt, translate_errors
-from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, CheckpointProtected, StoreUnavailable
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointNotFound,
+    CheckpointProtected,
+    InvalidRequest,
+    StoreUnavailable,
+)
 from ckptstore.format import names, strictjson
 
 SCHEMA_VERSION = 1
@@ -50,8 +56,8 @@ def read_all(backend: Backend, *, lost: bool = False) -> dict[str, Target]:
         ref, _, file = item.key.removeprefix(names.REFS + "/").rpartition("/")
         if not names.stays_below(ref):
             continue  # no ref of ours: it would be read elsewhere
-        if item.key.startswith(names.REFS + "/") and (match := _NUMBER.match(file)):
-            highest[ref] = max(highest.get(ref, 0), int(match[1]))
+        if item.key.startswith(names.REFS + "/") and (number := _parse_number(file)):
+            highest[ref] = max(highest.get(ref, 0), number)
     found = {ref: _read_listed(backend, ref, number) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}
 
@@ -64,6 +70,9 @@ def write(backend: Backend, ref: str, target: Target | None) -> int:
         number = max(_numbers(backend, ref), default=0)
         for _ in range(_MAX_TRIES):
             number += 1
+            if number > names.MAX_MOVE:
+                why = f"it was moved {names.MAX_MOVE} times, and its files have no higher number"
+                raise InvalidRequest(where, why, "Use another name, or remove its last file")
             try:
                 backend.publish(_key(ref, number), data)
                 return number
@@ -145,10 +154,17 @@ def _encode(target: Target | None) -> bytes:
     return (strictjson.dumps(body) + "\n").encode("ascii")
 
 
+def _parse_number(file: str) -> int:
+    """The number of the move that `file` is; 0 for any other: one rule for those who read and who write."""
+    match = _NUMBER.match(file)
+    number = int(match[1]) if match else 0
+    return number if number <= names.MAX_MOVE else 0
+
+
 def _numbers(backend: Backend, ref: str) -> Iterable[int]:
     for item in backend.children(f"{names.REFS}/{ref}"):
-        if match := _NUMBER.match(item):
-            yield int(match[1])
+        if number := _parse_number(item):
+            yield number
 
 
 def _key(ref: str, number: int) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from ckptstore.backends.base import Backend
+from ckptstore.backends.base import Backend, Listed
+from ckptstore.backends.translate import translate_errors
 from ckptstore.commit import refs
+from ckptstore.commit.failures import url_of
+from ckptstore.errors import StoreUnavailable
 from ckptstore.format import names
 from ckptstore.format.names import CheckpointName
 
@@ -25,6 +28,22 @@ def may_be_lost(files: Mapping[str, object]) -> bool:
     return names.PARTS in files and names.MANIFEST not in files and names.RETIRED not in files
 
 
+def can_read(backend: Backend, key: str, where: str) -> bool:
+    """Whether the file `key`, which a listing lacks and which isn't empty, can be read all the same."""
+    with translate_errors(where):
+        try:
+            backend.read(key, 0, 1)
+        except (FileNotFoundError, NotADirectoryError, EOFError):
+            return False
+    return True
+
+
+def disagree(where: str, path: str) -> StoreUnavailable:
+    """A listing that lacks what can be read is old, or of another time: it proves no damage."""
+    why = f"the listing and the files disagree: {path} can be read, and isn't listed"
+    return StoreUnavailable(where, why, "Try again later, and remove nothing meanwhile")
+
+
 def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) -> dict[CheckpointName, str]:
     """Those of the directories `without` a manifest that have lost it, and what there is to say.
 
@@ -34,9 +53,15 @@ def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) 
     found: dict[CheckpointName, str] = {}
     pointing: Mapping[str, refs.Target] | None = None
     for name in without:
-        listed = {entry.key.removeprefix(f"{name}/"): entry for entry in backend.list(f"{name}/{names.META}")}
+        listed = _list_meta(backend, name)
         if not may_be_lost(listed):
             continue
+        if can_read(backend, f"{name}/{names.MANIFEST}", url_of(backend, name)):
+            if may_be_lost(_list_meta(backend, name)):
+                raise disagree(url_of(backend, name), names.MANIFEST)
+            continue  # it was committed meanwhile
+        if not can_read(backend, f"{name}/{names.PARTS}", url_of(backend, name)):
+            continue  # it was removed, and the listing is older
         pointing = refs.read_all(backend) if pointing is None else pointing
         by = refs.refs_to(pointing, str(name))
         written = listed[names.PARTS].modified
@@ -45,3 +70,7 @@ def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) 
         elif written is not None and time.time() - written > patience:
             found[name] = "its manifest is missing: it was lost, or its save died right before writing it"
     return found
+
+
+def _list_meta(backend: Backend, name: CheckpointName) -> dict[str, Listed]:
+    return {entry.key.removeprefix(f"{name}/"): entry for entry in backend.list(f"{name}/{names.META}")}

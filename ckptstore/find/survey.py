@@ -15,7 +15,7 @@ from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.commit.place import refuse_checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable, UnreadableFormat
 from ckptstore.find.lineage import Lineage
-from ckptstore.find.lost import find_lost, may_be_lost
+from ckptstore.find.lost import can_read, disagree, find_lost, may_be_lost
 from ckptstore.format import layout as plan
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
@@ -30,6 +30,8 @@ from ckptstore.work import run_all
 
 MAX_TRIES = 20
 """Listings that are made before a store counts as never at rest."""
+_LISTINGS = 3
+"""Of a directory, made before one that lacks what can be read is given up."""
 _DEAD = (None, len(SEAL), len(TOMBSTONE))
 """Sizes of what commits nothing. Anything else that is as small is a manifest cut off, or no plain file."""
 T = TypeVar("T")
@@ -263,8 +265,18 @@ class Survey:
             return Skipped(str(name), f"{error.why}; upgrade ckptstore to read it", newer=True)
 
     def _recheck_listing(self, name: CheckpointName, manifest: Manifest) -> str | None:
-        """Why a listing made now shows another checkpoint: one that lacked something may have been cut."""
-        return _mismatch(manifest, list_files(self._backend, str(name), url_of(self._backend, name)))
+        """Why a listing made now shows another checkpoint: one that lacked something may have been cut.
+
+        StoreUnavailable if it lacks what can be read all the same: it says nothing about the checkpoint.
+        """
+        where = url_of(self._backend, name)
+        for _ in range(_LISTINGS):
+            listed = list_files(self._backend, str(name), where)
+            problem = _mismatch(manifest, listed)
+            missing = _find_missing(manifest, listed)
+            if problem is None or missing is None or not can_read(self._backend, f"{name}/{missing}", where):
+                return problem
+        raise disagree(where, str(missing))
 
 
 def _live(scan: Mapping[CheckpointName, Mapping[str, int]]) -> list[CheckpointName]:
@@ -288,6 +300,12 @@ def _mismatch(manifest: Manifest, files: Mapping[str, int]) -> str | None:
         elif files[file.path] != file.size:
             return f"{file.path} has {files[file.path]} bytes, not {file.size}"
     return None
+
+
+def _find_missing(manifest: Manifest, files: Mapping[str, int]) -> str | None:
+    """The first file with bytes in it that `manifest` names and `files` lacks."""
+    named = (file for file in (*manifest.files, manifest.parts) if file.size)
+    return next((file.path for file in named if file.path not in files), None)
 
 
 def restless(url: str) -> StoreUnavailable:

@@ -45,10 +45,11 @@ MIN_MANIFEST_BYTES = 1024  # a committed manifest is at least this long ...
 SMALL_STATE_BYTES = 512  # ... and a tombstone or seal at most this: a listing tells them apart
 
 MAX_STEP = 10**18 - 1
-MAX_ATTEMPT = 10**9 - 1  # no name has room for more
+MAX_ATTEMPT = 10**6 - 1  # a save a second for eleven days: what is beyond is no name of ours
+MAX_MOVE = 10**9 - 1  # of a tag; what is beyond no store has written, and none reads
 MAX_DEPTH = 100  # directories within directories in a checkpoint; ten would be many
 _MAX_NAME_BYTES = 255  # of one path component, on every local file system in use
-_CHECKPOINT = re.compile(CHECKPOINTS + r"(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,8}))?\Z", re.ASCII)
+_CHECKPOINT = re.compile(CHECKPOINTS + r"(\d{6}|[1-9]\d{6,17})(?:-r([1-9]\d{0,5}))?\Z", re.ASCII)
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _RLLIB_FORBIDDEN = re.compile(r'[<>:"/\\|?]')  # RLlib refuses these itself, in every release
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_
 from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload, check_key
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.backends.objects.listing import ListingBound
 from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
 from ckptstore.printable import clean
 from ckptstore.work import Pool
@@ -235,9 +237,14 @@ class ObjectBackend:
     def _pages(self, prefix: str, delimiter: str, until: str | None) -> Iterable[Page]:
         client = self.client
         token: str | None = None
+        bound = ListingBound(self.timeout)
         while True:
             request = partial(client.page, prefix, delimiter, token)
             page = self.attempt("", request, absent_means_no_bucket=True)
+            try:
+                bound.check(chain((entry.key for entry in page.objects), page.prefixes), page.token)
+            except OSError as error:
+                raise type(error)(f"{self.url}: {error}") from None
             yield page
             token = page.token
             if token is None or (until is not None and page.objects and page.objects[-1].key >= until):

@@ -202,6 +202,8 @@ class GcsClient:
                 raise
             if reply["done"]:
                 return
+            if time.monotonic() > deadline:
+                raise TimeoutError("the copy did not end")
             token = {"rewriteToken": reply["rewriteToken"]}
 
     def _encryption(self) -> dict[str, str]:

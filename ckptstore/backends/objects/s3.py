@@ -30,6 +30,7 @@ from ckptstore.backends.objects.fsspec_loop import (
     without_secrets,
 )
 from ckptstore.backends.objects.http_status import BY_STATUS, Outcome
+from ckptstore.backends.objects.listing import ListingBound
 
 PART_BYTES = 16 * 2**20
 """Smaller and fewer parts than s3fs's 50 MiB x 10, and 1.8 times as fast in our measurements."""
@@ -259,6 +260,7 @@ class S3Client:
     def list_uploads(self, prefix: str, seconds: float) -> Sequence[Unfinished]:
         found: list[Unfinished] = []
         marker: dict[str, Any] = {}
+        bound = ListingBound(seconds)
         while True:
             try:
                 reply = self._call(seconds, "list_multipart_uploads", Prefix=prefix, **marker)
@@ -272,7 +274,11 @@ class S3Client:
             ]
             if not reply.get("IsTruncated"):
                 return found
-            marker = {"KeyMarker": reply["NextKeyMarker"], "UploadIdMarker": reply["NextUploadIdMarker"]}
+            marker = {
+                "KeyMarker": reply.get("NextKeyMarker", ""),
+                "UploadIdMarker": reply.get("NextUploadIdMarker", ""),
+            }
+            bound.check([], tuple(marker.values()))  # many uploads may be of one key
 
     def discard(self, upload: Unfinished, seconds: float) -> None:
         self.end_upload(upload.key, upload.id, seconds)
