@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -13,6 +12,7 @@ import numpy as np
 
 from ckptstore import logs
 from ckptstore.backends.base import Backend
+from ckptstore.backends.local.scratch import temporary_directory
 from ckptstore.codec.pickles.torch_calls import make_tensors
 from ckptstore.errors import (
     CheckpointCorrupt,
@@ -28,7 +28,7 @@ from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import open_trust
 from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
-from ckptstore.read.download import copy_files, new_directory, write_file
+from ckptstore.read.download import copy_files, new_directory, write_description, write_file
 from ckptstore.read.files import Files, UnverifiedFiles
 from ckptstore.read.lazy import Lazy
 from ckptstore.read.locate import Located, list_files, locate
@@ -482,6 +482,7 @@ class Checkpoint:
     ) -> str:
         """Copy it, verified, into the new or empty local `directory`; returns that directory's path.
 
+        It is filled at the end, at once. Of several processes one does, and the others find it done.
         The copy is a committed checkpoint like the original. With `policy_ids` it holds those policies only,
         the original is its parent, with the same digests, and a signature doesn't come along.
         """
@@ -491,20 +492,19 @@ class Checkpoint:
         paths = list(sizes)
         if wanted is not None:
             paths = partial_copy.choose_paths(self._contents, self._files, wanted)
-        with new_directory(target), logs.log_time("downloaded", self.url) as done:
-            copy_files(self._files, paths, target, _CONCURRENCY, progress)
+        making = new_directory(target, {path: sizes[path] for path in paths}, wanted is None)
+        with making as new, logs.log_time("downloaded", self.url) as done:
+            copy_files(self._files, paths, new, _CONCURRENCY, progress)
             files = self.manifest_files()
             described = None if files is None else (files.parts_bytes(), files.manifest)
             if wanted is not None:
                 others = set(self.policy_ids).difference(wanted)
                 info = partial_copy.rllib_json(self._files, self.version, wanted, others)
-                write_file(os.path.join(target, names.RLLIB_JSON), [info])
+                write_file(os.path.join(new, names.RLLIB_JSON), [info])
                 if isinstance(self._files, VerifiedFiles):
                     described = partial_copy.describe_part(self._files, paths, wanted, info)
             if described is not None:
-                # Last, as everywhere: a copy cut short is not a checkpoint.
-                write_file(os.path.join(target, names.PARTS), [described[0]])
-                write_file(os.path.join(target, names.MANIFEST), [described[1].dump()])
+                write_description(new, *described)
             done(sum(sizes[path] for path in paths))
         return target
 
@@ -514,7 +514,7 @@ class Checkpoint:
 
         Reading it with RLlib unpickles, which runs code: do that with checkpoints you trust.
         """
-        with tempfile.TemporaryDirectory(prefix="ckptstore-", ignore_cleanup_errors=True) as parent:
+        with temporary_directory() as parent:
             name = self.name if names.is_plain_name(self.name) else "checkpoint"
             yield self.download(os.path.join(parent, name), policy_ids=policy_ids)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 
 from ckptstore import logs
+from ckptstore.backends.local.scratch import Scratch
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
@@ -40,7 +40,7 @@ class Staged(os.PathLike[str]):
         self._request = request
         self._submit = submit
         self._save: Save | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Scratch | None = None
         self._directory: str | None = None
         self.checkpoint: Checkpoint | None = None
         """The committed checkpoint: after the block, or once `future` is done."""
@@ -64,8 +64,8 @@ class Staged(os.PathLike[str]):
             self._save = self._run.begin(self._request)
             self._directory = self._save.attempt.directory
         if self._directory is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="ckptstore-", ignore_cleanup_errors=True)
-            self._directory = self._temporary.name
+            self._temporary = Scratch()
+            self._directory = self._temporary.path
         return self
 
     def __exit__(
@@ -99,7 +99,7 @@ class Staged(os.PathLike[str]):
 
     def _clean_up(self) -> None:
         if self._temporary is not None:
-            self._temporary.cleanup()
+            self._temporary.remove()
 
     def _commit(self, save: Save, directory: str) -> Checkpoint:
         paths = local_files(directory)

@@ -2,34 +2,103 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
+from ckptstore.backends.local.scratch import Scratch
 from ckptstore.backends.translate import translate_errors
-from ckptstore.errors import CheckpointCorrupt, InvalidRequest
+from ckptstore.errors import CheckpointCorrupt, CheckpointExists, InvalidRequest
+from ckptstore.format import names
+from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import relative_path
 from ckptstore.read.files import Files
 from ckptstore.work import Progress, run_all
 
+_PRIVATE = ".ckptstore-download-"
+
 
 @contextmanager
-def new_directory(target: str) -> Iterator[None]:
-    """Make the directory `target`, or take an empty one; empty it again if the block fails."""
+def new_directory(target: str, expected: Mapping[str, int], whole: bool = True) -> Iterator[str]:
+    """A private directory that becomes the directory `target`, new or empty, when the block ends well.
+
+    Several may do this at once: one wins, and the others find there already what they have made too. Only of
+    a manifest that isn't of the `whole` checkpoint there may be several. InvalidRequest at once if `target`
+    is neither empty nor has all files that are `expected`, with these sizes; CheckpointExists at the end if
+    what lies there by then is something else, which is left as it is.
+    """
     with translate_errors(target):
         os.makedirs(target, mode=0o700, exist_ok=True)
-        if os.listdir(target):
+        place = os.path.realpath(target)  # what a link leads to is filled, not the link replaced
+        there = _sizes(place)
+        if there and any(there.get(path) != size for path, size in expected.items()):
             raise InvalidRequest(target, "it isn't empty", "Name a new directory")
+        scratch = _scratch_for(place)
     try:
-        yield
+        yield scratch.path
+        with translate_errors(target):
+            _move(scratch.path, place, target, whole)
     except BaseException:
-        # What is there is ours and not a checkpoint: the next try must find the directory empty.
-        for name in os.listdir(target):
-            path = os.path.join(target, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        scratch.remove()
         raise
+    if os.path.lexists(scratch.path):
+        scratch.remove()
+    scratch.release()
+
+
+def _scratch_for(place: str) -> Scratch:
+    """Beside `place`, so that a rename brings it there; within it, where it is a mount, or all there is."""
+    if not os.path.ismount(place) and os.access(os.path.dirname(place), os.W_OK | os.X_OK):
+        with suppress(OSError):
+            return Scratch(os.path.dirname(place), _PRIVATE)
+    return Scratch(place, _PRIVATE)
+
+
+def _move(made: str, place: str, target: str, whole: bool) -> None:
+    if os.path.dirname(made) != place:
+        shutil.copymode(place, made)  # it may have been made by somebody who wants it read by others
+        try:
+            if os.name == "nt":
+                with suppress(OSError):
+                    os.rmdir(place)
+            os.rename(made, place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
+                raise
+    elif not _sizes(place):
+        # Last, as everywhere: a copy cut short is not a checkpoint.
+        for name in sorted(os.listdir(made), key=lambda name: name == names.META):
+            os.rename(os.path.join(made, name), os.path.join(place, name))
+        return
+    ours, theirs = _sizes(made), _sizes(place)
+    skip = set() if whole else {names.MANIFEST}
+    same = set(ours) == set(theirs) and all(
+        filecmp.cmp(os.path.join(made, path), os.path.join(place, path), shallow=False)
+        for path in set(ours) - skip
+    )
+    if not same:
+        raise CheckpointExists(target, "something else lies there by now", "Name a new directory")
+
+
+def _sizes(place: str) -> dict[str, int]:
+    """Every file below `place` but those of downloads that go on, and its size in bytes; -1 for no file."""
+    found = {}
+    for folder, folders, files in os.walk(place):
+        folders[:] = [name for name in folders if not name.startswith(_PRIVATE)]
+        within = os.path.relpath(folder, place).replace(os.sep, "/")
+        for name in [*files, *(name for name in folders if os.path.islink(os.path.join(folder, name)))]:
+            status = os.lstat(os.path.join(folder, name))
+            path = name if within == "." else f"{within}/{name}"
+            found[path] = status.st_size if stat.S_ISREG(status.st_mode) else -1
+        if not files and not folders and within != ".":
+            found[within] = -1
+    return found
 
 
 def copy_files(
@@ -54,6 +123,12 @@ def path_below(target: str, path: str, source: str, flavour: ModuleType = os.pat
     if flavour.splitdrive(relative_path(path, source))[0]:  # joining that would forget the target
         raise CheckpointCorrupt(source, f"the path {path[:200]!r} names a drive")
     return str(flavour.join(target, path))
+
+
+def write_description(directory: str, table: bytes, manifest: Manifest) -> None:
+    """Make the files in `directory` a checkpoint. Last, as everywhere: a copy cut short is none."""
+    write_file(os.path.join(directory, names.PARTS), [table])
+    write_file(os.path.join(directory, names.MANIFEST), [manifest.dump()])
 
 
 def write_file(path: str, chunks: Iterable[bytes]) -> None:
