@@ -27,13 +27,16 @@ from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit import refs
 from ckptstore.commit.failures import is_of_another_step
+from ckptstore.commit.mirrored import note_source, read_sources, refuse_another_source
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, StoreNotFound
 from ckptstore.find import directories as finding
 from ckptstore.format.droppings import content_of
 from ckptstore.format.layout import Item
-from ckptstore.format.names import CheckpointName, check_checkpoint_name, join_below, stays_below
+from ckptstore.format.names import PIN, CheckpointName, check_checkpoint_name, join_below, stays_below
 from ckptstore.format.signing import Trust, open_trust
+from ckptstore.logs import logger
 from ckptstore.read.locate import list_files
 from ckptstore.read.manifests import require_manifest
 from ckptstore.rllib_formats.migrate import Step, fingerprint, fingerprint_names
@@ -73,6 +76,12 @@ class Found:
         parent, _, last = self.path.rpartition("/")
         match = _LOOSE.match(last)
         return (parent, int(match[1])) if match else (self.path, None)
+
+    @property
+    def source(self) -> str:
+        """URL of the directory that a mirror of it stands for: its store, or itself where it is alone."""
+        root, (path, _) = self.backend.url, self.home
+        return f"{root.rstrip('/')}/{path}" if path else root
 
     def open(self) -> Checkpoint:
         """The checkpoint itself."""
@@ -194,9 +203,15 @@ class Stores:
                 self._held[path] = {item.step: item for item in committed}
         return self._held[path].get(step)
 
+    def backend(self, path: str) -> Backend:
+        """Where the store at `path` lies."""
+        return open_backend(self._url_of(path), self._options)
+
+    def _url_of(self, path: str) -> str:
+        return join_below(self._url, path)
+
     def _open(self, path: str) -> CheckpointStore:
-        url = join_below(self._url, path)
-        return CheckpointStore(url, storage_options=self._options, **self._trusted)
+        return CheckpointStore(self._url_of(path), storage_options=self._options, **self._trusted)
 
 
 class Adopter(Stores):
@@ -217,8 +232,20 @@ class Mirror(Stores):
     Run again, it leaves alone what it has made already, by digests: a source without a manifest is read once
     for them. Where a source has other bytes by now, in files of the same names and sizes (a run that was
     trained anew), the copy is replaced: the new one is committed before the old one goes. Anything else that
-    has the step is in doubt, and kept: CheckpointExists.
+    has the step is in doubt, and kept: CheckpointExists. So is what may have come from another directory than
+    this one; each store notes which directories have filled it.
     """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+        trusted_keys: Iterable[bytes | str] | None = None,
+        trusted_stores: Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(url, storage_options, trusted_keys, trusted_stores)
+        self._tags: dict[tuple[str, str], dict[str, refs.Target]] = {}
+        self._noted: set[tuple[str, str]] = set()
 
     def migrate(
         self, found: Found, *, to: Writable = "1.1", steps: Iterable[Step] = (), dry_run: bool = False
@@ -237,17 +264,34 @@ class Mirror(Stores):
             and made_from
             and made_from in (checkpoint.id, _find_id_before_adoption(checkpoint))
         ):
-            return Done("there already", twin)
+            return self._note(found, Done("there already", twin))
         stale = made_from.startswith(fingerprint_names(_files_of(checkpoint)))
         if stale and not checkpoint.committed and checkpoint.source_id() == made_from:
-            return Done("there already", twin)
+            return self._note(found, Done("there already", twin))
+        if stale:
+            refuse_another_source(self.backend(path), found.source, number)
         store = self.store(path)
         dest = _Replacing(store) if stale else store
         done = checkpoint.migrate(dest, to=to, step=number, steps=tuple(steps))
-        return self._note(path, Done("replaced" if stale else "migrated", done.checkpoint, done))
+        return self._note(found, Done("replaced" if stale else "migrated", done.checkpoint, done))
 
     def copy(self, found: Found) -> Done:
-        """As it is, verified where it can be. One that the store has already is left alone."""
+        """As it is, verified where it can be. One that the store has already is left alone.
+
+        The tags that point at it come along, from wherever they pointed in the copy.
+        """
+        tags = self._tags_of(found)
+        try:
+            done = self._copy(found)
+        except Exception:
+            for tag in tags:
+                logger.warning("tag %r isn't moved in the copy: %s could not be copied", tag, found.url)
+            raise
+        if done.checkpoint is not None and tags:
+            self._move_tags(self.store(found.home[0]), done.checkpoint, tags)
+        return done
+
+    def _copy(self, found: Found) -> Done:
         path, step = found.home
         checkpoint = found.open()
         number = checkpoint.step if checkpoint.committed or step is None else step
@@ -255,23 +299,51 @@ class Mirror(Stores):
             raise InvalidRequest(found.url, "its files don't tell its step", "Copy it alone: `cp --step N`")
         twin = self.checkpoint_at(path, number)
         if twin is not None and checkpoint.committed and twin.id == checkpoint.id:
-            return Done("there already", twin)
+            return self._note(found, Done("there already", twin))
         stale = twin is not None and _sizes(twin) == _files_of(checkpoint)
         if twin is not None and stale and not checkpoint.differs_from(twin):
-            return Done("there already", twin)
+            return self._note(found, Done("there already", twin))
+        if stale:
+            refuse_another_source(self.backend(path), found.source, number)
         how: Literal["error", "replace"] = "replace" if stale else "error"
         verb = "replaced" if stale else "copied"
         if checkpoint.committed:
-            return self._note(path, Done(verb, self.store(path).add(checkpoint, if_exists=how)))
+            return self._note(found, Done(verb, self.store(path).add(checkpoint, if_exists=how)))
         with self.store(path).stage(number, if_exists=how) as staged:
             checkpoint.download(os.fspath(staged))
-        return self._note(path, Done(verb, staged.checkpoint))
+        return self._note(found, Done(verb, staged.checkpoint))
 
-    def _note(self, path: str, done: Done) -> Done:
-        """`done`, which this mirror knows of from now on."""
+    def _note(self, found: Found, done: Done) -> Done:
+        """`done`, which this mirror knows of from now on, and its store too."""
+        path = found.home[0]
         if done.checkpoint is not None:
             self._held[path][done.checkpoint.step] = done.checkpoint
+        if (path, found.source) not in self._noted:
+            backend = self.backend(path)
+            if done.verb != "there already" or not read_sources(backend):
+                note_source(backend, found.source)
+            self._noted.add((path, found.source))
         return done
+
+    def _tags_of(self, found: Found) -> list[str]:
+        """The tags of its store that point at it; each store's are read once."""
+        folder, _, last = found.path.rpartition("/")
+        if not found.committed or found.home[1] is None:
+            return []
+        key = (found.backend.url, folder)
+        if key not in self._tags:
+            self._tags[key] = refs.read_all(found.backend, lost=True, store=folder)
+        return [
+            ref
+            for ref, target in self._tags[key].items()
+            if target.name == last and not target.newer and not ref.startswith(PIN)
+        ]
+
+    def _move_tags(self, store: CheckpointStore, copy: Checkpoint, tags: Iterable[str]) -> None:
+        there = store.tags()
+        for tag in tags:
+            if there.get(tag) != copy.name:
+                store.tag(tag, copy)
 
 
 class _Replacing:

@@ -34,6 +34,7 @@ from ckptstore.find.sharing import check_all, check_chosen
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target, check_kind, target_of
+from ckptstore.find.transfer import copy_all, errors_of, summarize_errors
 from ckptstore.format import layout, names
 from ckptstore.format.layout import Item
 from ckptstore.format.manifest import Manifest
@@ -513,30 +514,28 @@ class CheckpointStore:
         which: Iterable[Which] | None = None,
         *,
         progress: Progress | None = None,
+        errors: list[CheckpointError] | None = None,
     ) -> list[Checkpoint]:
         """Copy checkpoints, verified, to another store: all of them, or those named; tags come along.
 
-        A checkpoint keeps its id. One that the other store already has is left alone, so a copy cut
-        short is taken up again by the same call. Raises CheckpointExists where the other store has
-        another checkpoint of the same step.
+        A checkpoint keeps its id. One that the other store already has is left alone, so a copy cut short
+        is taken up again by the same call. What is damaged, or meets another checkpoint of its step there,
+        stops none of the others; then their errors are added to `errors`, or without it CheckpointCorrupt,
+        CheckpointExists or CheckpointGone is raised at the end. A later release's are passed over.
         """
         check_kind(other, CheckpointStore)
-        chosen = self.checkpoints() if which is None else [self._resolve(item) for item in which]
+        told: list[CheckpointError] = [] if errors is None else errors
+        if which is None:
+            chosen, skipped = self._survey.list_committed()
+            told += errors_of(skipped, self.url, newer=errors is not None)
+        else:
+            chosen = [self._resolve(item) for item in which]
         if chosen:
             other._identity.make()
-        there = {checkpoint.step: checkpoint for checkpoint in other.checkpoints()}
-        arrived: dict[str, Checkpoint] = {}
-        copied_now: list[Checkpoint] = []
-        for checkpoint in chosen:
-            twin = there.get(checkpoint.step)
-            if twin is None or twin.id != checkpoint.id:
-                twin = other.add(checkpoint, progress=progress)
-                copied_now.append(twin)
-            arrived[checkpoint.name] = twin
-        for tag, name in self.tags().items():
-            if name in arrived and other.tags().get(tag) != arrived[name].name:
-                other.tag(tag, arrived[name])
-        return copied_now
+        copied = copy_all(chosen, other, self.tags(), progress, told)
+        if told and errors is None:
+            raise summarize_errors(told, self.url)
+        return copied
 
     def add(
         self,

@@ -39,15 +39,16 @@ class Target(NamedTuple):
     """Why it isn't followed, if a later release wrote it: then it protects what it points at, and no more."""
 
 
-def read_all(backend: Backend, *, lost: bool = False) -> dict[str, Target]:
-    """Every ref that points somewhere, pins included.
+def read_all(backend: Backend, *, lost: bool = False, store: str = "") -> dict[str, Target]:
+    """Every ref that points somewhere, pins included. `store` is the store's directory, where not the root.
 
     That there is none protects nothing, so it is taken only from a listing that shows ``store.json`` too;
     unless that is known to be `lost`, where nothing is ever removed.
     """
     highest: dict[str, int] = {}
-    with translate_errors(f"{backend.url}/{names.REFS}"):
-        listed = backend.list(names.META)
+    folder = f"{store}/" if store else ""
+    with translate_errors(f"{backend.url}/{folder}{names.REFS}"):
+        listed = [item._replace(key=item.key[len(folder) :]) for item in backend.list(folder + names.META)]
     if odd := [item.key for item in listed if item.size < 0 and f"{item.key}/".startswith(f"{names.REFS}/")]:
         raise CheckpointCorrupt(f"{backend.url}/{odd[0]}", "it is a link, pipe or device, and may hide refs")
     if not lost and not any(item.key == names.STORE for item in listed):
@@ -58,7 +59,7 @@ def read_all(backend: Backend, *, lost: bool = False) -> dict[str, Target]:
             continue  # no ref of ours: it would be read elsewhere
         if item.key.startswith(names.REFS + "/") and (number := _parse_number(file)):
             highest[ref] = max(highest.get(ref, 0), number)
-    found = {ref: _read_listed(backend, ref, number) for ref, number in sorted(highest.items())}
+    found = {ref: _read_listed(backend, ref, number, folder) for ref, number in sorted(highest.items())}
     return {ref: target for ref, target in found.items() if target is not None}
 
 
@@ -171,10 +172,10 @@ def _key(ref: str, number: int) -> str:
     return f"{names.REFS}/{ref}/{number:012}.json"
 
 
-def _read_listed(backend: Backend, ref: str, number: int) -> Target | None:
+def _read_listed(backend: Backend, ref: str, number: int, folder: str) -> Target | None:
     """What `ref` points at; nothing if it is a rollback's, which ended since it was listed."""
     try:
-        return _read(backend, ref, number)
+        return _read(backend, ref, number, folder)
     except CheckpointNotFound:
         if not ref.startswith(names.HOLD):
             raise
@@ -182,8 +183,8 @@ def _read_listed(backend: Backend, ref: str, number: int) -> Target | None:
 
 
 @retry_if_corrupt
-def _read(backend: Backend, ref: str, number: int) -> Target | None:
-    key = _key(ref, number)
+def _read(backend: Backend, ref: str, number: int, folder: str = "") -> Target | None:
+    key = folder + _key(ref, number)
     source = f"{backend.url}/{key}"
     with translate_errors(source):
         data = backend.read(key, most=strictjson.MAX_SMALL_BYTES)

@@ -12,8 +12,11 @@ from ckptstore.cli.destination import destination_option, open_destination, pars
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import Target, find
 from ckptstore.cli.text import format_count, format_size
-from ckptstore.errors import InvalidRequest
+from ckptstore.errors import CheckpointError, InvalidRequest
 from ckptstore.work import Progress
+
+_RANKED = (3, 4, 6, 5)
+"""Exit codes of what stops only one checkpoint, the one that counts among several last: damage."""
 
 
 @command("cp")
@@ -34,8 +37,8 @@ def cp(
 
     The destination is created if it doesn't exist. Copies are verified on the way and keep their ids; tags
     come along. Checkpoints that the destination already has are skipped, so to resume an interrupted copy,
-    run the same command again. A checkpoint that RLlib wrote becomes a committed one; its files stay
-    byte for byte as they were.
+    run the same command again. Damaged ones are passed over and named; then the exit code is 5. A checkpoint
+    that RLlib wrote becomes a committed one; its files stay byte for byte as they were.
     """
     if (url := many.parse_pattern(source)) is not None:
         if step is not None:
@@ -49,15 +52,25 @@ def cp(
     target = open_destination(session, destination, to_storage_option)
     if step is not None and (found.checkpoint is None or found.checkpoint.committed):
         raise InvalidRequest("--step", "a committed checkpoint keeps its step", "Leave it out")
+    errors: list[CheckpointError] = []
     with session.show_progress("copying", describe.count_bytes(*_list_sources(found))) as progress:
-        copied = _copy(found, target, step, progress)
+        if found.store is not None and found.checkpoint is None:
+            copied = found.store.copy_to(target, progress=progress, errors=errors)
+        else:
+            copied = _copy_one(found, target, step, progress)
     tags = target.tags()
     session.show(
-        {"store": target.url, "copied": [describe.summarize(item, tags) for item in copied]},
+        {
+            "store": target.url,
+            "copied": [describe.summarize(item, tags) for item in copied],
+            "passed_over": [{"what": error.what, "reason": error.why} for error in errors],
+        },
         *(f"{item.name}  {format_size(describe.count_bytes(item))}" for item in copied),
-        f"{format_count(len(copied), 'checkpoint')} copied to {target.url}",
+        *(f"PASSED OVER {error.what}: {error.why}" for error in errors),
+        f"{format_count(len(copied), 'checkpoint')} copied to {target.url}"
+        + (f", {len(errors)} passed over" if errors else ""),
     )
-    return 0
+    return max((error.exit_code for error in errors), key=_RANKED.index, default=0)
 
 
 def _list_sources(found: Target) -> list[Checkpoint]:
@@ -66,15 +79,14 @@ def _list_sources(found: Target) -> list[Checkpoint]:
     return found.store.checkpoints() if found.store is not None else []
 
 
-def _copy(
+def _copy_one(
     found: Target, target: CheckpointStore, step: int | None, progress: Progress | None
 ) -> list[Checkpoint]:
-    """Copy what was found into `target`. Returns the copies, without what `target` had already."""
-    if found.store is not None:
-        which = None if found.checkpoint is None else [found.checkpoint]
-        return found.store.copy_to(target, which, progress=progress)
+    """Copy the checkpoint that was found into `target`; the copy, or nothing if `target` had it already."""
     checkpoint = found.checkpoint
     assert checkpoint is not None
+    if found.store is not None:
+        return found.store.copy_to(target, [checkpoint], progress=progress)
     if checkpoint.committed:
         return _add(checkpoint, target, progress)
     if step is None and checkpoint.step < 0:
