@@ -35,7 +35,7 @@ from ckptstore.read.locate import Located, list_files, locate
 from ckptstore.read.manifests import fetch_manifest
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.read.report import VerifyReport
-from ckptstore.read.weights import choose, flatten
+from ckptstore.read.weights import ask_which, choose, flatten
 from ckptstore.save import partial as partial_copy
 from ckptstore.save.handover import StoredPolicy, base_of, copy_items
 from ckptstore.work import Progress, run_all
@@ -272,9 +272,7 @@ class Checkpoint:
         """
         if policy_id is None:
             if len(self.policy_ids) != 1:
-                raise InvalidRequest(
-                    self.url, f"it holds {len(self.policy_ids)} policies", self._list_policies()
-                )
+                raise ask_which(self.url, self.policy_ids)
             policy_id = self.policy_ids[0]
         self._check_known([policy_id])
         self._note_load()
@@ -476,8 +474,8 @@ class Checkpoint:
     def download(
         self,
         directory: str | os.PathLike[str],
-        *,
         policy_ids: Iterable[str] | None = None,
+        *,
         progress: Progress | None = None,
     ) -> str:
         """Copy it, verified, into the new or empty local `directory`; returns that directory's path.
@@ -509,7 +507,7 @@ class Checkpoint:
         return target
 
     @contextmanager
-    def as_directory(self, *, policy_ids: Iterable[str] | None = None) -> Iterator[str]:
+    def as_directory(self, policy_ids: Iterable[str] | None = None) -> Iterator[str]:
         """A real local directory with a copy of it, for RLlib or any other reader; removed at the end.
 
         Reading it with RLlib unpickles, which runs code: do that with checkpoints you trust.
@@ -564,16 +562,12 @@ class Checkpoint:
 
     def _check_known(self, policy_ids: Iterable[str]) -> list[str]:
         if isinstance(policy_ids, str):
-            raise InvalidRequest("policy_ids", f"{policy_ids!r} is a str", "Pass a list or set of ids")
+            raise InvalidRequest("policy_ids", f"{policy_ids!r} is of type str", "Pass a list or set of ids")
         wanted = list(dict.fromkeys(policy_ids))
         unknown = [policy_id for policy_id in wanted if policy_id not in self.policies]
         if unknown:
             raise names.refuse_unknown_policies(self.url, unknown, self.policy_ids)
         return wanted
-
-    def _list_policies(self) -> str:
-        shown = ", ".join(map(repr, self.policy_ids[:20])) + (", ..." if len(self.policy_ids) > 20 else "")
-        return f"It holds {len(self.policy_ids)}: {shown}" if self.policy_ids else "It holds none"
 
     def _sizes(self, policy_ids: Iterable[str]) -> int:
         sizes = self._files.paths()

@@ -33,7 +33,7 @@ from ckptstore.find.removal import Removal, refuse_newer
 from ckptstore.find.sharing import check_all, check_chosen
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
-from ckptstore.find.targets import Target, check_kind, target_of
+from ckptstore.find.targets import Target, check_kind, directories_of, refuse_word, target_of
 from ckptstore.find.transfer import copy_all, errors_of, summarize_errors
 from ckptstore.format import layout, names
 from ckptstore.format.layout import Item
@@ -342,8 +342,8 @@ class CheckpointStore:
         """
         return choose_best(self.checkpoints(), metric, mode)
 
-    def get(self, which: SupportsIndex | str | None = None, *, id: str | None = None) -> Checkpoint:
-        """The checkpoint of a step, by its name, by ``tag:<name>``, or by id.
+    def get(self, which: Which | None = None, *, id: str | None = None) -> Checkpoint:
+        """The checkpoint of a step, by its name, by ``tag:<name>``, or by id; of a `Checkpoint`, it anew.
 
         Raises CheckpointNotFound if there is none.
         """
@@ -354,22 +354,21 @@ class CheckpointStore:
         for checkpoint in self.checkpoints():
             if checkpoint.id == id:
                 return checkpoint
-        raise CheckpointNotFound(
-            f"{self.url} id {id!r}", "no committed checkpoint has it", "See `ckptstore ls`"
-        )
+        raise CheckpointNotFound(f"{self.url} id {id!r}", "no checkpoint has it", "See `ckptstore ls`")
 
-    def _find(self, which: SupportsIndex | str, misnamed: bool = False) -> tuple[CheckpointName, Manifest]:
+    def _find(self, which: Which, misnamed: bool = False) -> tuple[CheckpointName, Manifest]:
         """The checkpoint of a step, by its name, or by ``tag:<name>``; by name it may be `misnamed`."""
         self._identity.look()
+        if isinstance(which, Checkpoint):
+            self._check_mine(which)
+            return target_of(which).name, self._tags.check_same(target_of(which))
         if not isinstance(which, str):
             return find_step(self._survey, names.step_number(which))
         if which.startswith("tag:"):
             return self._tags.follow(which[4:])
         name = CheckpointName.parse(which)
         if name is None:
-            raise InvalidRequest(
-                repr(which), "it is not a checkpoint name", "Use a step, 'checkpoint_000100' or 'tag:<name>'"
-            )
+            raise refuse_word(which, self.tags())
         return name, self._survey.manifest_of(name, misnamed)
 
     # -- tags -----------------------------------------------------------------------------------
@@ -409,25 +408,27 @@ class CheckpointStore:
 
     # -- removing -------------------------------------------------------------------------------
 
-    def delete(self, which: Which) -> None:
+    def delete(self, which: Which, *, dry_run: bool = False) -> None:
         """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned.
 
-        By its name it may also be a copy of another step, which nothing else takes.
+        By its name it may also be a copy of another step, which nothing else takes. With `dry_run` nothing
+        is removed, and what stands against it is raised all the same.
         """
-        self._removal.delete(self._identify(which, misnamed=True))
+        self._removal.delete(self._identify(which, misnamed=True), dry_run=dry_run)
 
-    def rollback(self, which: Which) -> list[str]:
-        """Unpublish every checkpoint later than this one, newest first, so that `latest` returns it.
+    def rollback(self, which: Which, *, dry_run: bool = False) -> list[str]:
+        """Delete every checkpoint later than this one, newest first, so that `latest` returns it.
 
-        Returns the names that this call removed. Raises CheckpointProtected before anything is removed
-        if one of them is tagged or pinned.
+        Returns the names that this call removed, or with `dry_run` would remove. Raises
+        CheckpointProtected before anything is removed if one of them is tagged or pinned.
         """
         checkpoint = self._resolve(which)
         found = self._survey.list_committed()
         later = [target_of(other) for other in found.checkpoints if other.step > checkpoint.step]
         refuse_newer(found.skipped, checkpoint.step, self.url)
-        removed = self._removal.roll_back(target_of(checkpoint), later)
-        self._lineage.note_load(checkpoint)
+        removed = self._removal.roll_back(target_of(checkpoint), later, dry_run)
+        if not dry_run:
+            self._lineage.note_load(checkpoint)
         return removed
 
     def prune(self, keep: Keep, *, dry_run: bool = False) -> list[str]:
@@ -452,19 +453,20 @@ class CheckpointStore:
             pruned.append(str(target.name))
         return pruned
 
-    def gc(self, grace: float | None = None) -> Swept:
+    def gc(self, grace: float | None = None, *, dry_run: bool = False) -> Swept:
         """Remove what crashed or aborted saves and interrupted deletes left behind.
 
         `grace` is the age in seconds below which an unfinished save is taken to be alive; by default
         0 on local disk, where a lock tells, and a day on object stores. Nothing committed is touched, nor
-        what a tag or pin points at, which was committed once and has lost its manifest.
+        what a tag or pin points at, which was committed once and has lost its manifest. With `dry_run` the
+        store stays as it is, and the report says what would go.
         """
         if self._identity.look() is Standing.NOTHING:
             return Swept([], 0)
         self._identity.prove()
         self._removal.holds.remove_dead()
         with translate_errors(self.url):
-            return self._catalog.sweep(grace, functools.partial(refs.check_unnamed, self._backend))
+            return self._catalog.sweep(grace, functools.partial(refs.check_unnamed, self._backend), dry_run)
 
     # -- the whole store ------------------------------------------------------------------------
 
@@ -503,7 +505,7 @@ class CheckpointStore:
                 sources.append(source_of(mirror))
             else:
                 sources += sources_of(check_kind(mirror, CheckpointStore)._survey)
-        chosen = None if which is None else [self._identify(item).name for item in which]
+        chosen = None if which is None else directories_of(which, self._survey.names(), self._identify)
         with translate_errors(self.url):
             doctor = Repair(self._catalog, self._survey, sources, self._trust, self._concurrency, progress)
             return doctor.run(chosen, dry_run)

@@ -202,6 +202,8 @@ def _verbs(place: str, outside: str) -> Mapping[str, list[str]]:
         "prune": [place, "--keep", "1", "--dry-run"],
         "gc": [place],
         "repair": [place],
+        "rm": [f"{place}@1", "--dry-run"],
+        "rollback": [f"{place}@1", "--dry-run"],
         "doctor": [place],
     }
 
@@ -294,8 +296,10 @@ class TestWhatIsThere:
         assert newest is not None
         assert newest.state == {"iteration": 2}
         assert store.get("tag:champion").step == 1
+        only_read = CheckpointStore(root, create=False)
+        assert [item.step for item in only_read.checkpoints()] == [1, 2]
         with pytest.raises(StoreNotFound, match=r"store\.json is missing"):
-            CheckpointStore(root, create=False).latest()
+            only_read.save(3)
         for change in (
             lambda: store.delete(2),
             lambda: store.untag("champion"),

@@ -42,6 +42,8 @@ _VERBS = (
     "migrate",
     "prune",
     "repair",
+    "rm",
+    "rollback",
     "scan",
     "tag",
     "tree",

@@ -62,6 +62,7 @@ def detail(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     ]
     document |= _describe_run(checkpoint)
     document["notes"] = [note._asdict() for note in checkpoint.notes]
+    document["strays"] = _find_strays(checkpoint)
     if not checkpoint.committed:
         document["files"] = [{"path": path, "bytes": count, "digest": None} for path, count in sizes.items()]
         return document
@@ -74,6 +75,14 @@ def detail(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
         "files": [{"path": file.path, "bytes": file.size, "digest": file.digest} for file in manifest.files],
     }
     return document
+
+
+def _find_strays(checkpoint: Checkpoint) -> list[str]:
+    """Paths of files that lie in its directory and that its manifest doesn't name."""
+    if not checkpoint.committed:
+        return []
+    own = {file.path for file in checkpoint.manifest.files}
+    return sorted(checkpoint.listing().keys() - own - {names.PARTS, names.MANIFEST, names.CLAIM})
 
 
 def _load_parts(checkpoint: Checkpoint) -> Mapping[str, parts.FileParts]:

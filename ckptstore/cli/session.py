@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,13 @@ from rich.text import Text
 
 from ckptstore import CheckpointStore
 from ckptstore.cli.text import parse_storage_options, to_json_value
+from ckptstore.errors import InvalidRequest, StoreNotFound
 from ckptstore.logs import logger
 from ckptstore.printable import clean
 
 DEBUG = "ckptstore.debug"
+SELECTED = re.compile(r"(?P<store>.+)@(?P<which>latest|\d+|tag:[^/@]+|checkpoint_[^/@]+)\Z", re.DOTALL)
+"""``STORE@WHICH``."""
 _UNLIMITED = 100_000  # columns
 
 
@@ -43,7 +47,14 @@ class Session:
 
     def open_store(self, url: str, *, create: bool = False) -> CheckpointStore:
         """The store at `url`; created only if `create` says so: a mistyped URL must leave nothing behind."""
-        return CheckpointStore(url, storage_options=self.options, create=create, **self.trusted)
+        store = CheckpointStore(url, storage_options=self.options, create=create, **self.trusted)
+        if not create and (selected := SELECTED.match(url)):
+            try:
+                store.tags()  # only looks whether a store is called so
+            except StoreNotFound as error:
+                why = "it names a checkpoint, and a store is needed"
+                raise InvalidRequest(url, why, f"Name the store, {selected['store']}") from error
+        return store
 
     def show(self, document: Mapping[str, Any], *lines: RenderableType) -> None:
         """Print `document` with ``--json``, and `lines` without."""
@@ -101,6 +112,20 @@ class Session:
         with Progress(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task("", total=total)
             yield lambda: bar.advance(task)
+
+
+def yes_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--yes``, for commands that ask on a terminal."""
+    return click.option("--yes", "-y", is_flag=True, help="Don't ask, not on a terminal either.")(function)
+
+
+def confirm(yes: bool, *actions: str) -> None:
+    """Ask on a terminal whether `actions` are meant, unless `yes` says so; click.Abort if they aren't."""
+    if yes or not sys.stdin.isatty():
+        return
+    for action in actions:
+        click.echo(f"would {clean(action)}", err=True)
+    click.confirm("Go on?", abort=True, err=True)
 
 
 def _make_console(stream: Any, width: int | None) -> Console:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +27,23 @@ def format_size(count: int) -> str:
 def format_count(count: int, noun: str, plural: str | None = None) -> str:
     """``1 file``, ``2 files``; `plural` is for nouns that take more than an s."""
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str, flag: str, *, bare: bool = False) -> float:
+    """Seconds in ``90m``, ``12h`` or ``7d``; with `bare` also in a number alone. `flag` is for errors."""
+    unit = _SECONDS.get(text[-1:], 0)
+    number = text[:-1] if unit else text
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or not (unit or bare):
+        raise InvalidRequest(
+            f"{flag} {text}", "it isn't a length of time", "Write for example 90m, 12h or 7d"
+        )
+    seconds = float(number) * (unit or 1)
+    if seconds > datetime.timedelta.max.total_seconds():
+        raise InvalidRequest(f"{flag} {text}", "it is too long", "Write for example 7d")
+    return seconds
 
 
 def format_time(created: str | None) -> str:

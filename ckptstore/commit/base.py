@@ -163,9 +163,9 @@ class Catalog(Protocol):
         instead. A manifest that is absent is created, and stays as it is if somebody else was first.
         """
 
-    def sweep(self, grace: float | None, check: Check = allow) -> Swept:
+    def sweep(self, grace: float | None, check: Check = allow, dry_run: bool = False) -> Swept:
         """Remove what crashed, lost or deleted attempts left; never a live or in-flight one.
 
         Nor a directory for which `check` raises CheckpointProtected. `grace` is in seconds; None takes the
-        protocol's own default.
+        protocol's own default. With `dry_run` nothing of the store is changed: what would go is told.
         """

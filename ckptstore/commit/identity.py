@@ -43,19 +43,21 @@ class Identity:
     def look(self) -> Standing:
         """Whether there is a store, for whoever only reads. Never writes.
 
-        Raises IsCheckpoint where a checkpoint lies, and StoreNotFound where other files do. If no store may
-        be made, StoreNotFound wherever ``store.json`` is not.
+        Raises IsCheckpoint where a checkpoint lies, and StoreNotFound where other files do; if no store may
+        be made, also where nothing is.
         """
         if self._id is not None:
             return Standing.STORE
         place = self._look_around()
         if place is None:
             return Standing.STORE
-        if not self._create or (place.others and not place.committed):
+        if not place.committed and (place.others or not self._create):
             raise no_store(self._backend.url, place, self._create)
         if place.committed and not self._warned:
             self._warned = True
-            logger.warning("%s has no store.json any more; the next save makes one", self._backend.url)
+            url = self._backend.url
+            again = "the next save" if self._create else f"`ckptstore adopt {url}/{place.committed}`"
+            logger.warning("%s has no store.json any more; %s makes one", url, again)
         return Standing.LOST if place.committed else Standing.NOTHING
 
     def prove(self) -> str:

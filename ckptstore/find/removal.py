@@ -37,26 +37,28 @@ class Removal:
         self.holds = Holds(catalog, tags)
         """What rollbacks hold."""
 
-    def delete(self, target: Target, superseded: bool = False, held: Hold | None = None) -> None:
+    def delete(
+        self, target: Target, superseded: bool = False, held: Hold | None = None, dry_run: bool = False
+    ) -> None:
         """Delete it; if it must be `superseded`, only while a later step is committed.
 
-        With `held`, only while that is there.
+        With `held`, only while that is there. With `dry_run` it only raises what a delete would raise now.
         """
         try:
-            self._delete(target, superseded, held)
+            self._delete(target, superseded, held, dry_run)
         except CheckpointProtected:
-            if not self.holds.remove_dead():
+            if dry_run or not self.holds.remove_dead():
                 raise
-            self._delete(target, superseded, held)
+            self._delete(target, superseded, held, dry_run)
 
-    def _delete(self, target: Target, superseded: bool, held: Hold | None) -> None:
+    def _delete(self, target: Target, superseded: bool, held: Hold | None, dry_run: bool) -> None:
         name, backend = target.name, self._catalog.backend
         self._tags.prove_store()
 
         def check() -> None:
             if self._tags.check_same(target).step != name.step:
                 self._survey.check_alone(name)
-            protecting = refs.read_all(backend)
+            protecting = self.holds.read_living(remove=False) if dry_run else refs.read_all(backend)
             if held is not None:
                 held.check(protecting, f"{self._url}/{name}")
             for ref in protecting.values():
@@ -67,13 +69,16 @@ class Removal:
                 raise CheckpointProtected(f"{self._url}/{name}", "it is the newest by now")
 
         with translate_errors(f"{self._url}/{name}"):
-            self._catalog.delete(name, check)
+            check() if dry_run else self._catalog.delete(name, check)
 
-    def roll_back(self, target: Target, later: Sequence[Target]) -> list[str]:
+    def roll_back(self, target: Target, later: Sequence[Target], dry_run: bool = False) -> list[str]:
         """Delete the checkpoints `later`, newest first, so that `target` is the latest; names removed."""
-        protecting = self.holds.read_living()
+        self._tags.prove_store()
+        protecting = self.holds.read_living(remove=not dry_run)
         for other in later:
             refs.check_none_points_at(protecting, self._catalog.backend, other.name)
+        if dry_run:
+            return [str(other.name) for other in reversed(later)]
         # Else a `prune` elsewhere, which still counts on what goes now, could remove this one as well.
         removed = []
         with self.holds.hold(target, uuid.uuid4().hex) as held:

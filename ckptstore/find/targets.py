@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, SupportsIndex, TypeVar
 
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import InvalidRequest
+from ckptstore.errors import CheckpointNotFound, InvalidRequest
 from ckptstore.format.names import CheckpointName
 
 T = TypeVar("T")
@@ -34,3 +37,47 @@ def check_kind(value: object, kind: type[T]) -> T:
         remedy = "CheckpointStore(url)" if kind.__name__ == "CheckpointStore" else "Checkpoint.open(url)"
         raise InvalidRequest(repr(value)[:80], f"it is no {kind.__name__}", f"Pass {remedy}")
     return value
+
+
+def refuse_word(word: str, tags: Collection[str]) -> InvalidRequest:
+    """The error for a str that is neither a checkpoint's name nor a tag with its prefix."""
+    if word in tags:
+        return InvalidRequest(repr(word), "it is a tag", f"Use 'tag:{word}'")
+    if re.fullmatch(r"[0-9]{1,18}", word):
+        return InvalidRequest(repr(word), "it is a str, not a step", f"Use get({int(word)})")
+    remedies = {
+        "latest": "Use latest()",
+        "last": "Use latest()",
+        "newest": "Use latest()",
+        "best": "Use best(metric), with the metric that counts",
+    }
+    usual = "Use a step, 'checkpoint_000100' or 'tag:<name>'"
+    return InvalidRequest(repr(word), "it is not a checkpoint name", remedies.get(word.lower(), usual))
+
+
+def directories_of(
+    which: Iterable[Checkpoint | SupportsIndex | str],
+    listed: Sequence[CheckpointName],
+    identify: Callable[[Checkpoint | SupportsIndex | str], Target],
+) -> list[CheckpointName]:
+    """The directories, of those `listed`, that each of `which` means; their manifests may be damaged.
+
+    `identify` finds what is neither a step nor a name.
+    """
+    chosen: list[CheckpointName] = []
+    for item in which:
+        if isinstance(item, Checkpoint) or (isinstance(item, str) and item.startswith("tag:")):
+            chosen.append(identify(item).name)
+            continue
+        name = CheckpointName.parse(item) if isinstance(item, str) else None
+        if isinstance(item, str):
+            found = [name] if name is not None else [identify(item).name]
+        else:
+            step = operator.index(item)
+            found = [each for each in listed if each.step == step]
+        if not set(found) & set(listed):
+            raise CheckpointNotFound(
+                str(item), "there is no directory of that name or step", "See `ckptstore ls`"
+            )
+        chosen += found
+    return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,15 @@ def flatten(weights: object, what: str) -> dict[str, Array]:
     flat: dict[str, Array] = {}
     _collect(weights, "", flat, what)
     return flat
+
+
+def ask_which(what: str, policy_ids: Sequence[str]) -> InvalidRequest:
+    """The error for weights of `what` where no policy was named, and there is not just one."""
+    if not policy_ids:
+        return InvalidRequest(what, "it holds no policies", "Read `state` or `components`")
+    shown = ", ".join(map(repr, policy_ids[:20])) + (", ..." if len(policy_ids) > 20 else "")
+    remedy = f"Say which one, for example weights({policy_ids[0]!r}); they are {shown}"
+    return InvalidRequest(what, f"it holds {len(policy_ids)} policies", remedy)
 
 
 def choose(flat: Mapping[str, Array], names: Iterable[str], what: str) -> dict[str, Array]:

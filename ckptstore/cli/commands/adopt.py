@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ckptstore import bulk
+from ckptstore import Checkpoint, bulk
 from ckptstore.cli import describe, many
 from ckptstore.cli.session import Session, command
 from ckptstore.cli.text import format_size
+from ckptstore.errors import CheckpointError
 from ckptstore.format.names import check_checkpoint_name
 
 
@@ -29,11 +30,23 @@ def adopt(session: Session, target: str, workers: int) -> int:
     check_checkpoint_name(
         name, target, "Copy it with `ckptstore cp`; to adopt every checkpoint below it, add /**"
     )
-    parent = parent or ("/" if target.startswith("/") else ".")
-    store = session.open_store(parent, create=True)
+    store = session.open_store(f"{parent}/" if parent or target.startswith("/") else "./", create=True)
+    already = _is_committed(session, target)
     checkpoint = store.adopt(name)
+    verb = "already is a checkpoint" if already else "is a checkpoint now"
     session.show(
-        {"store": store.url, "adopted": describe.summarize(checkpoint, store.tags())},
-        f"{checkpoint.url} is a checkpoint now, {format_size(checkpoint.manifest.size)}",
+        {
+            "store": store.url,
+            "adopted": describe.summarize(checkpoint, store.tags()),
+            "already": already,
+        },
+        f"{checkpoint.url} {verb}, {format_size(checkpoint.manifest.size)}",
     )
     return 0
+
+
+def _is_committed(session: Session, url: str) -> bool:
+    try:
+        return Checkpoint.open(url, storage_options=session.options).committed
+    except CheckpointError:
+        return False  # adopting it says what is wrong

@@ -9,7 +9,7 @@ import click
 from ckptstore import Checkpoint, CheckpointStore, bulk
 from ckptstore.cli import describe, many
 from ckptstore.cli.session import Session, command
-from ckptstore.cli.targets import find
+from ckptstore.cli.targets import find, identify
 from ckptstore.cli.text import format_count, format_size, format_time, format_value
 from ckptstore.format.metrics import flatten
 
@@ -48,7 +48,7 @@ def _show_store(session: Session, store: CheckpointStore) -> None:
     tags = store.tags()
     document: dict[str, Any] = {
         "store": store.url,
-        "id": store.id,
+        "id": identify(store),
         "checkpoint_count": len(checkpoints),
         "bytes": describe.count_bytes(*checkpoints),
         "oldest": describe.summarize(checkpoints[0], tags) if checkpoints else None,
@@ -57,7 +57,7 @@ def _show_store(session: Session, store: CheckpointStore) -> None:
     }
     rows = [
         ["store", store.url],
-        ["id", store.id],
+        ["id", document["id"] or "unknown: its store.json is missing"],
         ["checkpoints", str(len(checkpoints))],
         ["size", format_size(document["bytes"])],
         *([name, document[name]["name"]] for name in ("oldest", "newest") if document[name]),
@@ -97,6 +97,7 @@ def _show_checkpoint(session: Session, checkpoint: Checkpoint, store: Checkpoint
     rows += [
         ["component", f"{item['name']} ({format_size(item['bytes'])})"] for item in document["components"]
     ]
+    rows += [["not part of it", path] for path in document["strays"]]
     lines: list[Any] = [session.make_pairs(rows)]
     if document["per_policy"]:
         policies = [

@@ -6,6 +6,7 @@ import click
 
 from ckptstore.cli import describe
 from ckptstore.cli.session import Session, command
+from ckptstore.cli.targets import identify
 from ckptstore.cli.text import find_metric, format_size, format_time, format_value
 from ckptstore.format.metrics import explain_unknown
 from ckptstore.logs import logger
@@ -43,7 +44,7 @@ def ls(session: Session, store_url: str, metrics: tuple[str, ...]) -> None:
         for item in found
     ]
     session.show(
-        {"store": store.url, "id": store.id, "checkpoints": found},
+        {"store": store.url, "id": identify(store), "checkpoints": found},
         session.make_table(columns, rows, right=["step", "policies", "size", *metrics])
         if found
         else f"{store.url} holds no checkpoint",

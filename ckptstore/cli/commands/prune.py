@@ -8,6 +8,7 @@ import click
 
 from ckptstore import retention
 from ckptstore.cli.session import Session, command
+from ckptstore.cli.text import parse_duration
 from ckptstore.errors import InvalidRequest
 from ckptstore.find.prune import metrics_of
 from ckptstore.format.metrics import explain_unknown
@@ -51,7 +52,7 @@ def prune(
     if every is not None:
         rules.append(retention.EveryNSteps(every))
     if within is not None:
-        rules.append(retention.LatestDuration(_parse_duration(within)))
+        rules.append(retention.LatestDuration(_parse_within(within)))
     if tagged:
         rules.append(retention.Tagged())
     if not rules:
@@ -77,13 +78,5 @@ def _parse_metric(option: str, text: str) -> tuple[str, int]:
     return metric, int(number)
 
 
-def _parse_duration(text: str) -> datetime.timedelta:
-    number, unit = text[:-1], {"m": "minutes", "h": "hours", "d": "days"}.get(text[-1:])
-    if unit is None or not number.isdecimal():
-        raise InvalidRequest(
-            f"--within {text}", "it isn't a length of time", "Write for example 90m, 12h or 7d"
-        )
-    try:
-        return datetime.timedelta(**{unit: int(number)})
-    except OverflowError as error:
-        raise InvalidRequest(f"--within {text}", "it is too long", "Write for example 7d") from error
+def _parse_within(text: str) -> datetime.timedelta:
+    return datetime.timedelta(seconds=parse_duration(text, "--within"))

@@ -23,7 +23,7 @@ from ckptstore.commit.local.root import (
     is_committed,
     list_committed,
 )
-from ckptstore.commit.local.sweep import sweep
+from ckptstore.commit.local.sweep import foresee, sweep
 from ckptstore.errors import InvalidRequest, StoreUnavailable
 from ckptstore.format.names import STAGING, TRASH, CheckpointName
 
@@ -141,6 +141,6 @@ class DirectoryCatalog(LocalRoot):
         """Write beside the damaged file, and rename over it under the root's lock."""
         mend_in_place(self, name, path, write, check, twin)
 
-    def sweep(self, grace: float | None, check: Check = allow) -> Swept:
+    def sweep(self, grace: float | None, check: Check = allow, dry_run: bool = False) -> Swept:
         """Remove what dead attempts, deletes and publishes left behind: nothing that has a name to check."""
-        return sweep(self, grace or 0.0)
+        return (foresee if dry_run else sweep)(self, grace or 0.0)

@@ -33,6 +33,39 @@ def sweep(store: LocalRoot, grace: float) -> Swept:
     return Swept(sorted({*dead, *(name.rpartition(".")[0] for name in trashed)}), freed)
 
 
+def foresee(store: LocalRoot, grace: float) -> Swept:
+    """What `sweep` would remove now, temporary files apart. Changes nothing."""
+    disk, found, keys = store.backend.disk, set[str](), list[str]()
+    with store.backend.open_root() as root:
+        for folder in (STAGING, TRASH):
+            try:
+                directory = disk.open_dir(root, folder)
+            except FileNotFoundError:
+                continue
+            with directory:
+                for name in sorted(entry.name for entry in disk.entries(directory)):
+                    if folder == TRASH:
+                        found.add(name.rpartition(".")[0])
+                    elif name.endswith(LOCK) or not _is_dead(disk, directory, name, grace):
+                        continue
+                    else:
+                        found.add(name)
+                    keys.append(f"{folder}/{name}")
+    freed = sum(max(file.size, 0) for key in keys for file in store.backend.list(key))
+    return Swept(sorted(found), freed)
+
+
+def _is_dead(disk: Disk, staging: Directory, attempt: str, grace: float) -> bool:
+    try:
+        lock = Lock(disk, disk.open_lock(staging, attempt + LOCK))
+    except FileNotFoundError:
+        return _age(disk, staging, attempt) >= grace
+    try:
+        return bool(try_lock(lock.fd)) and _age(disk, staging, attempt) >= grace
+    finally:
+        lock.release()
+
+
 def _sync_trash(store: LocalRoot, root: Directory) -> list[str]:
     """Under the lock: what the trash holds, once that is certain to survive a power cut.
 

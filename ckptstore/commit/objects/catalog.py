@@ -177,6 +177,6 @@ class RegisterCatalog(Register):
 
     # Sweeping
 
-    def sweep(self, grace: float | None, check: Check = allow) -> Swept:
+    def sweep(self, grace: float | None, check: Check = allow, dry_run: bool = False) -> Swept:
         with translate_bucket_errors(self.backend.url):
-            return Sweep(self, GRACE if grace is None else grace, check).run()
+            return Sweep(self, GRACE if grace is None else grace, check, dry_run).run()

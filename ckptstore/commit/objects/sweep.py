@@ -35,11 +35,12 @@ GRACE = 86400.0
 class Sweep:
     """One pass over a store. See :meth:`ckptstore.commit.base.Catalog.sweep`."""
 
-    def __init__(self, register: Register, grace: float, check: Check = allow) -> None:
+    def __init__(self, register: Register, grace: float, check: Check = allow, dry_run: bool = False) -> None:
         self._register = register
         self._backend = register.backend
         self._grace = grace
         self._check = check
+        self._dry_run = dry_run
         self._attempts: list[str] = []
         self._bytes = 0
 
@@ -50,6 +51,8 @@ class Sweep:
         found = group_by_directory(self._backend.starting(CHECKPOINTS))
         for name, files in found.items():
             self._directory(name, files)
+        if self._dry_run:
+            return Swept(self._attempts, self._bytes)
         self._leftovers(found)
         try:
             self._backend.abort_uploads(self._is_old_upload)
@@ -73,19 +76,31 @@ class Sweep:
         if state is State.CLAIMED and self._older(files, self._grace):
             if self._register.is_protected(name, self._check):
                 return
+            if self._dry_run:
+                self._foresee(name, files)
+                return
             self._fence()
             # Sealed first: a writer that is alive after all must find that out when it commits.
             state = self._register.seal(name)
         if state is not State.DEAD:
             return
         payload = [entry for path, entry in files.items() if path not in REGISTERS and stays_below(entry.key)]
-        if payload:
+        if self._dry_run:
+            if self._is_dead(name, files) and not self._register.is_protected(name, self._check):
+                self._foresee(name, files)
+        elif payload:
             if self._is_dead(name, files) and not self._register.is_protected(name, self._check):
                 self._fence()
                 self._bytes += self._register.remove_payload(payload)
                 self._attempts.append(str(name))
         elif self._older(files, self._register.horizon):
             self._retire(name, files)
+
+    def _foresee(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
+        payload = [entry.size for path, entry in files.items() if path not in REGISTERS]
+        if payload:
+            self._attempts.append(str(name))
+            self._bytes += sum(payload)
 
     def _is_dead(self, name: CheckpointName, files: Mapping[str, Listed]) -> bool:
         """Whether the register itself says so: a size in a listing is a hint, and this is for ever."""
