@@ -477,8 +477,8 @@ class CheckpointStore:
 
         The damaged ones are included. Of a damaged file it names the other checkpoints that share it. Of the
         whole store it reports as well what has lost its manifest: a tag or pin points at it, or its
-        ``parts.json``, which is written right before the manifest, is older than an hour. So is a tag or pin
-        that points at nothing.
+        ``parts.json``, which is written right before the manifest, is older than an hour; until then a note
+        says that it is unfinished. So is a tag or pin that points at nothing.
         """
         if which is not None:
             return check_chosen(self._survey, map(self._resolve, which), progress)
@@ -508,7 +508,7 @@ class CheckpointStore:
         chosen = None if which is None else directories_of(which, self._survey.names(), self._identify)
         with translate_errors(self.url):
             doctor = Repair(self._catalog, self._survey, sources, self._trust, self._concurrency, progress)
-            return doctor.run(chosen, dry_run)
+            return doctor.run(chosen, dry_run, self._tags.find_dangling())
 
     def copy_to(
         self,
@@ -528,7 +528,7 @@ class CheckpointStore:
         check_kind(other, CheckpointStore)
         told: list[CheckpointError] = [] if errors is None else errors
         if which is None:
-            chosen, skipped = self._survey.list_committed()
+            chosen, skipped, _ = self._survey.list_committed()
             told += errors_of(skipped, self.url, newer=errors is not None)
         else:
             chosen = [self._resolve(item) for item in which]

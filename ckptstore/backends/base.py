@@ -38,7 +38,11 @@ class Listed(NamedTuple):
 
 
 class PlaceMissing(FileNotFoundError):
-    """The bucket itself is not there: a typo in the URL, not an empty store."""
+    """The bucket itself is not there, or a directory that was: a typo in the URL, not an empty store."""
+
+
+class BucketMissing(PlaceMissing):
+    """The same, where it was never seen: it has to be created first."""
 
 
 class BadOptions(OSError):

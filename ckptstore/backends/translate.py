@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing, TooLarge
+from ckptstore.backends.base import BadOptions, BucketMissing, NotPlain, PlaceMissing, TooLarge
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -43,6 +43,7 @@ BY_CLASS: dict[type[OSError | EOFError], Row] = {
     NotPlain: (CheckpointCorrupt, "Remove it, or use an older checkpoint if it was part of one"),
     TooLarge: (CheckpointCorrupt, "Bring back the file that was there, or use an older checkpoint"),
     BadOptions: (InvalidRequest, "See what s3fs, gcsfs or fsspec's own file system takes"),
+    BucketMissing: (StoreNotFound, "Create the bucket, or check its name in the URL"),
     PlaceMissing: (StoreNotFound, "Bring it back, or open a new CheckpointStore to begin anew"),
     FileNotFoundError: (CheckpointNotFound, ""),
     FileExistsError: (

@@ -6,21 +6,15 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
+from ckptstore.cli.advice import describe_error
 from ckptstore.cli.session import DEBUG
-from ckptstore.errors import (
-    CheckpointCorrupt,
-    CheckpointError,
-    CheckpointExists,
-    CheckpointGone,
-    CheckpointProtected,
-    StoreNotFound,
-)
+from ckptstore.errors import CheckpointError
 from ckptstore.printable import clean
 from ckptstore.version import __version__
 
@@ -65,7 +59,7 @@ class Commands(click.Group):
             ctx.exit(INTERRUPTED)
         except CheckpointError as error:
             _print_debug(ctx)
-            _fail(ctx, _describe_error(error), error.exit_code)
+            _fail(ctx, describe_error(error), error.exit_code)
         except BrokenPipeError:
             # Storage errors arrive typed, so this is our reader who left, as `head` does.
             _flush_stdout()
@@ -78,29 +72,6 @@ class Commands(click.Group):
             _print_debug(ctx)
             text = f"internal error: {type(error).__name__}: {error}"
             _fail(ctx, f"{text}. Please report it with what --debug prints", 1)
-
-
-# The library's advice is for Python. By class: that advice, and what to do in a shell instead.
-_ADVICE: Mapping[type[CheckpointError], tuple[str, str]] = {
-    CheckpointCorrupt: (
-        CheckpointCorrupt.default_remedy,
-        "Use an older checkpoint: `ckptstore latest STORE --verified` finds the newest whole one",
-    ),
-    CheckpointGone: (CheckpointGone.default_remedy, "Use another one: `ckptstore ls STORE` lists them"),
-    CheckpointProtected: ("Use untag() or unpin() first", "Use `ckptstore tag STORE --delete NAME` first"),
-    CheckpointExists: (
-        CheckpointExists.default_remedy,
-        "Copy to another store, or remove that checkpoint first",
-    ),
-    StoreNotFound: ("Check the URL, or pass create=True", "Check the path or URL"),
-}
-
-
-def _describe_error(error: CheckpointError) -> str:
-    in_python, in_shell = _ADVICE.get(type(error), ("", ""))
-    if in_python and error.remedy == in_python:
-        return str(type(error)(error.what, error.why, in_shell))
-    return str(error)
 
 
 def _fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:

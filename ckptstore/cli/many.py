@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from ckptstore import bulk
+from ckptstore.cli.advice import in_shell
 from ckptstore.cli.session import Session
 from ckptstore.cli.text import format_count, to_json_value
 from ckptstore.errors import CheckpointError, InvalidRequest
@@ -82,7 +83,7 @@ def run_each(
                 document["seconds"] = round(outcome.seconds, 4)
                 click.echo(json.dumps(to_json_value(document)))
             elif outcome.error is not None:
-                click.echo(f"ckptstore: {clean(outcome.error)}", err=True)
+                click.echo(f"ckptstore: {clean(in_shell(str(outcome.error)))}", err=True)
     if not session.as_json:
         seconds = time.monotonic() - began
         width = 2 + len(columns)
@@ -102,7 +103,7 @@ def _describe_outcome(outcome: bulk.Outcome[Line]) -> Line:
     if outcome.result is not None:
         return outcome.result
     error = outcome.error
-    document = {"error": type(error).__name__, "message": str(error)}
+    document = {"error": type(error).__name__, "message": in_shell(str(error))}
     return Line("failed", document, (), error.exit_code if isinstance(error, CheckpointError) else 1)
 
 

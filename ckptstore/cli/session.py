@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ckptstore import CheckpointStore
+from ckptstore.cli.advice import in_shell
 from ckptstore.cli.text import parse_storage_options, to_json_value
 from ckptstore.errors import InvalidRequest, StoreNotFound
 from ckptstore.logs import logger
@@ -147,10 +148,16 @@ class _ConsoleHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        self._console.print(Text(f"ckptstore: {prefix}{clean(record.getMessage())}"))
+        text = clean(in_shell(record.getMessage()))
+        if record.levelno >= logging.WARNING:
+            if text in self._warned:  # a command may list a store more than once
+                return
+            self._warned.add(text)
+            text = f"{record.levelname.lower()}: {text}"
+        self._console.print(Text(f"ckptstore: {text}"))
 
 
 def _log_to(console: Console, verbose: int) -> None:

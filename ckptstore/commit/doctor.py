@@ -90,7 +90,7 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
 
     steps: dict[str, Callable[[], None]] = {
         "it answers": reach,
-        "no checkpoint is there": hold_no_checkpoint,
+        "it is not itself a checkpoint": hold_no_checkpoint,
         "what is written can be read": write_and_read,
         "what exists is not overwritten": refuse_overwriting,
         "a listing shows what was just written": list_at_once,

@@ -60,7 +60,8 @@ class Lineage:
         when = "after this save" if self.last is None else "before going on from there"
         return (
             f"step {step} is saved where step {newest[0].step} of another run is the newest ({newest[0]}): "
-            f"after a crash latest() returns that. Call store.rollback({back}) {when}, or use another store"
+            f"after a crash latest() returns that. Call store.rollback({back}) {when}, which deletes every "
+            f"checkpoint later than step {back}, or use another store"
         )
 
     def base(self) -> Base | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ckptstore.backends.base import Backend, Listed
 from ckptstore.backends.translate import translate_errors
@@ -28,6 +29,17 @@ def may_be_lost(files: Mapping[str, object]) -> bool:
     return names.PARTS in files and names.MANIFEST not in files and names.RETIRED not in files
 
 
+UNFINISHED = "unfinished: may be a save in flight"
+
+
+class Loss(NamedTuple):
+    """What there is to say of a directory with all but a manifest."""
+
+    why: str
+    certain: bool
+    """Whether it has lost it; else a save may be about to write it."""
+
+
 def can_read(backend: Backend, key: str, where: str) -> bool:
     """Whether the file `key`, which a listing lacks and which isn't empty, can be read all the same."""
     with translate_errors(where):
@@ -44,13 +56,13 @@ def disagree(where: str, path: str) -> StoreUnavailable:
     return StoreUnavailable(where, why, "Try again later, and remove nothing meanwhile")
 
 
-def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) -> dict[CheckpointName, str]:
-    """Those of the directories `without` a manifest that have lost it, and what there is to say.
+def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) -> dict[CheckpointName, Loss]:
+    """Those of the directories `without` a manifest that have all but that.
 
     `whole` says that a save's directory gets its name with its manifest in it, as on a local disk.
     """
     patience = SECONDS_TO_ADOPT if whole else SECONDS_TO_COMMIT
-    found: dict[CheckpointName, str] = {}
+    found: dict[CheckpointName, Loss] = {}
     pointing: Mapping[str, refs.Target] | None = None
     for name in without:
         listed = _list_meta(backend, name)
@@ -66,9 +78,12 @@ def find_lost(backend: Backend, without: Iterable[CheckpointName], whole: bool) 
         by = refs.refs_to(pointing, str(name))
         written = listed[names.PARTS].modified
         if by:
-            found[name] = f"its manifest is missing, and {', '.join(by)} points at it"
+            found[name] = Loss(f"its manifest is missing, and {', '.join(by)} points at it", True)
         elif written is not None and time.time() - written > patience:
-            found[name] = "its manifest is missing: it was lost, or its save died right before writing it"
+            why = "its manifest is missing: it was lost, or its save died right before writing it"
+            found[name] = Loss(why, True)
+        else:
+            found[name] = Loss(UNFINISHED, False)
     return found
 
 

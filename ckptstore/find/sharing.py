@@ -26,6 +26,9 @@ def check_all(
     dangling = find_dangling()
     reports = [_report_skipped(survey, skip, dangling.pop(skip.name, ())) for skip in found.skipped]
     reports += [VerifyReport(f"{survey.url}/{name}", 0, 0, problems) for name, problems in dangling.items()]
+    reports += [
+        VerifyReport(f"{survey.url}/{name}", 0, 0, notes=(why,)) for name, why in found.unfinished.items()
+    ]
     reports += [checkpoint.check(progress=progress) for checkpoint in found.checkpoints]
     return _with_sharers(survey, reports)
 

@@ -15,7 +15,7 @@ from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.commit.place import refuse_checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable, UnreadableFormat
 from ckptstore.find.lineage import Lineage
-from ckptstore.find.lost import can_read, disagree, find_lost, may_be_lost
+from ckptstore.find.lost import Loss, can_read, disagree, find_lost, may_be_lost
 from ckptstore.format import layout as plan
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
@@ -42,6 +42,8 @@ class Found(NamedTuple):
 
     checkpoints: list[Checkpoint]
     skipped: list[Skipped]
+    unfinished: dict[str, str]
+    """Names of directories that lack a manifest alone, and what there is to say: maybe it is on its way."""
 
 
 class Survey:
@@ -153,7 +155,7 @@ class Survey:
     def list_committed(self) -> Found:
         """Every visible checkpoint whose files are all there, oldest to newest, and what was passed over."""
         if self._identity.look() is Standing.NOTHING:
-            return Found([], [])
+            return Found([], [], {})
         known: set[CheckpointName] = set()
         for _ in range(MAX_TRIES):
             with translate_errors(self._backend.url):
@@ -231,10 +233,14 @@ class Survey:
                 skipped.append(Skipped(str(name), problem))
             else:
                 committed.append((name, manifest))
-        skipped += self.find_lost([name for name, files in scan.items() if may_be_lost(files)])
+        losses = self.find_losses([name for name, files in scan.items() if may_be_lost(files)])
+        skipped += [Skipped(str(name), loss.why) for name, loss in losses.items() if loss.certain]
+        unfinished = {str(name): loss.why for name, loss in losses.items() if not loss.certain}
         log_skipped(skipped, self._backend.url)
         visible = readable(plan.visible(committed))
-        return Found([self.checkpoint(name, manifest) for name, manifest in visible.items()], skipped)
+        return Found(
+            [self.checkpoint(name, manifest) for name, manifest in visible.items()], skipped, unfinished
+        )
 
     def _find_successors(self, scan: Mapping[CheckpointName, Mapping[str, int]]) -> set[CheckpointName]:
         """Names that steps have which `scan` shows as deleted, and that aren't in there: replacements?
@@ -251,9 +257,13 @@ class Survey:
 
     def find_lost(self, without: Sequence[CheckpointName]) -> list[Skipped]:
         """Those of the directories `without` a manifest that have lost it."""
+        losses = self.find_losses(without)
+        return [Skipped(str(name), loss.why) for name, loss in losses.items() if loss.certain]
+
+    def find_losses(self, without: Sequence[CheckpointName]) -> dict[CheckpointName, Loss]:
+        """Those of the directories `without` a manifest that have lost it, or may have."""
         with translate_errors(self._backend.url):
-            found = find_lost(self._backend, without, self._catalog.in_place)
-        return [Skipped(str(name), why) for name, why in found.items()]
+            return find_lost(self._backend, without, self._catalog.in_place)
 
     def _look(self, name: CheckpointName) -> Manifest | Missing | Skipped:
         """The manifest; or why nothing is committed there (any more), or can't be read."""

@@ -23,6 +23,7 @@ from ckptstore.errors import (
     InvalidRequest,
     UnreadableFormat,
 )
+from ckptstore.find.lost import may_be_lost
 from ckptstore.find.sharing import file_id, find_sharers
 from ckptstore.find.survey import Survey, readable
 from ckptstore.format.manifest import Check, Manifest
@@ -71,12 +72,24 @@ class Repair:
         self._progress = progress
         self._healed: dict[tuple[str, object], str] = {}  # digest and old file to the key that is good now
 
-    def run(self, chosen: Iterable[CheckpointName] | None, dry_run: bool) -> list[RepairReport]:
-        """A report for every damaged checkpoint, of those `chosen` and of what shares a file with them."""
+    def run(
+        self,
+        chosen: Iterable[CheckpointName] | None,
+        dry_run: bool,
+        dangling: Mapping[str, tuple[str, ...]],
+    ) -> list[RepairReport]:
+        """A report for every damaged checkpoint, of those `chosen` and of what shares a file with them.
+
+        `dangling` tells, by name of a directory, what is wrong with the refs that point there: it can't be
+        mended here where nothing is in that directory.
+        """
+        chosen = None if chosen is None else list(chosen)
         manifests = self._survey.manifests()
         with translate_errors(self._backend.url):
             self._scan = self._catalog.scan()
             self._refs = refs.read_all(self._backend)
+        without = [name for name, files in self._scan.items() if may_be_lost(files)]
+        self._losses = self._survey.find_losses(without)
         self._whole = readable(manifests.items())
         self._sources = [*_sources(self._backend, self._whole), *self._mirrors]
         waiting = sorted(self._scan if chosen is None else set(chosen))
@@ -93,10 +106,23 @@ class Repair:
         if not dry_run:
             for patient in patients:
                 self._mend(patient)
-        reports = [RepairReport(patient.url, patient.told, patient.lost) for patient in patients]
+        reports = [
+            RepairReport(patient.url, patient.told, patient.lost, patient.notes) for patient in patients
+        ]
+        reported = {str(patient.name) for patient in patients}
+        for pointed, problems in dangling.items():
+            if pointed not in reported and (chosen is None or CheckpointName.parse(pointed) in chosen):
+                url = f"{self._backend.url.rstrip('/')}/{pointed}"
+                reports.append(RepairReport(url, {}, {MANIFEST: self._describe_dangling(pointed, problems)}))
         return sorted(reports, key=lambda report: report.name)
 
     # ---- Looking
+
+    def _describe_dangling(self, pointed: str, problems: tuple[str, ...]) -> str:
+        ids = {target.id for target in self._refs.values() if target.name == pointed}
+        copies = [source.url for source in self._mirrors if source.manifest.id in ids]
+        remedy = f"; `ckptstore cp {copies[0]} {self._backend.url}` brings a copy back" if copies else ""
+        return "; ".join(problems) + remedy
 
     def _examine(self, patient: _Patient, found: Manifest | Skipped | None) -> bool:
         """Whether anything is damaged; then what can be done about it."""
@@ -118,7 +144,15 @@ class Repair:
         if MANIFEST in patient.writes and patient.lost:
             del patient.writes[MANIFEST], patient.told[MANIFEST]
             patient.lost[MANIFEST] = "other files of it can't be mended"
-        return bool(patient.writes or patient.lost)
+        if found is None and patient.lost and patient.source is None and not self._is_certain(name):
+            # With nothing that tells it from a save in flight, `verify` calls it no damage either.
+            patient.writes, patient.told, patient.lost = {}, {}, {}
+            patient.notes = tuple(loss.why for loss in [self._losses.get(name)] if loss is not None)
+        return bool(patient.writes or patient.lost or patient.notes)
+
+    def _is_certain(self, name: CheckpointName) -> bool:
+        loss = self._losses.get(name)
+        return loss is not None and loss.certain
 
     def _is_lost(self, name: CheckpointName, files: Mapping[str, int], found: Skipped | None) -> bool:
         """Whether a directory without a manifest that can be read seems to have had one."""
@@ -314,6 +348,7 @@ class _Patient:
         self.bytes: dict[str, bytes] = {}
         self.told: dict[str, str] = {}
         self.lost: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
 
     def plan(self, path: str, told: str, write: Write, data: bytes | None) -> None:
         """Have `path` written by `write`; `data` is what it will hold, where it is small."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class RepairReport:
     """Path of a damaged file to the URLs that its bytes come from."""
     lost: Mapping[str, str]
     """Path of a damaged file to why it stays as it is."""
+    notes: tuple[str, ...] = field(default=())
+    """What may be no damage: a save without a manifest may still be writing it."""
 
     @property
     def ok(self) -> bool:

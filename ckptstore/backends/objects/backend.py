@@ -18,7 +18,7 @@ from itertools import chain
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ckptstore.backends.base import BadOptions, Listed, PlaceMissing, Sink, too_large
+from ckptstore.backends.base import BadOptions, BucketMissing, Listed, Sink, too_large
 from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload, check_key
 from ckptstore.backends.objects.fsspec_loop import MISTAKES
 from ckptstore.backends.objects.http_status import Outcome
@@ -309,7 +309,7 @@ class ObjectBackend:
         if outcome is Outcome.ABSENT:
             return FileNotFoundError(f"{name} is not there")
         if outcome is Outcome.BUCKET_MISSING:
-            return PlaceMissing(f"{self.url}: the bucket is not there ({brief})")
+            return BucketMissing(f"the bucket is not there ({brief})")
         if outcome is Outcome.EXISTS:
             return FileExistsError(f"{name} is already there")
         if outcome is Outcome.DENIED:
