@@ -30,7 +30,8 @@ class Staged(os.PathLike[str]):
     checkpoint's own, renamed into place; for an object store it is a temporary one, uploaded at the end.
 
     Raises InvalidRequest at the end for links, pipes and devices, for an empty directory, and for a
-    directory that already is a ckptstore checkpoint.
+    directory that already is a ckptstore checkpoint. What was written then isn't lost: the error says where
+    it is kept, on local disk in ``.unsaved/`` of the store, from where nothing here removes it.
     """
 
     def __init__(
@@ -102,17 +103,10 @@ class Staged(os.PathLike[str]):
             self._temporary.remove()
 
     def _commit(self, save: Save, directory: str) -> Checkpoint:
-        paths = local_files(directory)
-        if not paths:
-            raise InvalidRequest(
-                directory, "nothing was written into it", "Write the checkpoint's files there"
-            )
-        if any(path.split("/")[0] == names.META for path in paths):
-            raise InvalidRequest(
-                directory,
-                f"it holds {names.META}/ of another checkpoint",
-                "Use copy_to() to copy a checkpoint",
-            )
+        try:
+            paths = _list_files(directory)
+        except InvalidRequest as error:
+            raise self._keep_files(directory, error) from error
         with logs.log_time("staged", f"{self._run.catalog.backend.url} step {self._request.step}") as done:
             if self._temporary is None:
                 files = save.hash_in_place(paths)
@@ -122,6 +116,24 @@ class Staged(os.PathLike[str]):
             name, manifest = save.commit(request, files)
             done(manifest.size)
         return self._run.note_commit(name, manifest)
+
+    def _keep_files(self, directory: str, error: InvalidRequest) -> InvalidRequest:
+        """Move what was written to where it stays, and say so in the error."""
+        if not os.listdir(directory):
+            return error
+        above = None if self._temporary else os.path.dirname(os.path.dirname(directory))
+        try:
+            if above is not None:
+                above = os.path.join(above, names.UNSAVED)
+                os.makedirs(above, exist_ok=True)
+            kept = tempfile.mkdtemp(prefix=f"{names.CheckpointName(self._request.step)}-", dir=above)
+            kept = os.path.join(kept, "files")
+            os.rename(directory, kept)
+        except OSError:
+            logs.logger.warning("%s could not be kept", directory, exc_info=True)
+            return error
+        remedy = f"{error.remedy}. Your files are kept in {kept}: copy them from there into a new stage()"
+        return InvalidRequest(error.what.replace(directory, kept), error.why, remedy)
 
     def _describe(self, files: _LocalFiles) -> Request:
         found = contents.describe(files)
@@ -133,6 +145,17 @@ class Staged(os.PathLike[str]):
             checkpoint_version=found.version,
             format="",
         )
+
+
+def _list_files(directory: str) -> list[str]:
+    """What will be committed. InvalidRequest where that can't be, or is nothing."""
+    paths = local_files(directory)
+    if not paths:
+        raise InvalidRequest(directory, "nothing was written into it", "Write the checkpoint's files there")
+    if any(path.split("/")[0] == names.META for path in paths):
+        why = f"it holds {names.META}/ of another checkpoint"
+        raise InvalidRequest(directory, why, "Use copy_to() to copy a checkpoint")
+    return paths
 
 
 class _LocalFiles:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -787,10 +788,47 @@ def _manifest(path: Path) -> None:
     (path / "_ckptstore" / "manifest.json").write_bytes(b"{}")
 
 
-@pytest.mark.parametrize("fill", [_empty, _link, _linked_folder, _pipe, _manifest])
-def test_stage_refuses(store: CheckpointStore, fill: Callable[[Path], None]) -> None:
-    with pytest.raises(InvalidRequest), store.stage(step=5) as path:
-        fill(Path(path))
+def _backslash(path: Path) -> None:
+    (path / "a\\b").write_bytes(b"x")
+
+
+def _unfinished(path: Path) -> None:
+    (path / ".ckptstore-0123456789abcdef.tmp").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [_empty, _link, _linked_folder, _pipe, _manifest, _backslash, _unfinished],
+    ids=lambda fill: fill.__name__,
+)
+def test_stage_refuses_and_keeps_the_files(
+    store: CheckpointStore, fill: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for stage in (store.stage, store.stage_async):
+        with pytest.raises(InvalidRequest) as caught:  # noqa: PT012
+            with stage(step=5) as path:
+                fill(Path(path))
+                if fill is not _empty:
+                    Path(path, "hours-of-work.pt").write_bytes(b"x" * 1000)
+            store.wait()
+        found = re.search(r"Your files are kept in (.+): copy them", str(caught.value))
+        if fill is _empty:
+            assert found is None
+            continue
+        assert found is not None
+        kept = Path(found[1])
+        assert Path(kept, "hours-of-work.pt").read_bytes() == b"x" * 1000
+        store.gc(grace=0)
+        assert len(os.listdir(kept)) >= 2
+        for entry in kept.iterdir():  # what the error asks for
+            if entry.name != "hours-of-work.pt":
+                entry.rename(tmp_path / f"{stage.__name__}-out")
+        with store.stage(step=6, if_exists="replace") as path:
+            shutil.copytree(kept, path, dirs_exist_ok=True)
+        assert store.get(6).listing().keys() >= {"hours-of-work.pt"}
+        store.delete(6)
     assert store.checkpoints() == []
     assert store.save(5).step == 5
 
