@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from ckptstore.backends.base import Backend
-from ckptstore.backends.registry import open_backend
+from ckptstore.backends.registry import check_url, open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import refs
@@ -175,7 +175,7 @@ class Stores:
         trusted_keys: Iterable[bytes | str] | None = None,
         trusted_stores: Iterable[str] | None = None,
     ) -> None:
-        self._url = os.fspath(url)
+        self._url = check_url(url)
         self._options = storage_options
         trust = open_trust(trusted_keys, trusted_stores)
         self._trusted: dict[str, Any] = trust.settings if trust is not None else {}

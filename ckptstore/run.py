@@ -78,6 +78,10 @@ class Run:
     ) -> tuple[Request, list[Item]]:
         """The manifest's request and the files of a save. InvalidRequest before a byte is written."""
         request = self.build_request(given.kind, given.policy_ids, step, metrics, labels, if_exists)
+        if given.is_empty and not models and not metrics:
+            logs.logger.warning(
+                "step %d is saved with nothing in it. Pass a state, or policies", request.step
+            )
         return request, given.items(request.step) + model_items(given, models or {})
 
     def save(self, request: Request, items: Sequence[Item], progress: Progress | None = None) -> Checkpoint:

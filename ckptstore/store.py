@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from ckptstore import logs, retention
 from ckptstore.backends.base import Backend
-from ckptstore.backends.registry import open_backend
+from ckptstore.backends.registry import backend_of
 from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import open_catalog, refs
@@ -98,10 +98,8 @@ class CheckpointStore:
         trusted_keys: Iterable[bytes | str] | None = None,
         trusted_stores: Iterable[str] | None = None,
     ) -> None:
-        self._backend = (
-            open_backend(url, storage_options, timeout=timeout, retries=retries, concurrency=concurrency)
-            if isinstance(url, (str, os.PathLike))
-            else url
+        self._backend = backend_of(
+            url, storage_options, timeout=timeout, retries=retries, concurrency=concurrency
         )
         names.check_positive("max_pending", max_pending, "Pass 1 or more")
         self._catalog = open_catalog(self._backend, single_writer=single_writer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ckptstore.backends.base import Backend
 from ckptstore.errors import InvalidRequest
@@ -21,6 +21,24 @@ _OPENERS = {
     "gcs": "objects.opener.GcsOpener",
     "memory": "objects.memory.MemoryOpener",
 }
+
+
+def backend_of(url: str | os.PathLike[str] | Backend, *rest: Any, **options: Any) -> Backend:
+    """`url` itself if it is a backend; else like `open_backend`."""
+    return open_backend(url, *rest, **options) if not hasattr(url, "publish") else cast(Backend, url)
+
+
+def check_url(url: object) -> str:
+    """`url` as text. InvalidRequest for what names no place: what is unset must not mean this directory."""
+    if not isinstance(url, (str, os.PathLike)) or not isinstance(text := os.fspath(url), str):
+        why = f"it is of type {type(url).__name__}, not a path or URL"
+        raise InvalidRequest(f"url {url!r:.80}", why, "Pass for example 'runs/ppo'. Is a variable unset?")
+    if not text.strip() or text.endswith("://") or "\0" in text:
+        why = "it holds a NUL" if "\0" in text else "it names no place"
+        raise InvalidRequest(
+            f"url {text!r:.80}", why, "Pass for example 'runs/ppo', or '.' for this directory"
+        )
+    return text
 
 
 def open_backend(
@@ -40,7 +58,7 @@ def open_backend(
     """
     from ckptstore.backends.objects.backend import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
 
-    text = os.fspath(url)
+    text = check_url(url)
     scheme, separator, rest = text.partition("://")
     options = dict(storage_options or {})
     if not separator or scheme == "file":

@@ -108,6 +108,11 @@ class Contents:
         return self.policy is not UNSET
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was given at all."""
+        return self.state is UNSET and not (self.alone or self.policies or self.components)
+
+    @property
     def kind(self) -> str:
         """RLlib's name of the kind of checkpoint this makes."""
         return "Policy" if self.alone else "Algorithm"

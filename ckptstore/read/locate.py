@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ckptstore.backends.base import Backend
-from ckptstore.backends.registry import open_backend
+from ckptstore.backends.registry import check_url, open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import CheckpointNotFound, InvalidRequest
 from ckptstore.format import names
@@ -41,7 +41,7 @@ def locate(
     Raises CheckpointNotFound if nothing is there, InvalidRequest for any other file, CheckpointUntrusted
     for a directory without a manifest if `trust` is given, and what fetching a manifest raises.
     """
-    path = os.fspath(url)
+    path = check_url(url)
     backend = open_backend(path, storage_options)
     try:
         return _look(backend, trust)
