@@ -216,12 +216,17 @@ class Look:
         return value, error, inner
 
     def _inside(self, value: Any, label: str, depth: int) -> None:
-        """What every byte string below `value` holds."""
+        """What every byte string below `value` holds, and every text, in whatever encoding."""
+        texts = []
         for item in _parts(value):
             if isinstance(item, Opaque):
                 self._note_piece(item)
-            elif item:
-                self._find(bytes(item), label, depth + 1, False)
+            elif isinstance(item, str):
+                texts.append(item)
+            elif item and not self._find(bytes(item), label, depth + 1, False) and depth < self._limits.depth:
+                self._msgpack(bytes(item), depth + 1)
+        if texts:
+            self._find_encoded("\0".join(texts).encode("utf-8", "surrogatepass"), label, depth)
 
     def _note_piece(self, item: Opaque) -> None:
         state = item.state
@@ -274,7 +279,7 @@ class Look:
         for info in infos:
             member = f"{label}!{info.filename}" if label else info.filename
             record = _TORCH_RECORD.match(info.filename)
-            if info.is_dir() or (record and f"{record[1]}/data.pkl" in names):
+            if (info.is_dir() and not info.file_size) or (record and f"{record[1]}/data.pkl" in names):
                 continue  # numbers, which torch copies into a storage
             if not self._take_member(member):
                 return
@@ -444,14 +449,14 @@ def _is_name(name: str) -> bool:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Byte strings and records below `value`, each object once."""
+    """Byte strings, longer texts and records below `value`, each object once."""
     pending, seen = [value], set[int]()
     while pending:
         item = pending.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, (bytes, bytearray)):
+        if isinstance(item, (bytes, bytearray)) or (isinstance(item, str) and len(item) >= encoded.LEAST):
             yield item
         elif isinstance(item, dict):
             pending += [*item.keys(), *item.values()]

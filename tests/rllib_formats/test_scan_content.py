@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -331,6 +332,74 @@ def test_a_pickle_dressed_as_something_else() -> None:
     # What the decoder refuses before it gets to the call: pickle.load gets there.
     early = b"(I1\nI2\nlNb0" + danger
     assert [use for use in look({"notes.txt": early}) if use.rank == "code"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 127])
+def test_msgpack_cannot_hide_a_pickle(code: int) -> None:
+    msgpack = pytest.importorskip("msgpack")
+    for extra in (Evil(), None):
+        hidden = pickle.dumps([1, extra])
+        text = base64.b64encode(hidden).decode()
+        for document in (
+            {"a": msgpack.ExtType(code, hidden)},
+            {b"a": [{3: hidden}]},
+            [msgpack.ExtType(code, msgpack.packb([msgpack.ExtType(7, hidden)]))],
+            [msgpack.packb({"a": hidden})],
+            {"a": text},
+            {text: 1},
+        ):
+            for name in ("x.msgpack", "x.bin"):
+                ranks = {use.rank for use in look({name: msgpack.packb(document)})}
+                assert ranks <= {"data"} if extra is None else "code" in ranks, document
+
+
+def test_text_in_a_pickle() -> None:
+    for encode in (base64.b64encode, base64.b85encode):
+        for extra in (Evil(), None):
+            text = encode(pickle.dumps([1, extra])).decode()
+            for value in (
+                {"a": [text]},
+                {text: 1},
+                {"a": b"x: " + text.encode()} if extra is None else [text],
+            ):
+                ranks = {use.rank for use in look({"x.bin": pickle.dumps(value)})}
+                assert ranks <= {"data"} if extra is None else "code" in ranks
+
+
+@pytest.mark.parametrize(
+    "how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_zips_of_every_kind(how: int) -> None:
+    """What lies before, behind, twice or under a directory's name is found, whichever a reader takes."""
+    for extra in (Evil(), None):
+        hidden = pickle.dumps([1, extra])
+        plain = zipped({"a/data.pkl": hidden}, how)
+        twice = io.BytesIO()
+        with zipfile.ZipFile(twice, "w", how) as out:
+            for data in (hidden, pickle.dumps({})):
+                with (
+                    pytest.warns(UserWarning, match="Duplicate")
+                    if data is not hidden
+                    else contextlib.nullcontext()
+                ):
+                    out.writestr("a/data.pkl", data)
+        inner = zipped({"x": tarred({"y": gzip.compress(plain)})}, how)
+        for data in (
+            plain,
+            b"#!/bin/sh\n" + plain,
+            hidden + plain,
+            twice.getvalue(),
+            plain.replace(b"data.pkl", b"data.pk/"),
+            plain.replace(b"data.pkl", b"DATA.PKL"),
+            inner,
+        ):
+            ranks = {use.rank for use in look({"x.pt": data})}
+            assert ranks <= {"data"} if extra is None else "code" in ranks
+    odd = bytearray(zipped({"a": b"text"}))
+    odd[8:10] = b"\x63\0"  # a compression that isn't known
+    at = odd.find(b"PK\x01\x02") + 10
+    odd[at : at + 2] = b"\x63\0"
+    assert [use.rank for use in look({"x.zip": bytes(odd)})] == ["code"]
 
 
 def test_safetensors_cannot_hide_a_pickle() -> None:
