@@ -409,8 +409,9 @@ class CheckpointStore:
     def delete(self, which: Which, *, dry_run: bool = False) -> None:
         """Unpublish a checkpoint, then remove its bytes. CheckpointProtected if it is tagged or pinned.
 
-        By its name it may also be a copy of another step, which nothing else takes. With `dry_run` nothing
-        is removed, and what stands against it is raised all the same.
+        What this process resumed from goes as well: here the caller names it, `prune` would spare it. By its
+        name it may also be a copy of another step, which nothing else takes. With `dry_run` nothing is
+        removed, and what stands against it is raised all the same.
         """
         self._removal.delete(self._identify(which, misnamed=True), dry_run=dry_run)
 

@@ -136,6 +136,20 @@ def test_a_misspelled_metric_is_said(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not caplog.messages
 
 
+def test_what_was_resumed_from_is_spared_by_prune_and_not_by_delete(opener: Opener) -> None:
+    """`delete` names its victim, `prune` decides by itself: see docs/decisions/003."""
+    store = opener()
+    for step in range(3):
+        store.save(step, {"i": step})
+    resumed = opener()
+    resumed.get(0).load()
+    assert resumed.prune(1) == ["checkpoint_000001"]
+    resumed.delete(0)
+    assert [checkpoint.step for checkpoint in resumed.checkpoints()] == [2]
+    saved = resumed.save(3, {"i": 3})  # what is gone is nobody's base
+    assert saved.verify().ok
+
+
 def test_every() -> None:
     assert kept(EveryNSteps(100), *map(candidate, (0, 50, 100, 150, 200, 250))) == [0, 100, 200, 250]
 

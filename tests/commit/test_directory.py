@@ -493,6 +493,29 @@ def test_sweep_takes_the_dead_and_counts_bytes(root: str) -> None:
     assert os.listdir(f"{root}/.staging") == []
 
 
+@pytest.mark.parametrize(
+    "key", ["_ckptstore/store.json", "_ckptstore/refs/best/000000000001.json", f"{ONE}/_ckptstore/x"]
+)
+@pytest.mark.parametrize("how", ["write", "replace"])
+def test_a_clock_that_jumps_makes_no_writer_dead(root: str, key: str, how: str) -> None:
+    """Of a temporary file its lock decides, as of a staged directory; a dead writer's goes."""
+    store = catalog(root)
+    save(store, 1)
+    backend = store.backend
+    folder = Path(root, key).parent
+    with backend._sink(key, replace=how == "replace") as sink:
+        (temporary,) = (path for path in folder.iterdir() if path.name.endswith(".tmp"))
+        os.utime(temporary, (0, 0))
+        store.sweep(None)
+        sink.write(b"whole")
+    assert Path(root, key).read_bytes() == b"whole"
+    left = folder / ".ckptstore-0000000000000009.tmp"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    store.sweep(None)
+    assert not left.exists()
+
+
 def test_many_may_sweep_and_delete_at_once(root: str) -> None:
     store = catalog(root)
     for step in range(8):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from ckptstore.backends.base import Listed, PlaceMissing, too_large
+from ckptstore.backends.local.locks import try_lock
 from ckptstore.backends.local.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, Entry, Identity, identity
@@ -266,7 +267,11 @@ class LocalBackend:
                     self._sync_up(directory, key)
 
         try:
-            return FileSink(disk, disk.create(directory, temporary), finish)
+            fd = disk.create(directory, temporary)
+            try_lock(
+                fd
+            )  # until it is closed: so a sweep knows that it is being written, whatever the clock says
+            return FileSink(disk, fd, finish)
         except BaseException:
             stack.close()
             raise

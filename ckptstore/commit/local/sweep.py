@@ -15,7 +15,11 @@ from ckptstore.commit.local.life import is_dead
 from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, leads_to
 from ckptstore.format.names import HOLD, MAX_DEPTH, META, REFS, STAGING, TRASH
 
-_STRAY_AGE = 3600.0  # seconds after which the temporary file of a publish has no living writer
+_STRAY_AGE = 3600.0
+"""Seconds after which the temporary file of a publish has no living writer, where nothing can be locked.
+
+The clock may have jumped since: where there are locks, its writer's decides.
+"""
 
 
 def sweep(store: LocalRoot, grace: float) -> Swept:
@@ -159,9 +163,22 @@ def _sweep_strays_in(store: LocalRoot, root: Directory, path: str, pending: list
                 not entry.is_dir
                 and is_temporary(entry.name)
                 and _age(disk, directory, entry.name) > _STRAY_AGE
+                and not _is_open(disk, directory, entry.name)
             ):
                 freed += disk.remove_tree(directory, entry.name)
     return freed
+
+
+def _is_open(disk: Disk, parent: Directory, name: str) -> bool:
+    """Whether somebody is writing the temporary file `name`: its writer holds a lock on it."""
+    try:
+        fd = disk.open_lock(parent, name)
+    except FileNotFoundError:
+        return False
+    try:
+        return try_lock(fd) is False
+    finally:
+        disk.close(fd)
 
 
 def _age(disk: Disk, parent: Directory, name: str) -> float:
