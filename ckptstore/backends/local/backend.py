@@ -268,9 +268,8 @@ class LocalBackend:
 
         try:
             fd = disk.create(directory, temporary)
-            try_lock(
-                fd
-            )  # until it is closed: so a sweep knows that it is being written, whatever the clock says
+            # Until it is closed: a sweep leaves it alone, whatever the clock says.
+            try_lock(fd)
             return FileSink(disk, fd, finish)
         except BaseException:
             stack.close()
