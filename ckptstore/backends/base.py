@@ -16,6 +16,9 @@ TimeoutError          no proper answer until the deadline
 EOFError              fewer bytes than asked for
 TooLarge              more bytes than the caller takes
 BadOptions            an OSError: the client can't be set up like that
+Refused               an OSError: the server says no to the request itself, and always will
+Misfit                an OSError: the client library doesn't do what we ask of it
+CredentialsLost       a PermissionError: they were given to a store that was pickled since
 OSError               anything else the system or the server says
 ====================  ==========================================================
 """
@@ -47,6 +50,18 @@ class BucketMissing(PlaceMissing):
 
 class BadOptions(OSError):
     """The backend's client takes no such options, or can't make sense of one."""
+
+
+class Refused(OSError):
+    """The server refuses the request itself, and will however often it is asked."""
+
+
+class Misfit(OSError):
+    """The client library, of this release, doesn't do what we ask of it. No setting is to blame."""
+
+
+class CredentialsLost(PermissionError):
+    """What asks has no credentials: those given were left behind when it was pickled."""
 
 
 class NotPlain(NotADirectoryError):

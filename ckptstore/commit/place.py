@@ -123,6 +123,10 @@ def no_store(url: str, place: Place, create: bool) -> StoreNotFound:
             "and so does the next save"
         )
         return StoreNotFound(url, "it holds checkpoints, but its store.json is missing", remedy)
+    above = _store_above(url)
+    if above:
+        why, remedy = "there is no checkpoint here, and no store", f"Open the store: {above}"
+        return StoreNotFound(url, why, remedy)
     if place.others:
         remedy = (
             "Check the URL. To begin a store beside them all the same, save to it first; better give it a "
@@ -132,6 +136,15 @@ def no_store(url: str, place: Place, create: bool) -> StoreNotFound:
         return StoreNotFound(url, f"{why}, ..." if len(place.others) > 3 else why, remedy)
     remedy = "Check the URL; the first save makes one" if create else "Check the URL, or pass create=True"
     return StoreNotFound(url, "there is no store here", remedy)
+
+
+def _store_above(url: str) -> str:
+    """The store that `url` would lie in, by its words alone; empty if they name no part of one."""
+    parts = url.rstrip("/").split("/")
+    for index, part in enumerate(parts):
+        if index and (CheckpointName.parse(part) is not None or part in (META, ".staging", ".trash")):
+            return "/".join(parts[:index])
+    return ""
 
 
 def _is_nothing(backend: Backend, name: str) -> bool:

@@ -11,7 +11,15 @@ import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.backends import base
-from ckptstore.backends.base import BadOptions, NotPlain, PlaceMissing, too_large
+from ckptstore.backends.base import (
+    BadOptions,
+    CredentialsLost,
+    Misfit,
+    NotPlain,
+    PlaceMissing,
+    Refused,
+    too_large,
+)
 from ckptstore.backends.translate import BY_CLASS, BY_ERRNO, to_typed_error, translate_errors
 from ckptstore.errors import (
     CheckpointCorrupt,
@@ -40,6 +48,9 @@ DOCUMENTED: dict[str, tuple[OSError | EOFError, type[CheckpointError]]] = {
     "EOFError": (EOFError("it ends at byte 3"), CheckpointCorrupt),
     "TooLarge": (too_large("/run/a", 10, 5), CheckpointCorrupt),
     "BadOptions": (BadOptions("TypeError: no such option"), InvalidRequest),
+    "Refused": (Refused("InvalidBucketName"), InvalidRequest),
+    "Misfit": (Misfit("TypeError: read() takes 1 positional argument"), StoreUnsuitable),
+    "CredentialsLost": (CredentialsLost("403"), StoreDenied),
     "OSError": (OSError("HTTP 418"), StoreUnavailable),
 }
 """The rows of the table in `ckptstore.backends.base`, each with an error of its kind."""
@@ -82,7 +93,9 @@ def test_documented_failures(error: OSError | EOFError, typed: type[CheckpointEr
     assert caught.value.__cause__ is error
     assert caught.value.why
     filename = getattr(error, "filename", None)
-    assert caught.value.what == (filename or f"{'storage_options of ' * (typed is InvalidRequest)}{WHERE}")
+    assert caught.value.what == (
+        filename or f"{'storage_options of ' * isinstance(error, BadOptions)}{WHERE}"
+    )
 
 
 @pytest.mark.parametrize(("number", "typed"), NUMBERS.items(), ids=[errno.errorcode[n] for n in NUMBERS])

@@ -36,7 +36,7 @@ def test_a_file_without_arrays_is_its_own_skeleton() -> None:
 def test_arrays_are_as_writable_as_they_were(load: Any, hand_in: Any) -> None:
     back = load(skeleton(GAPS, REGIONS), [hand_in(b) for b in BUFFERS])
     assert {k: back[k].flags.writeable for k in "abd"} == {"a": True, "b": False, "d": True}
-    assert all(np.array_equal(back[k], STATE[k]) for k in "abd")
+    assert all(np.array_equal(back[k], np.asarray(STATE[k])) for k in "abd")
 
 
 @pytest.mark.parametrize("load", [load_trusted, safe.loads], ids=["trusted", "safe"])

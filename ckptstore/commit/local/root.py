@@ -166,7 +166,7 @@ def new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lo
         try:
             lock = Lock(disk, disk.create(staging, attempt + LOCK))
         except FileExistsError:
-            raise InvalidRequest(f"attempt id {attempt!r}", "it is in use") from None
+            raise InvalidRequest(f"attempt id {attempt!r}", "it is in use", "Save again") from None
         if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
             return lock  # also where there are no locks: the root's warning says what that means
         lock.release()
