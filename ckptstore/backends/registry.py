@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ckptstore.backends.base import Backend
+from ckptstore.backends.urls import refuse_secrets
 from ckptstore.errors import InvalidRequest
 
 _OPENERS = {
@@ -53,14 +54,16 @@ def open_backend(
 
     `timeout` is for how many seconds a request that keeps failing is tried, `retries` how often it is
     repeated at most (unbounded within the timeout by default), `concurrency` how many requests are sent
-    at once. Makes no request. InvalidRequest if the URL can't be understood or its client library is not
-    installed.
+    at once. Makes no request. InvalidRequest if the URL can't be understood, holds credentials, or its
+    client library is not installed.
     """
     from ckptstore.backends.objects.backend import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
 
     text = check_url(url)
     scheme, separator, rest = text.partition("://")
     options = dict(storage_options or {})
+    if separator:
+        refuse_secrets(text)
     if not separator or scheme == "file":
         from ckptstore.backends.local.backend import LocalBackend
 
@@ -71,7 +74,7 @@ def open_backend(
         opener = _opener_for(scheme, text, options, timeout, concurrency)
         return ObjectBackend(opener, timeout=timeout, retries=retries, concurrency=concurrency)
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(text.split("?")[0].rpartition("@")[2], str(error)) from error
+        raise InvalidRequest(text, str(error)) from error
 
 
 def _opener_for(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:

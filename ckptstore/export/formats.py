@@ -13,6 +13,7 @@ import numpy as np
 
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
+from ckptstore.backends.urls import refuse_secrets
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
@@ -84,6 +85,7 @@ def export(
 ) -> Exported:
     """Write one policy to the new file `dest`, all of it or nothing; see `Checkpoint.export`."""
     path = os.fspath(dest)
+    refuse_secrets(path)
     folder, name = _split(path)
     ending = name.rpartition(".")[2]
     kind = format or _ENDINGS.get(ending, ending)

@@ -19,7 +19,7 @@ import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ckptstore.backends.base import PlaceMissing
+from ckptstore.backends.base import PlaceMissing, Refused
 from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs import GcsClient, Replied
 from ckptstore.backends.objects.http_status import Outcome
@@ -84,13 +84,15 @@ class TestTables:
             (400, "XAmzContentChecksumMismatch", Outcome.RETRY),
             (400, "XAmzContentSHA256Mismatch", Outcome.RETRY),
             (400, "ExpiredToken", Outcome.DENIED),
-            (400, "InvalidArgument", Outcome.FATAL),
+            (301, "PermanentRedirect", Outcome.REFUSED),
+            (400, "InvalidArgument", Outcome.REFUSED),
+            (405, "MethodNotAllowed", Outcome.REFUSED),
             (401, "Unauthorized", Outcome.DENIED),
             (403, "SignatureDoesNotMatch", Outcome.DENIED),
             (416, "InvalidRange", Outcome.SHORT),
             (429, "TooManyRequests", Outcome.RETRY),
             (500, "InternalError", Outcome.RETRY),
-            (501, "NotImplemented", Outcome.FATAL),
+            (501, "NotImplemented", Outcome.UNABLE),
             (503, "SlowDown", Outcome.RETRY),
             (507, "InsufficientStorage", Outcome.FULL),
         ],
@@ -130,7 +132,8 @@ class TestTables:
             (Replied(429, ""), Outcome.RETRY),
             (Replied(503, ""), Outcome.RETRY),
             (Replied(416, ""), Outcome.SHORT),
-            (Replied(400, ""), Outcome.FATAL),
+            (Replied(400, ""), Outcome.REFUSED),
+            (Replied(501, ""), Outcome.UNABLE),
             (Replied(400, 'Provided CRC32C "AA==" doesn\'t match calculated CRC32C "AB=="'), Outcome.RETRY),
             (aiohttp.ServerDisconnectedError(), Outcome.RETRY),
         ],
@@ -149,6 +152,8 @@ class TestTables:
             (Outcome.SHORT, EOFError),
             (Outcome.FULL, OSError),
             (Outcome.RETRY, TimeoutError),
+            (Outcome.REFUSED, Refused),
+            (Outcome.UNABLE, OSError),
             (Outcome.FATAL, OSError),
         ],
     )

@@ -16,14 +16,21 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished, Upload
-from ckptstore.backends.objects.fsspec_loop import explain_bad_options, secrets_in
-from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.backends.objects.fsspec_loop import (
+    MISTAKES,
+    OWN_KEYWORDS,
+    explain_bad_options,
+    hide_secrets,
+    secrets_in,
+)
+from ckptstore.backends.objects.http_status import Outcome, by_status
+from ckptstore.backends.urls import refuse_secrets
 
 _TRANSIENT = {
     errno.EAGAIN,
@@ -42,11 +49,13 @@ class FsspecOpener:
     """Makes a :class:`FsspecClient`. A pickle of it keeps the URL and none of the options."""
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
-        if urlsplit(url).password:
-            raise ValueError("credentials go into storage_options, not into the URL")
+        refuse_secrets(url)
         fsspec.get_filesystem_class(url.split("://")[0])  # ValueError or ImportError, now and not later
         self._url = url
-        self._options = dict(options)
+        self._options = {
+            name: value for name, value in options.items() if name not in ("asynchronous", "loop")
+        }
+        self.lost = False
 
     @property
     def url(self) -> str:
@@ -58,11 +67,19 @@ class FsspecOpener:
         return FsspecOpener(self.url.rsplit("/", levels)[0], self._options, 0, 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_url": self._url, "_options": {}}
+        return {"_url": self._url, "_options": {}, "lost": self.lost or bool(self._options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"lost": False, **state})
 
     def __call__(self) -> FsspecClient:
         with explain_bad_options(self._options):
-            return FsspecClient(self._url, self._options)
+            try:
+                return FsspecClient(self._url, self._options)
+            except (OSError, *MISTAKES):
+                raise
+            except Exception as error:  # noqa: BLE001 - some log in at once, and fail in ways of their own
+                raise OSError(hide_secrets(error, secrets_in(self._options))) from None
 
 
 class FsspecClient:
@@ -74,9 +91,10 @@ class FsspecClient:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url = self.place = url.rstrip("/")
         self.secrets = secrets_in(options)
-        self._fs, path = fsspec.core.url_to_fs(
-            url, **options, skip_instance_cache=True, use_listings_cache=False
-        )
+        own = {name: OWN_KEYWORDS[name] for name in ("skip_instance_cache", "use_listings_cache")}
+        self._fs, path = fsspec.core.url_to_fs(url, **{**options, **own})
+        if isinstance(self._fs, AsyncFileSystem) and hasattr(self._fs, "set_session"):
+            sync(self._fs.loop, self._fs.set_session)  # a wrong option is noticed now, if it is one
         self.root = path.rstrip("/") + "/"
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
@@ -168,7 +186,7 @@ class FsspecClient:
             if error.errno in _FULL:
                 return Outcome.FULL
             return Outcome.RETRY if error.errno in _TRANSIENT else Outcome.FATAL
-        return Outcome.FATAL
+        return by_status(getattr(error, "status", None) or getattr(error, "status_code", None))
 
 
 class _FsspecUpload:

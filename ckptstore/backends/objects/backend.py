@@ -18,9 +18,18 @@ from itertools import chain
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ckptstore.backends.base import BadOptions, BucketMissing, Listed, Sink, too_large
+from ckptstore.backends.base import (
+    BadOptions,
+    BucketMissing,
+    CredentialsLost,
+    Listed,
+    Misfit,
+    Refused,
+    Sink,
+    too_large,
+)
 from ckptstore.backends.objects.client import BucketClient, BytesLike, Opener, Page, Upload, check_key
-from ckptstore.backends.objects.fsspec_loop import MISTAKES
+from ckptstore.backends.objects.fsspec_loop import MISTAKES, hide_secrets
 from ckptstore.backends.objects.http_status import Outcome
 from ckptstore.backends.objects.listing import ListingBound
 from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
@@ -90,7 +99,12 @@ class ObjectBackend:
             self._reset()
         with self._lock:
             if self._client is None:
-                self._client = self._opener()
+                try:
+                    self._client = self._opener()
+                except (BadOptions, PermissionError) as error:
+                    if self._opener.lost:
+                        raise CredentialsLost(f"{self.url}: {error}") from error
+                    raise
             return self._client
 
     @property
@@ -313,15 +327,21 @@ class ObjectBackend:
         if outcome is Outcome.EXISTS:
             return FileExistsError(f"{name} is already there")
         if outcome is Outcome.DENIED:
-            return PermissionError(f"{name}: {brief}")
+            return (CredentialsLost if self._opener.lost else PermissionError)(f"{name}: {brief}")
         if outcome is Outcome.SHORT:
             return EOFError(f"{name}: {brief}")
         if outcome is Outcome.FULL:
             return OSError(errno.ENOSPC, f"{name}: {brief}")
-        if isinstance(error, NotImplementedError):
+        if isinstance(error, (NotImplementedError, BadOptions)):
             return error  # raised by our client on purpose
+        if outcome is Outcome.REFUSED:
+            return Refused(f"{name}: {brief}")
+        if outcome is Outcome.UNABLE:
+            return OSError(errno.ENOSYS, f"{name}: {brief}")
         if isinstance(error, MISTAKES):
-            return BadOptions(f"{type(error).__name__}: {brief}")
+            return Misfit(f"{name}: {type(error).__name__}: {brief}")
+        if isinstance(error, OSError) and error.errno is not None:
+            return OSError(error.errno, f"{name}: {brief}")
         return OSError(f"{name}: {brief}")
 
     def _name(self, key: str) -> str:
@@ -329,10 +349,7 @@ class ObjectBackend:
 
     def _summary(self, error: BaseException | None) -> str:
         """The client's own words, on one line, with no secret in them."""
-        text = " ".join(str(error).split()) or type(error).__name__
-        for secret in self.client.secrets:
-            text = text.replace(secret, "***")
-        return text[:300]
+        return "" if error is None else hide_secrets(error, self.client.secrets)[:300]
 
     def _safe_cause(self, error: BaseException | None, key: str) -> BaseException | None:
         """`error` as a cause, unless a traceback of it would print a secret, or a `key` that forges lines."""

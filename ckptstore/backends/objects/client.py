@@ -128,6 +128,9 @@ class Opener(Protocol):
     def url(self) -> str:
         """The root, known without a connection; no trailing slash, no credentials."""
 
+    lost: bool
+    """Whether it comes from a pickle that lacks options which it was made with."""
+
     def above(self, levels: int) -> Opener:
         """What opens the same bucket so many directories up."""
 

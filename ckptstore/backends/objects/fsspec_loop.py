@@ -51,8 +51,33 @@ def run_each(
     return {key: error for key, error in zip(keys, errors, strict=True) if error is not None}
 
 
+OWN_KEYWORDS: Mapping[str, Any] = {
+    "asynchronous": False,
+    "loop": None,
+    "skip_instance_cache": True,  # a shared instance has somebody else's settings and listings
+    "use_listings_cache": False,
+}
+"""What fsspec's own constructor is given, whatever `storage_options` say of it."""
+
+_FILE_KEYWORDS = frozenset(
+    {
+        *OWN_KEYWORDS,
+        "listings_expiry_time",
+        "max_paths",
+        "default_block_size",
+        "default_cache_type",
+        "default_fill_cache",
+    }
+)
+
+
+def without_file_keywords(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` without those of fsspec's file layer and caches, which nothing here goes through."""
+    return {name: value for name, value in options.items() if name not in _FILE_KEYWORDS}
+
+
 MISTAKES = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
-"""Exceptions that mean wrong options, not a failing server."""
+"""Exceptions that mean wrong options where a client is made, and a misunderstanding where it is asked."""
 
 
 @contextmanager
@@ -61,10 +86,16 @@ def explain_bad_options(options: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except MISTAKES as error:
-        text = f"{type(error).__name__}: {error}"
-        for secret in secrets_in(options):
-            text = text.replace(secret, "***")
+        text = f"{type(error).__name__}: {hide_secrets(error, secrets_in(options))}"
         raise BadOptions(text) from None  # the client's own traceback may show them
+
+
+def hide_secrets(error: BaseException, secrets: Sequence[str]) -> str:
+    """What `error` says, on one line, without any of the `secrets`."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import time
@@ -28,18 +29,22 @@ from gcsfs.core import GCSFileSystem  # the plain class: the other one asks for 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.client import BytesLike, Corrupted, GetReply, Page, Unfinished, Upload
 from ckptstore.backends.objects.fsspec_loop import (
+    OWN_KEYWORDS,
     display_url,
+    explain_bad_options,
     run,
     run_each,
     secrets_in,
     split_url,
     without_secrets,
 )
-from ckptstore.backends.objects.http_status import BY_STATUS, Outcome
+from ckptstore.backends.objects.http_status import BY_STATUS, Outcome, by_status
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
 
-_PICKLED = frozenset({"project", "endpoint_url", "requester_pays", "access", "default_location"})
+_PICKLED = frozenset(
+    {"project", "endpoint_url", "requester_pays", "access", "default_location", "kms_key_name"}
+)
 _NAMED_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 
 # The table. GCS says everything by status; only a missing bucket looks like a missing object, 404.
@@ -91,9 +96,8 @@ class GcsClient:
         )
         self._concurrency = concurrency
         options = {key: value for key, value in options.items() if key != "kms_key_name"}
-        self._fs = GCSFileSystem(
-            **options, asynchronous=False, skip_instance_cache=True, use_listings_cache=False
-        )
+        self._options = options
+        self._fs = GCSFileSystem(**{**options, **OWN_KEYWORDS})
 
     # ---- Requests
 
@@ -109,7 +113,8 @@ class GcsClient:
         params: Mapping[str, str] | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One request, tried once. With `target`, the body goes straight there."""
-        await self._fs._set_session()
+        with explain_bad_options(self._options):
+            await self._fs._set_session()
         url = path if "://" in path else f"{self._fs._location}{path}"
         async with self._fs.session.request(
             method,
@@ -159,7 +164,7 @@ class GcsClient:
         if status == 206:
             return GetReply(length, int(headers["Content-Range"].rpartition("/")[2]))
         if start:
-            raise OSError("the server ignores byte ranges")
+            raise OSError(errno.ENOTSUP, "the server ignores byte ranges")
         return GetReply(min(length, len(target)), length)
 
     def put(self, key: str, data: BytesLike, create: bool, seconds: float) -> None:
@@ -274,7 +279,7 @@ class GcsClient:
                 return Outcome.BUCKET_MISSING
             if error.status == 400 and "match calculated" in str(error):
                 return Outcome.RETRY  # "Provided CRC32C ... doesn't match calculated ...": damaged on its way
-            return _BY_STATUS.get(error.status, Outcome.FATAL)
+            return by_status(error.status, _BY_STATUS)
         if isinstance(error, (Corrupted, *_TRANSIENT)):
             return Outcome.RETRY
         if isinstance(error, google.auth.exceptions.GoogleAuthError):

@@ -65,7 +65,7 @@ class ObstoreGcsClient(GcsClient):
         kind, _, token = headers.pop("authorization").partition(" ")
         if kind != "Bearer" or headers:
             raise ValueError("requests carry more than a token")
-        return {"token": token, "expires_at": datetime.datetime.now(datetime.timezone.utc)}
+        return {"token": token, "expires_at": datetime.datetime.now(datetime.UTC)}
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         reply = self.carrier.get(key, start, target, seconds) if self.carrier else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 
 class Outcome(enum.Enum):
@@ -15,6 +16,8 @@ class Outcome(enum.Enum):
     FULL = "full"
     SHORT = "fewer bytes than asked for"
     RETRY = "transient: worth another try"
+    REFUSED = "the server refuses the request itself, and always will"
+    UNABLE = "the server can't do that at all"
     FATAL = "will not work however often it is tried"
 
 
@@ -33,3 +36,19 @@ BY_STATUS = {
     504: Outcome.RETRY,
 }
 """What an HTTP status means to every store; a client adds what only its own store says."""
+
+HOPELESS = frozenset({Outcome.REFUSED, Outcome.UNABLE, Outcome.FATAL})
+"""What no other try would change."""
+
+
+def by_status(status: object, known: Mapping[int, Outcome] = BY_STATUS) -> Outcome:
+    """What a reply of `status` means: as `known` says, or by the hundred that it belongs to."""
+    if not isinstance(status, int):
+        return Outcome.FATAL
+    if status in known:
+        return known[status]
+    if status == 501:
+        return Outcome.UNABLE
+    if status > 504:
+        return Outcome.RETRY
+    return Outcome.REFUSED if 300 <= status < 500 else Outcome.FATAL

@@ -121,6 +121,7 @@ class MemoryOpener:
 
     def __init__(self, url: str, options: object = None, timeout: float = 0, concurrency: int = 0) -> None:
         self.url = url.rstrip("/")
+        self.lost = False
 
     def above(self, levels: int) -> MemoryOpener:
         """What opens the directory so many levels up."""

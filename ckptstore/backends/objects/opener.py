@@ -7,7 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptstore.backends.objects.fsspec_loop import display_url, explain_bad_options, split_url
+from ckptstore.backends.objects.fsspec_loop import (
+    display_url,
+    explain_bad_options,
+    split_url,
+    without_file_keywords,
+)
 
 if TYPE_CHECKING:
     from ckptstore.backends.objects.gcs import GcsClient
@@ -28,7 +33,8 @@ class BucketOpener(ABC):
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float, concurrency: int) -> None:
         split_url(url)
         self.client_class()
-        self._state = (url, dict(options), timeout, concurrency)
+        self._state = (url, without_file_keywords(options), timeout, concurrency)
+        self.lost = False
 
     @abstractmethod
     def client_class(self) -> type[SomeClient]:
@@ -50,10 +56,12 @@ class BucketOpener(ABC):
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
-        return url, self.client_class().settings(options), timeout, concurrency
+        kept = self.client_class().settings(options)
+        return url, kept, timeout, concurrency, self.lost or kept != options
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._state = state
+        *first, self.lost = state
+        self._state = (first[0], first[1], first[2], first[3])
 
     def __call__(self) -> SomeClient:
         options = self._state[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import io
 import zlib
@@ -16,20 +17,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import botocore.config
 import botocore.exceptions
 import s3fs
 
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.client import BytesLike, Corrupted, GetReply, Page, Unfinished, Upload
 from ckptstore.backends.objects.fsspec_loop import (
+    OWN_KEYWORDS,
     display_url,
+    explain_bad_options,
     run,
     run_each,
     secrets_in,
     split_url,
     without_secrets,
 )
-from ckptstore.backends.objects.http_status import BY_STATUS, Outcome
+from ckptstore.backends.objects.http_status import BY_STATUS, HOPELESS, Outcome, by_status
 from ckptstore.backends.objects.listing import ListingBound
 
 PART_BYTES = 16 * 2**20
@@ -53,7 +57,7 @@ SUMS_DIFFER = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzConten
 
 # The table. A status decides; a code only where one status stands for several things. Classes of
 # exceptions decide nothing: a lost race is FileExistsError from AWS and OSError EINVAL from SeaweedFS.
-_BY_STATUS = {**BY_STATUS, 400: Outcome.FATAL, 425: Outcome.RETRY, 507: Outcome.FULL}
+_BY_STATUS = {**BY_STATUS, 425: Outcome.RETRY, 507: Outcome.FULL}
 _BY_CODE = {
     "NoSuchBucket": Outcome.BUCKET_MISSING,
     "ExpiredToken": Outcome.DENIED,
@@ -91,6 +95,14 @@ MOST_COPY_BYTES = 5 * 2**30
 COPY_PART_BYTES = 2**30
 
 
+_CHECKSUMS = {
+    # Every payload byte is checked against its digest, and we send our own CRC with each PUT.
+    name: "when_required"
+    for name in ("request_checksum_calculation", "response_checksum_validation")
+    if name in botocore.config.Config.OPTION_DEFAULTS  # before 1.36 it sends and checks none by itself
+}
+
+
 class S3Client:
     """One bucket and prefix."""
 
@@ -111,47 +123,47 @@ class S3Client:
         self.place = f"{self.url} at {endpoint or 'AWS'}"
         self._encrypted = bool(options.get("s3_additional_kwargs"))
         self._bulk_delete = True
+        self._options = options
         config = {
             # Our own loop retries, to a deadline that these would overrun: 25 requests in 32 s.
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "connect_timeout": min(5.0, timeout / 3),
             "read_timeout": min(30.0, timeout / 3),
             "max_pool_connections": 2 * concurrency + 2,
-            # Every payload byte is checked against its digest, and we send our own CRC with each PUT.
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
+            **_CHECKSUMS,
             **options.get("config_kwargs", {}),
         }
-        self._fs = s3fs.S3FileSystem(
-            **{**options, "config_kwargs": config},
-            asynchronous=False,
-            skip_instance_cache=True,  # a shared instance has somebody else's settings and listings
-            use_listings_cache=False,
-        )
+        self._fs = s3fs.S3FileSystem(**{**options, "config_kwargs": config, **OWN_KEYWORDS})
         self._fs.retries = 1
 
     # ---- Requests
 
-    def _call(self, seconds: float, method: str, **arguments: Any) -> dict[str, Any]:
-        work = self._fs._call_s3(method, Bucket=self.bucket, **arguments)
-        reply: dict[str, Any] = run(self._fs.loop, work, seconds)
+    async def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Send one request to the bucket; BadOptions if no client can be made to send it."""
+        with explain_bad_options(self._options):
+            await self._fs.set_session()
+        reply: dict[str, Any] = await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
         return reply
+
+    def _call(self, seconds: float, method: str, **arguments: Any) -> dict[str, Any]:
+        return run(self._fs.loop, self.ask(method, **arguments), seconds)
 
     def get(self, key: str, start: int, target: memoryview, seconds: float) -> GetReply:
         return run(self._fs.loop, self._get(key, start, target), seconds)
 
     async def _get(self, key: str, start: int, target: memoryview) -> GetReply:
         span = f"bytes={start}-{start + len(target) - 1}"
-        reply = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=key, Range=span)
+        reply = await self.ask("get_object", Key=key, Range=span)
         length = int(reply["ContentLength"])
         content_range = reply.get("ContentRange")
         total = int(content_range.rpartition("/")[2]) if content_range else length
         if (not content_range and start) or length > len(target):
             if content_range or start:
-                raise OSError("the server ignores byte ranges")
+                raise OSError(errno.ENOTSUP, "the server ignores byte ranges")
             length = len(target)  # it sent the whole object: take what was asked for
         done = 0
-        async with reply["Body"] as body:
+        body = reply["Body"]
+        async with body:  # what this gives is another object before aiobotocore 3.8, and can't read a part
             while done < length and (chunk := await body.read(min(length - done, 2**18))):
                 target[done : done + len(chunk)] = chunk
                 done += len(chunk)
@@ -184,21 +196,21 @@ class S3Client:
 
     async def _copy_parts(self, origin: Mapping[str, str], key: str, size: int) -> None:
         """Copy in ranges what is too large for one request."""
-        upload = {"Bucket": self.bucket, "Key": key}
-        upload["UploadId"] = (await self._fs._call_s3("create_multipart_upload", **upload))["UploadId"]
+        upload = {"Key": key}
+        upload["UploadId"] = (await self.ask("create_multipart_upload", **upload))["UploadId"]
 
         async def part(number: int, start: int) -> dict[str, Any]:
             span = f"bytes={start}-{min(start + COPY_PART_BYTES, size) - 1}"
             more = {"PartNumber": number, "CopySource": origin, "CopySourceRange": span}
-            reply = await self._fs._call_s3("upload_part_copy", **upload, **more)
+            reply = await self.ask("upload_part_copy", **upload, **more)
             return {"PartNumber": number, "ETag": reply["CopyPartResult"]["ETag"]}
 
         try:
             starts = range(0, size, COPY_PART_BYTES)
             parts = await asyncio.gather(*(part(*numbered) for numbered in enumerate(starts, 1)))
-            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+            await self.ask("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            await self._fs._call_s3("abort_multipart_upload", **upload)
+            await self.ask("abort_multipart_upload", **upload)
             raise
 
     def check_sum(self, reply: Mapping[str, Any], data: BytesLike, sum32: str) -> None:
@@ -222,7 +234,7 @@ class S3Client:
                 # Not Quiet: the reply names what went and what did not. s3fs drops both.
                 reply = self._call(seconds, "delete_objects", Delete={"Objects": [{"Key": k} for k in keys]})
             except Exception as error:
-                if self.classify(error) is not Outcome.FATAL:
+                if self.classify(error) not in HOPELESS:
                     raise
                 self._bulk_delete = False  # some S3-likes have no bulk delete, or want an MD5 with it
             else:
@@ -235,7 +247,7 @@ class S3Client:
                 }
 
         async def delete(key: str) -> None:
-            await self._fs._call_s3("delete_object", Bucket=self.bucket, Key=key)
+            await self.ask("delete_object", Key=key)
 
         return run_each(self._fs.loop, delete, keys, seconds)
 
@@ -246,7 +258,7 @@ class S3Client:
         reply = self._call(seconds, "list_objects_v2", Prefix=prefix, **more)
         token = reply.get("NextContinuationToken") if reply.get("IsTruncated") else None
         if reply.get("IsTruncated") and not token:
-            raise OSError("the listing is cut short and names no next page")
+            raise OSError(errno.ENOTSUP, "the listing is cut short and names no next page")
         objects = [
             Listed(item["Key"], item["Size"], item["LastModified"].timestamp())
             for item in reply.get("Contents", ())
@@ -265,7 +277,7 @@ class S3Client:
             try:
                 reply = self._call(seconds, "list_multipart_uploads", Prefix=prefix, **marker)
             except Exception as error:
-                if self.classify(error) not in (Outcome.ABSENT, Outcome.FATAL):
+                if self.classify(error) not in {Outcome.ABSENT, *HOPELESS}:
                     raise
                 return found  # some S3-likes list none; the bucket's lifecycle rule has to abort them
             found += [
@@ -312,11 +324,7 @@ class S3Client:
         reply = _reply_of(error)
         if reply is not None:
             code, status = code_of(error), reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if code in _BY_CODE:
-                return _BY_CODE[code]
-            if status in _BY_STATUS:
-                return _BY_STATUS[status]
-            return Outcome.RETRY if isinstance(status, int) and status >= 505 else Outcome.FATAL
+            return _BY_CODE[code] if code in _BY_CODE else by_status(status, _BY_STATUS)
         causes = (error, error.__cause__)
         if any(isinstance(cause, _DENIED) for cause in causes):
             return Outcome.DENIED

@@ -24,7 +24,7 @@ import obstore
 import obstore.store
 
 from ckptstore.backends.objects.client import BytesLike, GetReply
-from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.backends.objects.http_status import HOPELESS
 from ckptstore.backends.objects.obstore_carrier import ONE_TRY, Carrier, client_options, is_inherited
 from ckptstore.backends.objects.s3 import SUMS_DIFFER, S3Client, code_of
 
@@ -100,7 +100,7 @@ class ObstoreS3Client(S3Client):
             credentials = await self._fs.session.get_credentials()
             frozen = await credentials.get_frozen_credentials()
             key, secret, token = frozen.access_key, frozen.secret_key, frozen.token
-        soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=10)
+        soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=10)
         return {
             "access_key_id": key,
             "secret_access_key": secret,
@@ -129,7 +129,7 @@ class ObstoreS3Client(S3Client):
         except Exception as error:
             if code_of(error) in SUMS_DIFFER:
                 return True
-            if self.classify(error) is not Outcome.FATAL:
+            if self.classify(error) not in HOPELESS:
                 raise
         return False
 
