@@ -19,7 +19,7 @@ from ckptstore.backends.base import CredentialsLost
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.urls import show_url
 from ckptstore.cli.app import root as cli
-from ckptstore.errors import InvalidRequest, StoreDenied
+from ckptstore.errors import CheckpointError, InvalidRequest, StoreDenied
 from tests.inside import backend_of
 from tests.servers import Server
 
@@ -164,6 +164,12 @@ def test_what_is_no_secret_is_shown(url: str) -> None:
     assert show_url(url) == url
 
 
+def test_what_is_shown_is_the_rest() -> None:
+    assert show_url("zip://run::http://user:pw@host/a.zip?sig=1") == "zip://run::http://host/a.zip"
+    assert show_url("s3://key:secret@bucket/run?token=1") == "s3://bucket/run"
+    assert show_url("webhdfs://bob@host:50070/run?delegation=1") == "webhdfs://bob@host:50070/run"
+
+
 def test_a_manifest_and_a_report_name_no_url(tmp_path: Any) -> None:
     """What is written holds no place at all: copies are to be as good as what they were copied from."""
     source = CheckpointStore(tmp_path / "source")
@@ -194,6 +200,29 @@ def test_a_pickle_says_what_it_lacks(
     assert again.url == url
     assert backend_of(again)._opener.lost
     assert not backend_of(CheckpointStore(url))._opener.lost
+
+
+PROXY = f"http://user:{SECRET}@127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("s3://bucket/run", {"endpoint_url": PROXY, "anon": True}),
+        ("s3://bucket/run", {"endpoint_url": f"http://127.0.0.1:9/?sig={SECRET}", "anon": True}),
+        ("s3://bucket/run", {"endpoint_url": f"http://{SECRET}@127.0.0.1:9", "anon": True}),
+        ("s3://bucket/run", {"client_kwargs": {"endpoint_url": PROXY}, "anon": True}),
+        ("s3://bucket/run", {"config_kwargs": {"proxies": {"http": PROXY}}, "anon": True}),
+        ("gs://bucket/run", {"endpoint_url": PROXY, "token": "anon"}),
+        ("gs://bucket/run", {"endpoint_url": f"http://127.0.0.1:9?key={SECRET}", "token": "anon"}),
+    ],
+)
+def test_no_secret_of_an_endpoint_comes_out(url: str, options: dict[str, Any]) -> None:
+    backend: Any = open_backend(url, options, timeout=0.5, retries=0)
+    text = f"{backend!r} {pickle.dumps(backend)!r} {backend.describe()} {backend.place}"
+    with pytest.raises((OSError, CheckpointError)) as caught:
+        backend.read("file")
+    assert SECRET not in text + all_of(caught.value)
 
 
 def test_a_pickle_that_lacks_its_credentials_says_so(seaweedfs: Server) -> None:

@@ -58,7 +58,7 @@ BY_CLASS: dict[type[OSError | EOFError], Row] = {
     Refused: (InvalidRequest, "Check the URL, the region, the endpoint and storage_options"),
     Misfit: (
         StoreUnsuitable,
-        "Install another release of the client library: docs/places.md names those that are tried",
+        "Install another release of the client library: docs/testing.md names those that are tried",
     ),
     CredentialsLost: (
         StoreDenied,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from urllib.parse import urlsplit
 
 from ckptstore.errors import InvalidRequest
 
@@ -27,6 +28,14 @@ def show_url(url: str) -> str:
     plain = unicodedata.normalize("NFKC", url)
     shown = "::".join(map(_show_link, plain.split("::")))
     return url if shown == plain else shown
+
+
+def list_hidden(url: str) -> list[str]:
+    """The texts of `url` that :func:`show_url` leaves out."""
+    if show_url(url) == url:
+        return []
+    parts = urlsplit(url)
+    return [text for text in (parts.password, parts.username, parts.query, parts.fragment, url) if text]
 
 
 def refuse_secrets(url: str) -> None:

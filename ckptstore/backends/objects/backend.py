@@ -308,14 +308,16 @@ class ObjectBackend:
             return self._retry_policy.run(request, client.classify, size=size, stop=stop)
         except RetriesExhausted as error:
             cause = error.__cause__
-            text = f"{self._name(key)}: {error}: {self._summary(cause)}"
-            raise TimeoutError(text) from self._safe_cause(cause, key)
+            raised: Exception = TimeoutError(f"{self._name(key)}: {error}: {self._summary(cause)}")
         except Exception as error:  # noqa: BLE001 - the client's `classify` decides, whatever the class
-            outcome = client.classify(error)
+            cause, outcome = error, client.classify(error)
             if outcome is Outcome.ABSENT and absent_means_no_bucket:
                 # A LIST that answers 404 must never look like an empty store.
                 outcome = Outcome.BUCKET_MISSING
-            raise self._builtin(outcome, key, error) from self._safe_cause(error, key)
+            raised = self._builtin(outcome, key, error)
+        raise raised from self._safe_cause(
+            cause, key
+        )  # not above: a cause with a secret would be its context
 
     def _builtin(self, outcome: Outcome, key: str, error: Exception) -> Exception:
         """The table from outcomes to what :mod:`ckptstore.backends.base` promises to raise."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ckptstore.backends.base import BadOptions
+from ckptstore.backends.urls import list_hidden, show_url
 
 T = TypeVar("T")
 
@@ -85,9 +86,10 @@ def explain_bad_options(options: Mapping[str, Any]) -> Iterator[None]:
     """Raise BadOptions if a client can't be set up with `options`, without showing any secret of theirs."""
     try:
         yield
+        return
     except MISTAKES as error:
         text = f"{type(error).__name__}: {hide_secrets(error, secrets_in(options))}"
-        raise BadOptions(text) from None  # the client's own traceback may show them
+    raise BadOptions(text)  # not above: the client's own traceback may show them
 
 
 def hide_secrets(error: BaseException, secrets: Sequence[str]) -> str:
@@ -124,13 +126,19 @@ def without_secrets(options: Mapping[str, Any], keep: frozenset[str]) -> dict[st
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: clean(item) for key, item in value.items() if not _is_secret(str(key))}
+            return {
+                key: clean(item)
+                for key, item in value.items()
+                if not _is_secret(str(key)) and not _is_url_with_secrets(item)
+            }
         return value
 
     return {
         key: clean(value)
         for key, value in options.items()
-        if key in keep and isinstance(value, (str, int, float, bool, Mapping, type(None)))
+        if key in keep
+        and isinstance(value, (str, int, float, bool, Mapping, type(None)))
+        and not _is_url_with_secrets(value)
     }
 
 
@@ -144,10 +152,14 @@ def secrets_in(options: Mapping[str, Any]) -> tuple[str, ...]:
         elif isinstance(value, str) and len(value) > 3:
             if secret:
                 yield value
-            elif "://" in value and (password := urlsplit(value).password):
-                yield password
+            elif "://" in value:
+                yield from list_hidden(value)
 
     return tuple(sorted(set(walk(options, False)), key=len, reverse=True))
+
+
+def _is_url_with_secrets(value: object) -> bool:
+    return isinstance(value, str) and "://" in value and show_url(value) != value
 
 
 def _is_secret(name: str) -> bool:

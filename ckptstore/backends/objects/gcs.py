@@ -39,6 +39,7 @@ from ckptstore.backends.objects.fsspec_loop import (
     without_secrets,
 )
 from ckptstore.backends.objects.http_status import BY_STATUS, Outcome, by_status
+from ckptstore.backends.urls import show_url
 
 PART_BYTES = 16 * 2**20  # a multiple of 256 KiB, as chunks of resumable uploads must be
 
@@ -89,7 +90,8 @@ class GcsClient:
         self.bucket, self.root = split_url(url)
         self.url = display_url(self.scheme, url)
         self.secrets = () if _is_named(options.get("token")) else secrets_in(options)
-        self.place = f"{self.url} at {options.get('endpoint_url') or 'Google'}"
+        endpoint = options.get("endpoint_url")
+        self.place = f"{self.url} at {show_url(endpoint) if endpoint else 'Google'}"
         self._kms = options.get("kms_key_name")
         self._idle = aiohttp.ClientTimeout(
             sock_connect=min(5.0, timeout / 3), sock_read=min(30.0, timeout / 3)
