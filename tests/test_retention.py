@@ -26,7 +26,7 @@ from ckptstore.retention import AnyOf, Candidate, Rule, rule, steps_to_prune
 from tests.servers import Server
 
 Opener = Callable[[], CheckpointStore]
-START = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(params=["local", "memory", "moto"])

@@ -132,7 +132,7 @@ class Identity:
         body: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "id": store_id,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "writer": writer_versions(),
         }
         data = strictjson.dumps(body).encode("ascii")

@@ -23,7 +23,7 @@ class Lineage:
         self.last: Checkpoint | None = None
         self.resumed_from: str | None = None
         """Id of the one loaded last."""
-        self._began = datetime.datetime.now(datetime.timezone.utc)
+        self._began = datetime.datetime.now(datetime.UTC)
 
     def note_load(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`, which was loaded."""
@@ -54,7 +54,7 @@ class Lineage:
         if newest is None or newest[1].id in self.in_use:
             return None
         created = read_moment(newest[1].created)
-        if created is not None and self._began <= created <= datetime.datetime.now(datetime.timezone.utc):
+        if created is not None and self._began <= created <= datetime.datetime.now(datetime.UTC):
             return None
         back = step if self.last is None else self.last.step
         when = "after this save" if self.last is None else "before going on from there"

@@ -32,7 +32,7 @@ def choose_unneeded(
     for metric in metrics_of(rule):
         if why := explain_unknown(metric, (checkpoint.metrics for checkpoint in checkpoints)):
             logger.warning("nothing is pruned: %s", why)
-    latest = (now or datetime.datetime.now(datetime.timezone.utc)) + _TOLERANCE
+    latest = (now or datetime.datetime.now(datetime.UTC)) + _TOLERANCE
     by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints}
     tagged = {step: bool(refs.refs_to(protecting, checkpoint.name)) for step, checkpoint in by_step.items()}
     candidates = [

@@ -42,7 +42,7 @@ def adopt(
     to adopt: a slip leaves nothing behind.
     """
     backend = catalog.backend
-    created = datetime.datetime.now(datetime.timezone.utc)
+    created = datetime.datetime.now(datetime.UTC)
 
     def vouch(files: Mapping[str, int]) -> tuple[bytes, bytes]:
         lying = UnverifiedFiles(backend, files, str(name))

@@ -39,7 +39,7 @@ class Save:
     def __init__(self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int) -> None:
         self._catalog = catalog
         self._concurrency = concurrency
-        self._created = datetime.datetime.now(datetime.timezone.utc)
+        self._created = datetime.datetime.now(datetime.UTC)
         self._sealed = False
         self._pythons: set[str] = set()
         check = partial(_check_replaceable, catalog.backend)

@@ -93,7 +93,7 @@ class Renewed(google.oauth2.credentials.Credentials):
     def refresh(self, request: Any) -> None:
         type(self).count += 1
         self.token = f"token-{self.count}"
-        self.expiry = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+        self.expiry = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
 def test_tokens_are_gcsfs_s_and_never_kept(stub: tuple[str, type[Stub]]) -> None:

@@ -206,8 +206,8 @@ def test_their_files_decode_here(environment: Environment, tmp_path: Path) -> No
 
 def test_the_writer_works_there(environment: Environment, tmp_path: Path) -> None:
     """The whole codec, on the Pythons and numpys that the package supports."""
-    if environment.python == "3.8":
-        pytest.skip("the package needs Python 3.10")
+    if environment.python in ("3.8", "3.10"):
+        pytest.skip("the package needs Python 3.11")
     script = """
 import io, sys, warnings
 warnings.simplefilter("error")

@@ -48,7 +48,7 @@ scalars = (
     | st.text(st.characters(codec=None, categories=["Cs", "Cc", "L"]), max_size=5)
     | st.binary(max_size=300)
     | st.binary(max_size=9).map(bytearray)
-    | st.datetimes(timezones=st.none() | st.just(datetime.timezone.utc))
+    | st.datetimes(timezones=st.none() | st.just(datetime.UTC))
     | st.timedeltas()
     | st.times()
     | st.dates()

@@ -315,9 +315,7 @@ class ObjectBackend:
                 # A LIST that answers 404 must never look like an empty store.
                 outcome = Outcome.BUCKET_MISSING
             raised = self._builtin(outcome, key, error)
-        raise raised from self._safe_cause(
-            cause, key
-        )  # not above: a cause with a secret would be its context
+        raise raised from self._safe_cause(cause, key)  # not above, which would give it the context
 
     def _builtin(self, outcome: Outcome, key: str, error: Exception) -> Exception:
         """The table from outcomes to what :mod:`ckptstore.backends.base` promises to raise."""

@@ -212,7 +212,7 @@ def _timezone(host: Containers, args: tuple[Any, ...]) -> datetime.timezone:
     _need(1 <= len(args) <= 2 and type(args[0]) is datetime.timedelta)
     _need(len(args) == 1 or type(args[1]) is str)
     if args == (datetime.timedelta(0),):
-        return datetime.timezone.utc
+        return datetime.UTC
     return datetime.timezone(*args)
 
 
