@@ -13,10 +13,12 @@ import os
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -461,3 +463,50 @@ def test_files_of_the_real_torch() -> None:
                 torch.save(value, file, _use_new_zipfile_serialization=new, pickle_protocol=protocol)
                 ranks = {use.rank for use in look({"model.bin": file.getvalue()})}
                 assert ranks == ({"data"} if extra is None else {"data", "code"})
+
+
+def test_suffixes_and_containers_of_the_real_torch(tmp_path: Path) -> None:
+    """A model and an optimizer by `torch.save`, in either format, and a distributed checkpoint."""
+    torch = pytest.importorskip("torch")
+    distributed_checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    for extra in (None, Evil()):
+        state = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "step": 3, "x": extra}
+        expected = {"data"} if extra is None else {"data", "code"}
+        for suffix in ("pt", "pth", "bin", "ckpt", "p", "pkl", "model", "tar", "zip", "safetensors", "csv"):
+            for new in (True, False):
+                file = io.BytesIO()
+                torch.save(state, file, _use_new_zipfile_serialization=new)
+                assert {use.rank for use in look({f"file.{suffix}": file.getvalue()})} == expected, suffix
+        directory = tmp_path / str(extra is None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it says that there is one process
+            distributed_checkpoint.save(
+                {"w": torch.ones(4, 4), "n": [1, extra]}, checkpoint_id=str(directory), no_dist=True
+            )
+        files = {path.name: path.read_bytes() for path in directory.iterdir()}
+        assert ".metadata" in files
+        assert {use.rank for use in look(files)} == expected
+
+
+def test_a_directory_of_hugging_face() -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    honest = {
+        "model-00001-of-00002.safetensors": struct.pack("<Q", len(header)) + header + bytes(4),
+        "model.safetensors.index.json": b'{"metadata": {"total_size": 4}, "weight_map": {"w": "model-0"}}',
+        "config.json": json.dumps({"architectures": ["LlamaForCausalLM"], "eos": "<|endoftext|>"}).encode(),
+        "tokenizer.json": json.dumps({"vocab": {"a" * n: n for n in range(40)}, "merges": ["a b"]}).encode(),
+        "vocab.txt": "\n".join(f"##{n:x}" for n in range(5000)).encode(),
+        "trainer_state.json": json.dumps({"log_history": [{"loss": 1 / n} for n in range(1, 300)]}).encode(),
+        "rng_state.pth": torch_zip(None),
+        "optimizer.bin": torch_stream(None),
+        "README.md": b"---\nlicense: mit\n---\n# Card\n",
+    }
+    assert {use.rank for use in look(honest)} <= {"data"}
+    for name in honest:
+        for make in (torch_zip, torch_stream, lambda extra: pickle.dumps([extra])):
+            hostile = look({**honest, name: make(Evil())})
+            assert {use.path for use in hostile if use.rank == "code"} == {name}
