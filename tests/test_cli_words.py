@@ -16,16 +16,21 @@ from tests.servers import Server
 from tests.test_cli import ckptstore, complaint
 
 PYTHON = re.compile(
-    r"\b(store|ckpt)\.[a-z_]+\b(?!\.json)|\b[a-z_]+=(True|False|None|'[a-z]+')|\b(CheckpointStore|Checkpoint\.open)\b"
+    r"\b(store|ckpt)\.(?!json)[a-z_]+\b|\b[a-z_]+=(True|False|None|'[a-z]+')|\b(CheckpointStore|Checkpoint\.open)\b"
     r"|\b(get|latest|tag|untag|unpin|best|copy_to|rollback|weights|LatestN)\(|`policies\[|`policy_ids`|signing_key\b"
 )
 NOT_OF_THE_COMMANDS = ("integrations", "testing", "cli")
+# No command saves objects or unpickles; the options are RLlib's.
 SPELLED_FOR_PYTHON = {
-    "signing_key",
-    "no CheckpointStore",
-    "CheckpointStore(url)",
-    "Checkpoint.open(url)",
-    "CheckpointStore",
+    "<CheckpointStore 7>",
+    "Pass tensor.full_tensor(), or get_model_state_dict(..., full_state_dict=True)",
+    "its layers are noisy (noisy=True)",
+    "it is built with no_final_linear=True",
+    "it is built with head_fcnet_use_layernorm=True",
+    (
+        "Load it with 7, or without trusted=True, as data; classes in an importable module load on any "
+        "Python once saved anew"
+    ),
 }
 
 

@@ -36,7 +36,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     (r"Pass for example LatestN\(\d+\)( \| EveryNSteps\(\d+\))?", "Give for example 3"),
     (r"Read ckpt\.policies\[id\] for", "Read the policy in Python for"),
     (r"Pass `policies\[id\]`", "Read the policy in Python"),
-    (r"for example weights\('([^']*)'\)", r"for example --policy \1"),
+    (r"for example weights\('?(.*?)'?\);", r"for example --policy \1;"),
     (r"Ask `committed` before `manifest`", "Adopt it: `ckptstore adopt`"),
     (r"Leave out `policy_ids`", "Leave out --policy"),
     (r", or pass dry_run=True", ", or give --dry-run"),
