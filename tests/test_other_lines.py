@@ -40,6 +40,7 @@ def test_a_fresh_run(opener: Opener, caplog: pytest.LogCaptureFixture) -> None:
     [text] = said(caplog)
     assert "step 60" in text
     assert "store.rollback(1)" in text
+    assert "which deletes every checkpoint later than step 1" in text
     store.rollback(1)  # what it says works
     newest = opener().latest()
     assert newest is not None
