@@ -119,7 +119,9 @@ def prepare(environment: Environment) -> str:
     if ready.exists() and ready.read_text() == repr(wanted):
         return ""
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    subprocess.run([found[-1], "-m", "venv", "--clear", environment.directory], check=True)
+    made = subprocess.run([found[-1], "-m", "venv", "--clear", environment.directory], check=False)
+    if made.returncode:
+        return f"{found[-1]} makes no virtual environments"
     install = [str(environment.executable), "-m", "pip", "install", "--quiet", "--no-compile", *wanted]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
