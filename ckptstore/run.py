@@ -109,7 +109,7 @@ class Run:
         return self.background.submit([], lambda _: job())
 
     def begin(self, request: Request) -> Save:
-        """An attempt at what `request` asks for."""
+        """A save of what `request` asks for, not begun yet."""
         return Save(self.catalog, request.step, request.if_exists, self.concurrency)
 
     def make_store(self) -> str:

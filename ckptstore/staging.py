@@ -62,39 +62,45 @@ class Staged(os.PathLike[str]):
         return self.__fspath__()
 
     def __enter__(self) -> Staged:
-        if self._submit is None or self._run.catalog.in_place:
-            self._save = self._run.begin(self._request)
-            self._directory = self._save.attempt.directory
-        if self._directory is None:
-            self._temporary = Scratch()
-            self._directory = self._temporary.path
-        return self
+        try:
+            if self._submit is None or self._run.catalog.in_place:
+                self._save = self._run.begin(self._request)
+                self._directory = self._save.begin().attempt.directory
+            if self._directory is None:
+                self._temporary = Scratch()
+                self._directory = self._temporary.make()
+            return self
+        except BaseException:
+            self._give_up()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        directory, self._directory = self.__fspath__(), None
-        if error is not None:
-            self._give_up()
-        elif self._submit is None:
-            self._finish(directory)
-        else:
-            try:
-                self.future = self._submit(lambda: self._finish(directory))
-            except BaseException:
+        submitted = False  # interrupted before the next line, it stays until this process has ended
+        try:
+            directory, self._directory = self.__fspath__(), None
+            if error is not None:
                 self._give_up()
-                raise
+            elif self._submit is None:
+                self._finish(directory)
+            else:
+                self.future = self._submit(lambda: self._finish(directory))
+                submitted = True
+        except BaseException:
+            if not submitted:
+                self._give_up()
+            raise
 
     def _give_up(self) -> None:
         if self._save is not None:
-            self._save.attempt.abandon()
+            self._save.discard()
         self._clean_up()
 
     def _finish(self, directory: str) -> Checkpoint:
         try:
             self._save = self._save or self._run.begin(self._request)
-            with self._save:
-                self.checkpoint = checkpoint = self._commit(self._save, directory)
+            self.checkpoint = checkpoint = self._save.run(lambda save: self._commit(save, directory))
             return checkpoint
         finally:
             self._clean_up()

@@ -441,6 +441,8 @@ class CheckpointStore:
         """
         rule = retention.rule(keep)
         pruned = []
+        if not dry_run:
+            self._catalog.tidy()
         living = self._removal.holds.read_living(remove=not dry_run)
         for target in choose_unneeded(self.checkpoints(), rule, living, self._lineage.in_use):
             if not dry_run:
@@ -555,10 +557,8 @@ class CheckpointStore:
             load_manifest(manifest.dump(), checkpoint.url, self._trust)
         self._identity.make()
         with logs.log_time("copied", checkpoint.url) as done:
-            with Save(self._catalog, manifest.step, if_exists, self._concurrency) as save:
-                items, table = checkpoint.copy_items()
-                save.write(items, progress)
-                name, manifest = save.commit_as(manifest, table)
+            save = Save(self._catalog, manifest.step, if_exists, self._concurrency)
+            name, manifest = save.run(lambda save: save.copy(checkpoint.copy_items(), manifest, progress))
             done(manifest.size)
         return self._survey.checkpoint(name, manifest)
 

@@ -250,6 +250,7 @@ def test_what_is_not_ours_stays(temporary: Path, monkeypatch: pytest.MonkeyPatch
 def test_without_locks_nothing_counts_as_dead(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "try_lock", lambda fd: None)
     one = Scratch()
+    one.make()
     one.release()
     assert remove_dead(str(temporary)) == 0
     assert os.path.isdir(one.path)
@@ -258,12 +259,13 @@ def test_without_locks_nothing_counts_as_dead(temporary: Path, monkeypatch: pyte
 def test_a_bounded_number_goes_at_once(temporary: Path) -> None:
     for number in range(100):
         (temporary / f"{scratch.TEMPORARY}{number:016}").mkdir()
-    Scratch().remove()
-    assert len(os.listdir(temporary)) == 100 - scratch._MOST_REMOVED
+    Scratch().make()
+    assert len(os.listdir(temporary)) == 101 - scratch._MOST_REMOVED
 
 
 def test_a_forked_child_removes_nothing_of_its_parents(temporary: Path) -> None:
     mine = Scratch()
+    mine.make()
     child = os.fork()
     if child == 0:
         mine.remove()

@@ -123,6 +123,12 @@ class Catalog(Protocol):
         file, SaveAborted if something changed the files meanwhile.
         """
 
+    def discard(self, attempt_id: str) -> None:
+        """Remove what an attempt of this process has left that was interrupted while it began or ended."""
+
+    def tidy(self) -> None:
+        """Remove a few of what dead processes left, if that is cheap to find; never raises an OSError."""
+
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
         """Unpublish `name` (from then on it is gone for every reader), then remove its bytes.
 

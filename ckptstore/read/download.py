@@ -38,25 +38,23 @@ def new_directory(target: str, expected: Mapping[str, int], whole: bool = True) 
         there = _sizes(place)
         if there and any(there.get(path) != size for path, size in expected.items()):
             raise InvalidRequest(target, "it isn't empty", "Name a new directory")
-        scratch = _scratch_for(place)
+    scratch = Scratch(_parent_for(place), _PRIVATE)
     try:
+        with translate_errors(target):
+            scratch.make()
         yield scratch.path
         with translate_errors(target):
             _move(scratch.path, place, target, whole)
+        scratch.remove()  # it has another name by now, if it wasn't the loser's
     except BaseException:
         scratch.remove()
         raise
-    if os.path.lexists(scratch.path):
-        scratch.remove()
-    scratch.release()
 
 
-def _scratch_for(place: str) -> Scratch:
-    """Beside `place`, so that a rename brings it there; within it, where it is a mount, or all there is."""
-    if not os.path.ismount(place) and os.access(os.path.dirname(place), os.W_OK | os.X_OK):
-        with suppress(OSError):
-            return Scratch(os.path.dirname(place), _PRIVATE)
-    return Scratch(place, _PRIVATE)
+def _parent_for(place: str) -> str:
+    """Beside `place`, so that a rename brings it there; or within, where that is a mount, or all there is."""
+    beside = os.path.dirname(place)
+    return place if os.path.ismount(place) or not os.access(beside, os.W_OK | os.X_OK) else beside
 
 
 def _move(made: str, place: str, target: str, whole: bool) -> None:

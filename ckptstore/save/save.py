@@ -6,8 +6,9 @@ import datetime
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
-from types import TracebackType
+from typing import TypeVar
 
 from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import translate_errors
@@ -28,32 +29,61 @@ from ckptstore.save.reuse import Reuse
 from ckptstore.save.writing import Hasher, write_items
 from ckptstore.work import Progress, run_all
 
+T = TypeVar("T")
+
 
 class Save:
     """One attempt at one checkpoint: begun, filled and committed, or abandoned when the block fails.
 
-    Once `commit` is called nothing is cleaned up any more: after an ambiguous answer of an object
-    store the checkpoint may exist.
+    Nothing is done before `begin`. After an ambiguous answer of an object store to `commit` the checkpoint
+    may exist, and nothing is cleaned up any more.
     """
 
     def __init__(self, catalog: Catalog, step: int, if_exists: IfExists, concurrency: int) -> None:
         self._catalog = catalog
         self._concurrency = concurrency
         self._created = datetime.datetime.now(datetime.UTC)
-        self._sealed = False
         self._pythons: set[str] = set()
-        check = partial(_check_replaceable, catalog.backend)
-        with translate_errors(catalog.backend.url):
-            self.attempt: Attempt = catalog.begin(step, if_exists, uuid.uuid4().hex, check)
+        self._step = step
+        self._if_exists = if_exists
+        self._id = uuid.uuid4().hex
+        self._process = os.getpid()
+        self._attempt: Attempt | None = None
 
-    def __enter__(self) -> Save:
+    @property
+    def attempt(self) -> Attempt:
+        """What is written to, once it was begun."""
+        assert self._attempt is not None
+        return self._attempt
+
+    def begin(self) -> Save:
+        """Begin the attempt, once. CheckpointExists if the step is taken."""
+        if self._attempt is None:
+            check = partial(_check_replaceable, self._catalog.backend)
+            with translate_errors(self._catalog.backend.url):
+                self._attempt = self._catalog.begin(self._step, self._if_exists, self._id, check)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._sealed:
-            self.attempt.abandon()
+    def run(self, work: Callable[[Save], T]) -> T:
+        """Begin, and return what `work` does with it; whatever interrupts either leaves nothing behind.
+
+        One frame, and no ``with``: an interrupt at the first line of an ``__exit__`` would be missed there.
+        """
+        try:
+            self.begin()
+            return work(self)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what there is of it, unless it is committed or may be. Not for a forked child to do."""
+        if os.getpid() != self._process:
+            return
+        if self._attempt is not None:
+            self._attempt.abandon()
+        with suppress(OSError):  # what can't be removed now, the next save will
+            self._catalog.discard(self._id)
 
     def write(
         self,
@@ -73,6 +103,13 @@ class Save:
             files = write_items(self.attempt.create, items, self._concurrency, progress, reuse)
         reuse.check()
         return files
+
+    def copy(
+        self, of: tuple[Sequence[Item], bytes], manifest: Manifest, progress: Progress | None
+    ) -> tuple[names.CheckpointName, Manifest]:
+        """Write and commit the items and ``parts.json`` `of` another checkpoint, under its `manifest`."""
+        self.write(of[0], progress)
+        return self.commit_as(manifest, of[1])
 
     def hash_in_place(self, paths: Sequence[str]) -> list[FileParts]:
         """The parts of files that another program wrote into the attempt's own directory."""
@@ -100,7 +137,6 @@ class Save:
             with self.attempt.create(names.PARTS) as sink:
                 sink.write(table)
             data = manifest.dump()
-            self._sealed = True
             return self.attempt.commit(data), manifest
 
 
@@ -113,17 +149,22 @@ def write_checkpoint(
     progress: Progress | None,
 ) -> tuple[names.CheckpointName, Manifest, list[FileParts]]:
     """Write and commit `items`, taking over what `base` holds; without it if that is deleted meanwhile."""
+
+    def write_over(save: Save) -> tuple[names.CheckpointName, Manifest, list[FileParts]]:
+        seen.next()
+        files = save.write(items, progress, base, seen)
+        return *save.commit(request, files), files
+
+    def write_anew(save: Save) -> tuple[names.CheckpointName, Manifest, list[FileParts]]:
+        files = save.write(items, progress)
+        return *save.commit(request, files), files
+
     try:
-        with begin(request) as save:
-            seen.next()
-            files = save.write(items, progress, base, seen)
-            return *save.commit(request, files), files
+        return begin(request).run(write_over)
     except CheckpointGone:
         if base is None:
             raise
-    with begin(request) as save:
-        files = save.write(items, progress)
-        return *save.commit(request, files), files
+    return begin(request).run(write_anew)
 
 
 def _check_replaceable(backend: Backend, name: names.CheckpointName) -> None:

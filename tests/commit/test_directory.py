@@ -462,6 +462,7 @@ def test_what_can_not_be_linked_is_left_to_the_caller(root: str) -> None:
 def test_sweep_takes_the_dead_and_counts_bytes(root: str) -> None:
     store = catalog(root)
     save(store, 1)
+    living = store.begin(2, "error", "living")  # before there are dead ones, which it would remove
     old = tree(f"{root}/{ONE}")
     for name in ("dead", "young"):
         os.makedirs(f"{root}/.staging/{name}")
@@ -477,7 +478,6 @@ def test_sweep_takes_the_dead_and_counts_bytes(root: str) -> None:
             stray = Path(root, folder, f".ckptstore-000000000000000{number}.tmp")
             stray.write_bytes(bytes(100))
             os.utime(stray, (time.time() - age,) * 2)
-    living = store.begin(2, "error", "living")
 
     swept = store.sweep(3600)
     assert swept.attempts == [str(ONE), "dead"]

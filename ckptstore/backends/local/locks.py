@@ -30,10 +30,17 @@ class Lock:
     Python did not see being made, `release` unlocks and does not only close.
     """
 
+    fd = -1
+
     def __init__(self, disk: Disk, fd: int) -> None:
         self._disk = disk
         self.fd = fd
         _locks.add(self)
+
+    def __del__(self) -> None:
+        # An interrupt right after it was taken: nobody else would let go before the process ends.
+        with contextlib.suppress(OSError):
+            self.release()
 
     @property
     def is_held(self) -> bool:

@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 
+_NETWORK = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs")
 _MOUNTS = "/proc/self/mountinfo"
 
 
@@ -40,14 +41,17 @@ def file_system(path: str) -> str:
     return kind
 
 
+def is_shared(path: str) -> bool:
+    """Whether other machines may write to what lies at `path`, so that a lock seen free here says little."""
+    return sys.platform == "win32" or file_system(os.path.realpath(path)).startswith((*_NETWORK, "fuse"))
+
+
 def weaknesses(path: str) -> str:
     """What a store at `path` can't promise because of the system below it; "" if nothing."""
     if sys.platform == "win32":
         return "Windows: no locks and no directory syncs, so use one writer, and a power cut may undo a save"
     kind = file_system(os.path.realpath(path))
-    if kind.startswith(
-        ("nfs", "cifs", "smb", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs")
-    ):
+    if kind.startswith(_NETWORK):
         return (
             f"{kind} is a network file system: locks, exclusive renames and fsync are as good as its server. "
             "Save from one host at a time, or use an object store"

@@ -38,18 +38,19 @@ class Scratch:
 
     def __init__(self, parent: str | None = None, prefix: str = TEMPORARY) -> None:
         parent = tempfile.gettempdir() if parent is None else parent
-        remove_dead(parent, prefix)
+        self._parent, self._prefix = parent, prefix
         self._lock: Lock | None = None
+        self.path = os.path.join(parent, prefix + secrets.token_hex(8))
+
+    def make(self) -> str:
+        """Make it; its path. Nothing is there before, so that who is interrupted here calls `remove`."""
+        remove_dead(self._parent, self._prefix)
         for _ in range(_TRIES):
-            self.path = os.path.join(parent, prefix + secrets.token_hex(8))
-            try:
-                os.mkdir(self.path, 0o700)
-                if self._take_lock():
-                    return
-            except BaseException:
-                self.remove()
-                raise
-        raise FileExistsError(f"no directory could be made and locked in {parent}")
+            os.mkdir(self.path, 0o700)
+            if self._take_lock():
+                return self.path
+            self.path = os.path.join(self._parent, self._prefix + secrets.token_hex(8))
+        raise FileExistsError(f"no directory could be made and locked in {self._parent}")
 
     def _take_lock(self) -> bool:
         """False if somebody who found it before it was locked took it for a dead one's."""
@@ -83,9 +84,11 @@ def temporary_directory(parent: str | None = None) -> Iterator[str]:
     """The path of a `Scratch` that is removed at the end of the block."""
     scratch = Scratch(parent)
     try:
-        yield scratch.path
-    finally:
+        yield scratch.make()
         scratch.remove()
+    except BaseException:  # also of an interrupt in there
+        scratch.remove()
+        raise
 
 
 def remove_dead(parent: str, prefix: str = TEMPORARY) -> int:

@@ -187,13 +187,17 @@ class DirectoryAttempt:
 
     def _drain(self) -> None:
         """Wait for every sync; raises the first failure."""
-        with self._mutex:
-            pending, self._pending = self._pending, []
+        pending = self._take_pending()
         wait(pending)
         for done in pending:
             done.result()
         if self._failure:
             raise self._failure
+
+    def _take_pending(self) -> list[Future[None]]:
+        with self._mutex:
+            pending, self._pending = self._pending, []
+        return pending
 
     def freeze(self, paths: Sequence[str]) -> None:
         """See :class:`~ckptstore.commit.base.Attempt`.
@@ -342,11 +346,14 @@ class DirectoryAttempt:
 
     def abandon(self) -> None:
         """Remove what was staged; never raises an Exception. What it can't remove, a sweep will."""
-        if not self._lock.is_held or self._published:
+        if not self._lock.is_held:
+            return
+        if self._published:
+            self._close()
             return
         with contextlib.suppress(Exception):
             self._failure = self._failure or SaveAborted(self._label, "it was abandoned")
-            self._drain()
+            wait(self._take_pending())  # their failures, an interrupt too, are told already
         with contextlib.suppress(Exception):
             self._check_ours()
             self._disk.remove_tree(self._staging, self.id)

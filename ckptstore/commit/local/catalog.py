@@ -23,9 +23,10 @@ from ckptstore.commit.local.root import (
     is_committed,
     list_committed,
 )
-from ckptstore.commit.local.sweep import foresee, sweep
-from ckptstore.errors import InvalidRequest, StoreUnavailable
+from ckptstore.commit.local.sweep import foresee, sweep, tidy
+from ckptstore.errors import CheckpointError, InvalidRequest, StoreUnavailable
 from ckptstore.format.names import STAGING, TRASH, CheckpointName
+from ckptstore.logs import logger
 
 __all__ = ["DirectoryAttempt", "DirectoryCatalog"]
 
@@ -83,6 +84,7 @@ class DirectoryCatalog(LocalRoot):
         if not _ATTEMPT_ID.match(attempt_id) or attempt_id.endswith(LOCK):
             raise InvalidRequest(f"attempt id {attempt_id!r}", "it can't be a directory name")
         disk = self.backend.disk
+        self.tidy()
         with self.backend.open_root(make=True) as root:
             if if_exists != "replace" and (taken := list_committed(disk, root, step)):
                 raise already_committed(self.backend, taken[-1])
@@ -94,6 +96,24 @@ class DirectoryCatalog(LocalRoot):
         except BaseException:
             staging.close()
             raise
+
+    def discard(self, attempt_id: str) -> None:
+        """Remove its directory and its lock file, if they are there."""
+        disk = self.backend.disk
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self.backend.open_root() as root,
+            disk.open_dir(root, STAGING) as staging,
+        ):
+            disk.remove_tree(staging, attempt_id)
+            disk.unlink(staging, attempt_id + LOCK)
+
+    def tidy(self) -> None:
+        """Remove a few dead attempts, and what interrupted deletes have left in the trash."""
+        try:
+            tidy(self)
+        except (OSError, CheckpointError) as error:
+            logger.info("%s: what dead saves left stays for the next one: %s", self.backend.url, error)
 
     def adopt(self, name: CheckpointName, vouch: Vouch, check: Check = allow) -> None:
         """Give a directory that lies there already its manifest, under the root's lock."""

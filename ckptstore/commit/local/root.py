@@ -51,8 +51,9 @@ class LocalRoot:
     def hold_lock(self) -> Iterator[Directory]:
         """The root, open and under its exclusive lock. Not re-entrant."""
         with self.backend.open_root() as root:
-            lock = self._lock(root)
+            lock: Lock | None = None
             try:
+                lock = self._lock(root)
                 yield root
             finally:
                 if lock:

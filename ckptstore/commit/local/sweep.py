@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import time
 
 from ckptstore.backends.local.backend import is_temporary
 from ckptstore.backends.local.locks import Lock, try_lock
+from ckptstore.backends.local.mounts import is_shared
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
 from ckptstore.commit.base import Swept
@@ -15,6 +17,7 @@ from ckptstore.commit.local.life import is_dead
 from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, leads_to
 from ckptstore.format.names import HOLD, MAX_DEPTH, META, REFS, STAGING, TRASH
 
+_MOST_AT_ONCE = 32
 _STRAY_AGE = 3600.0
 """Seconds after which the temporary file of a publish has no living writer, where nothing can be locked.
 
@@ -35,6 +38,25 @@ def sweep(store: LocalRoot, grace: float) -> Swept:
         trashed = _sync_trash(store, root)
     freed += store.remove(trashed)
     return Swept(sorted({*dead, *(name.rpartition(".")[0] for name in trashed)}), freed)
+
+
+def tidy(store: LocalRoot) -> None:
+    """Remove a few dead attempts, and the trash: cheap where nothing is there, and for every save to do.
+
+    Only where locks tell, on every machine that may be writing: `gc` is for the others.
+    """
+    try:
+        with store.backend.open_root() as root:
+            with store.backend.disk.open_dir(root, STAGING) as staging:
+                if next(store.backend.disk.entries(staging), None) is None or is_shared(store.backend.root):
+                    return
+            if not _take_dead(store, root, 0.0, _MOST_AT_ONCE):
+                return
+    except FileNotFoundError:
+        return
+    with store.hold_lock() as root:
+        trashed = _sync_trash(store, root)
+    store.remove(trashed[:_MOST_AT_ONCE])
 
 
 def foresee(store: LocalRoot, grace: float) -> Swept:
@@ -89,15 +111,15 @@ def _sync_trash(store: LocalRoot, root: Directory) -> list[str]:
     return sorted(names)
 
 
-def _take_dead(store: LocalRoot, root: Directory, grace: float) -> list[str]:
-    """Move the leavings of dead writers to the trash; their attempt ids."""
+def _take_dead(store: LocalRoot, root: Directory, grace: float, most: int | None = None) -> list[str]:
+    """Move the leavings of dead writers to the trash, of at `most` so many that are looked at; their ids."""
     disk, taken = store.backend.disk, []
     try:
         staging = disk.open_dir(root, STAGING)
     except FileNotFoundError:
         return []
     with staging:
-        found = [entry.name for entry in disk.entries(staging)]
+        found = [entry.name for entry in itertools.islice(disk.entries(staging), most)]
         for attempt in sorted({name.removesuffix(LOCK) for name in found}):
             lock = _take_lock(disk, staging, attempt)
             if lock is None:

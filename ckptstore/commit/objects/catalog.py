@@ -105,6 +105,12 @@ class RegisterCatalog(Register):
         with translate_bucket_errors(self.backend.url):
             adopt_in_place(self, name, vouch, check)
 
+    def discard(self, attempt_id: str) -> None:
+        """Nothing: a claim without a manifest is sealed by whoever meets it."""
+
+    def tidy(self) -> None:
+        """Nothing: only a listing of the whole store would tell, and `gc` makes one."""
+
     # Deleting
 
     def delete(self, name: CheckpointName, check: Callable[[], None]) -> None:
