@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
@@ -43,6 +42,7 @@ from ckptstore.rllib_formats.migrate import Step, fingerprint, fingerprint_names
 from ckptstore.rllib_formats.versions import Writable
 from ckptstore.save.migrate import Migration
 from ckptstore.store import CheckpointStore
+from ckptstore.work import Lock
 
 T = TypeVar("T")
 _LOOSE = re.compile(r"checkpoint_(\d{1,18})(?:-r\d+)?\Z", re.ASCII)
@@ -181,8 +181,8 @@ class Stores:
         self._trusted: dict[str, Any] = trust.settings if trust is not None else {}
         self._stores: dict[str, CheckpointStore] = {}
         self._held: dict[str, dict[int, Checkpoint]] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[str, Lock] = {}
+        self._lock = Lock()
 
     def store(self, path: str) -> CheckpointStore:
         """The one at `path`, made on first use. InvalidRequest if that could lie outside."""
@@ -194,7 +194,7 @@ class Stores:
     def checkpoint_at(self, path: str, step: int) -> Checkpoint | None:
         """What the store at `path` had committed at `step` when it was first asked; makes no store."""
         with self._lock:
-            lock = self._locks.setdefault(path, threading.Lock())
+            lock = self._locks.setdefault(path, Lock())
         with lock:
             if path not in self._held:
                 committed: list[Checkpoint] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -38,7 +38,7 @@ from ckptstore.read.report import VerifyReport
 from ckptstore.read.weights import ask_which, choose, flatten
 from ckptstore.save import partial as partial_copy
 from ckptstore.save.handover import StoredPolicy, base_of, copy_items
-from ckptstore.work import Progress, run_all
+from ckptstore.work import Progress, off_main, run_all
 
 if TYPE_CHECKING:
     from ckptstore.export.formats import Exported
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from ckptstore.rllib_formats.notes import Note
     from ckptstore.rllib_formats.scan import Use
     from ckptstore.save.migrate import Destination, Migration
-
 
 _CONCURRENCY = 8  # files moved or decoded at once
 
@@ -67,6 +66,7 @@ class Skipped(NamedTuple):
     """Whether a later release of ckptstore wrote it, and this one can't read it: nothing is wrong with it."""
 
 
+@off_main("open", "from_listing", "notes", "step", "version", "ray_version", "kind", "policy_ids", "state")
 class Checkpoint:
     """One checkpoint, ours or RLlib's own. Made by a store or by `Checkpoint.open`; safe in threads."""
 
@@ -85,6 +85,7 @@ class Checkpoint:
         self._prefix = prefix
         self._files = files
         self._manifest = manifest
+        self._found: Contents | None = None
         self._on_load = on_load
         self.skipped = tuple(skipped)
         """Newer checkpoints that `latest` passed over to find this one, and why."""
@@ -163,10 +164,11 @@ class Checkpoint:
         where = f"{backend.url.rstrip('/')}/{prefix}" if prefix else backend.url
         return cls.from_listing(backend, prefix, list_files(backend, prefix, where))
 
-    @cached_property
+    @property
     def _contents(self) -> Contents:
         """What the files mean; of what RLlib wrote this reads a small file."""
-        return contents_of(self._manifest, self._files)
+        self._found = self._found or contents_of(self._manifest, self._files)
+        return self._found
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._manifest is None:
@@ -217,8 +219,7 @@ class Checkpoint:
         """The training step (RLlib's iteration) it was saved at; -1 where nothing tells."""
         if self._manifest is not None:
             return self._manifest.step
-        name = names.CheckpointName.parse(self.name)
-        if name is not None:
+        if (name := names.CheckpointName.parse(self.name)) is not None:
             return name.step
         iteration = self.state.get("iteration")
         return iteration if isinstance(iteration, int) else -1
@@ -378,8 +379,7 @@ class Checkpoint:
             if not isinstance(dest, (str, os.PathLike)):
                 return cast("Checkpoint", dest.commit_files(*args, **fields))
             made = commit_to(dest, *args, **fields)
-            name = str(made.name)
-            return Checkpoint.from_manifest(made.backend, name, made.manifest, table=made.table)
+            return Checkpoint.from_manifest(made.backend, str(made.name), made.manifest, table=made.table)
 
         return migrate(self, None if dry_run else commit, to=to, step=step, steps=steps)
 

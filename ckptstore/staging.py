@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 from ckptstore import logs
@@ -19,6 +20,7 @@ from ckptstore.run import Run
 from ckptstore.save.local_files import copy_item, file_changed, local_files
 from ckptstore.save.requests import Request
 from ckptstore.save.save import Save
+from ckptstore.work import run_off_main
 
 Job = Callable[[], Checkpoint]
 
@@ -63,20 +65,26 @@ class Staged(os.PathLike[str]):
 
     def __enter__(self) -> Staged:
         try:
-            if self._submit is None or self._run.catalog.in_place:
-                self._save = self._run.begin(self._request)
-                self._directory = self._save.begin().attempt.directory
-            if self._directory is None:
-                self._temporary = Scratch()
-                self._directory = self._temporary.make()
-            return self
-        except BaseException:
-            self._give_up()
+            run_off_main(self._begin)
+        except BaseException:  # also an interrupt, after which no `__exit__` follows
+            run_off_main(self._give_up)
             raise
+        return self
+
+    def _begin(self) -> None:
+        if self._submit is None or self._run.catalog.in_place:
+            self._save = self._run.begin(self._request)
+            self._directory = self._save.begin().attempt.directory
+        if self._directory is None:
+            self._temporary = Scratch()
+            self._directory = self._temporary.make()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        run_off_main(partial(self._end, error))
+
+    def _end(self, error: BaseException | None) -> None:
         submitted = False  # interrupted before the next line, it stays until this process has ended
         try:
             directory, self._directory = self.__fspath__(), None

@@ -50,7 +50,7 @@ from ckptstore.run import Run
 from ckptstore.save import adopt as adopting
 from ckptstore.save.save import Save
 from ckptstore.staging import Job, Staged
-from ckptstore.work import Progress
+from ckptstore.work import Progress, off_main
 
 if TYPE_CHECKING:
     from ckptstore.rllib_formats.migrate import Step
@@ -60,6 +60,7 @@ Which: TypeAlias = "Checkpoint | SupportsIndex | str"
 """A checkpoint, or what `CheckpointStore.get` takes to find one."""
 
 
+@off_main("id")
 class CheckpointStore:
     """Durable, versioned checkpoints below one URL. Safe to use from threads.
 

@@ -20,7 +20,7 @@ def backend_of(store: CheckpointStore) -> Any:
 
 def pending_memory(store: CheckpointStore) -> list[Any]:
     """The memory of each snapshot in flight."""
-    return [memory for _, memory in _background(store)._pending]
+    return [job.memory for job in _background(store)._pending]
 
 
 def free_memory(store: CheckpointStore) -> list[Any]:

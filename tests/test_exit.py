@@ -11,7 +11,7 @@ import pytest
 from ckptstore import CheckpointStore
 
 PROGRAM = """
-import atexit, sys, threading
+import _thread, atexit, sys, threading
 import numpy as np
 from ckptstore import CheckpointStore
 
@@ -23,12 +23,12 @@ given = dict(
 )
 
 
-def refuse(self):
+def refuse(*_):
     raise RuntimeError("can't start new thread")
 
 
 if threads == "none ever":  # as where a limit of processes is reached
-    threading.Thread.start = refuse
+    threading.Thread.start = _thread.start_new_thread = refuse
 if how == "save":
     store.save(1, **given)
 elif how == "save_async last":
@@ -45,7 +45,7 @@ elif how == "both":
     store.save_async(0, **given)
     atexit.register(lambda: store.save_async(1, **given))
 if threads == "none at the end":  # as in Python 3.12.1, also for those that it waits for
-    threading.Thread.start = refuse
+    threading.Thread.start = _thread.start_new_thread = refuse
 """
 
 

@@ -20,7 +20,8 @@ MODULES = sorted(HOUSE.paths)
 # A room imports rooms of lower floors and itself, nothing else.
 FLOORS = [
     ["printable"],
-    ["errors", "logs", "version", "work"],
+    ["errors", "version"],
+    ["logs", "work"],
     ["codec", "backends"],
     ["format"],
     ["commit", "rllib_formats", "retention"],
@@ -136,6 +137,8 @@ PARTICIPLES = {
     "ckptstore.commit.local.catalog.created",
     "ckptstore.commit.objects.catalog.created",
     "ckptstore.commit.objects.single_writer.starting",
+    "ckptstore.save.background.cancelled",  # as in every Future
+    "ckptstore.save.background.running",
 }
 
 

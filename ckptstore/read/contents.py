@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +16,7 @@ from ckptstore.logs import logger
 from ckptstore.read.files import Files
 from ckptstore.read.reader import Fill, VerifiedFiles
 from ckptstore.rllib_formats.notes import Note
+from ckptstore.work import Lock
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -144,7 +144,7 @@ class RllibContents:
         from ckptstore.rllib_formats import foreign  # here, as our own checkpoints don't need it
 
         self._label = files.label
-        self._lock = threading.RLock()
+        self._lock = Lock()
         with self._translate_errors():
             self._foreign = foreign.open(files.paths(), files.read)
 

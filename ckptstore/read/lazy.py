@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import partial
 from typing import Any
+
+from ckptstore.work import run_off_main
 
 
 class Lazy(Mapping[str, Any]):
@@ -18,25 +20,30 @@ class Lazy(Mapping[str, Any]):
         holds: Callable[[str], bool] | None = None,
     ) -> None:
         self._values: dict[str, Any] = {}
+        self._known_keys: tuple[str, ...] | None = None
         self._find_keys = keys
         self._load = load
         self._what = what
         self._holds = holds
 
-    @cached_property
+    @property
     def _keys(self) -> tuple[str, ...]:
-        return self._find_keys()
+        if self._known_keys is None:
+            self._known_keys = run_off_main(self._find_keys)
+        return self._known_keys
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self:
-            raise KeyError(key)
         if key not in self._values:
-            self._values[key] = self._load(key)
+            if key not in self:
+                raise KeyError(key)
+            self._values[key] = run_off_main(partial(self._load, key))
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:
         # Whether there is one may be known without reading what lists them all.
-        return isinstance(key, str) and (self._holds(key) if self._holds else key in self._keys)
+        if not isinstance(key, str) or self._holds is None:
+            return key in self._keys
+        return key in self._values or run_off_main(partial(self._holds, key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

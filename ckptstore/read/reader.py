@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from ckptstore.read.foreign_code import refuse_foreign_code
 from ckptstore.read.manifests import fetch_manifest, key_of
 from ckptstore.read.memory import blank, fresh
 from ckptstore.read.report import VerifyReport
-from ckptstore.work import Progress, run_all
+from ckptstore.work import Lock, Progress, run_all
 
 _BATCH_BYTES = 32 * 2**20  # of parts side by side fetched with one request
 _WORTH_LEAVING_OUT = 2**20  # bytes of an array: fewer are fetched along with what lies around them
@@ -103,7 +102,7 @@ class VerifiedFiles:
         self.concurrency = concurrency
         self._files = {file.path: file for file in manifest.files}
         self._parts = table
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def paths(self) -> Mapping[str, int]:
         """Every payload file and its size in bytes."""

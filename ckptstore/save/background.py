@@ -4,36 +4,121 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as TimeoutFailure  # another one before Python 3.11
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from ckptstore.errors import SaveAborted
 from ckptstore.format.layout import Item, Write
 from ckptstore.logs import logger
-from ckptstore.work import run_in_thread
+from ckptstore.work import Lock, Task, check_interrupted, current, emit, start
 
 T = TypeVar("T")
 
+_POLL = 0.2  # seconds between looks for an interrupt
+_PATIENCE = 1.0  # seconds that a log may take
+
 
 class SaveFuture(Future[T], Generic[T]):
-    """A future that knows whether anybody looked at its failure."""
+    """A future that knows whether anybody looked at its failure.
+
+    It asks the save itself, and not what `Future` keeps under a lock: a signal handler may ask in the midst
+    of another question, and wait for what would have to answer that one first.
+    """
 
     looked_at = False
+
+    def __init__(self, save: Task[T], first: Task[None]) -> None:
+        """What `save` returns, which is made by `first`."""
+        super().__init__()
+        self._save = save
+        self._first = first
 
     def result(self, timeout: float | None = None) -> T:
         """The checkpoint, once durable; raises what the save raised."""
         self.looked_at = True
-        return super().result(timeout)
+        self._wait(timeout)
+        return self._save.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the save raised, or None."""
         self.looked_at = True
-        return super().exception(timeout)
+        self._wait(timeout)
+        return self._save.error
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self._save.join(timeout, first=self._first):
+            raise TimeoutFailure
+        if self._save.cancelled:
+            raise CancelledError
+
+    def done(self) -> bool:
+        """Whether the save has ended, or never begins."""
+        return self._save.finished
+
+    def running(self) -> bool:
+        """Whether it is being saved."""
+        return self._save.begun and not self._save.finished
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` came in time."""
+        return self._save.cancelled
+
+    def cancel(self) -> bool:
+        """Call the save off; False if it has begun."""
+        if not self._save.cancel():
+            return self._save.cancelled
+        super().cancel()
+        self.set_running_or_notify_cancel()
+        return True
+
+    def tell(self) -> None:
+        """Wake up those who wait for it as for any future."""
+        while not super().done():
+            try:
+                if self._save.error is None:
+                    self.set_result(self._save.result())
+                else:
+                    self.set_exception(self._save.error)
+            except MemoryError:  # nobody else would tell them
+                time.sleep(_POLL)
+
+
+class _Job:
+    """One save in flight."""
+
+    def __init__(self, call: Callable[[], Any], memory: _Memory, before: _Job | None) -> None:
+        self.memory = memory
+        self.save = save = Task(call)
+        assert save.context is not None
+        save.context.run(current.set, save)
+        self.logs = Task(partial(emit, save.records))
+        """Logs what the save put off."""
+        self.run = Task(self._run)
+        self.future: SaveFuture[Any] = SaveFuture(save, self.run)
+        self._before = before
+
+    def _run(self) -> None:
+        """Save when the one before is done, and tell everybody: nobody else has to wait for what they do."""
+        if (before := self._before) is not None:
+            before.join()  # what came of it is told there
+            self._before = before = None
+        self.save.run()
+        self.logs.run()
+        if not self.save.cancelled:
+            self.future.tell()
+
+    def join(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait until it is saved."""
+        self.save.join(meanwhile=meanwhile, first=self.run)
 
 
 class Background(Generic[T]):
@@ -46,9 +131,9 @@ class Background(Generic[T]):
         _all.add(self)
 
     def _reset(self) -> None:
-        self._pending: deque[tuple[SaveFuture[T], _Memory]] = deque()
+        self._pending: deque[_Job] = deque()
         self._free: list[_Memory] = []
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def submit(self, items: Sequence[Item], job: Callable[[list[Item]], T]) -> SaveFuture[T]:
         """Start `job` on a snapshot of `items`, to run after those in flight; waits while they are too many.
@@ -56,29 +141,39 @@ class Background(Generic[T]):
         Whoever owns the arrays may go on writing them when this returns. Raises the unseen failure of
         a job before, first.
         """
-        with self._lock:
+        with self._hold():
             self._drain(self._max_pending - 1)
             # Memory that was used before, by a job that has only now done with it.
             memory = self._free.pop() if self._free else _Memory()
             try:
-                frozen = memory.snapshot(items)
+                started = self._start(memory, partial(job, memory.snapshot(items)))
             except BaseException:
                 self._free.append(memory)
                 raise
-            future: SaveFuture[T] = SaveFuture()
-            before = self._pending[-1][0] if self._pending else None
-            waited_for = _drain_at_exit(self)
-            self._pending.append((future, memory))
-            run = partial(_run, future, partial(job, frozen), before)
-            if waited_for:
-                run_in_thread(run)
-            else:
-                run()  # the interpreter is ending, and would end under a thread
-            return future
+            return started.future
+
+    def _start(self, memory: _Memory, call: Callable[[], T]) -> _Job:
+        job = _Job(call, memory, self._pending[-1] if self._pending else None)
+        waited_for = _drain_at_exit(self)
+        self._pending.append(job)
+        if waited_for:
+            start(job.run)
+        else:
+            job.run.run()  # the interpreter is ending, and would end under a thread
+        return job
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        while not self._lock.acquire(_POLL):
+            check_interrupted()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def wait(self) -> None:
         """Return when nothing is in flight. Raises the failure nobody looked at, once."""
-        with self._lock:
+        with self._hold():
             self._drain(0)
 
     def close(self) -> None:
@@ -89,40 +184,37 @@ class Background(Generic[T]):
     def _drain(self, left: int) -> None:
         """Wait until no more than `left` jobs are in flight. Of several failures the first is raised."""
         failure: BaseException | None = None
-        while self._pending and (len(self._pending) > left or self._pending[0][0].done()):
-            future, memory = self._pending[0]
-            wait([future])
-            error = None if future.cancelled() else Future.exception(future)
+        while self._pending and (len(self._pending) > left or self._pending[0].save.finished):
+            job = self._pending[0]
+            job.join(check_interrupted)
+            job.logs.run()
+            job.logs.wait(_PATIENCE)  # where its thread logs by now, that may have to wait for the caller
             self._pending.popleft()
-            self._free.append(memory)
-            if error is None or future.looked_at:
+            self._free.append(job.memory)
+            if job.save.cancelled or job.save.error is None or job.future.looked_at:
                 continue
             if failure is None:
-                failure = error
+                failure = job.save.error
             else:
-                logger.error("one more save in the background failed", exc_info=error)
+                logger.error("one more save in the background failed", exc_info=job.save.error)
         if not self._pending:
             _in_flight.discard(self)
         if failure is not None:
             raise failure
 
-
-def _run(future: SaveFuture[T], job: Callable[[], T], before: SaveFuture[T] | None) -> None:
-    if before is not None:
-        wait([before])  # what came of it is told there
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(job())
-    except BaseException as error:  # noqa: BLE001  # it is the caller's: handed over whole
-        future.set_exception(error)
+    def forget(self) -> None:
+        """In a forked child: what is in flight goes on in the parent."""
+        for job in self._pending:
+            why = "the process was forked meanwhile, and the save goes on in the parent"
+            job.save.fail(SaveAborted("save", why, "Look with store.latest()"))
+        self._reset()
 
 
 def _forget_after_fork() -> None:
     """What is in flight goes on in the parent; the threads that would end it aren't here."""
     _in_flight.clear()
     for background in list(_all):
-        background._reset()
+        background.forget()
 
 
 _all: weakref.WeakSet[Background[Any]] = weakref.WeakSet()

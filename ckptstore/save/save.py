@@ -27,7 +27,7 @@ from ckptstore.save.local_files import copy_item, take_own_copies
 from ckptstore.save.requests import Request
 from ckptstore.save.reuse import Reuse
 from ckptstore.save.writing import Hasher, write_items
-from ckptstore.work import Progress, run_all
+from ckptstore.work import Progress, check_interrupted, finish_first, run_all
 
 T = TypeVar("T")
 
@@ -137,7 +137,9 @@ class Save:
             with self.attempt.create(names.PARTS) as sink:
                 sink.write(table)
             data = manifest.dump()
-            return self.attempt.commit(data), manifest
+            check_interrupted()
+            with finish_first():
+                return self.attempt.commit(data), manifest
 
 
 def write_checkpoint(

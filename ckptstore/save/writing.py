@@ -12,7 +12,7 @@ from ckptstore.backends.base import Sink
 from ckptstore.format.digest import digest
 from ckptstore.format.layout import Item
 from ckptstore.format.parts import PART_BYTES, FileParts, Part, Span
-from ckptstore.work import Pool, Progress, run_all
+from ckptstore.work import Pool, Progress, check_interrupted, run_all
 
 GAP_BYTES = 2**20
 """Bytes between arrays are gathered up to this much before they are written and hashed as one part."""
@@ -121,6 +121,7 @@ class Recorder(Cutter):
 
     def part(self, data: memoryview) -> str:
         """Write and hash it."""
+        check_interrupted()
         if len(data) < GAP_BYTES:
             self._sink.write(data)
             hexdigest = digest(data)
@@ -129,6 +130,7 @@ class Recorder(Cutter):
             try:
                 self._sink.write(data)
             finally:
+                future.run()  # unless a thread is at it
                 hexdigest = future.result()  # the memory may change as soon as we return
         if self._progress is not None:
             self._progress(len(data))

@@ -13,7 +13,6 @@ import mmap
 import os
 import re
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
@@ -22,6 +21,7 @@ from ckptstore.backends.local.locks import try_lock
 from ckptstore.backends.local.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, Entry, Identity, identity
+from ckptstore.work import Lock
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
@@ -101,7 +101,7 @@ class LocalBackend:
         self.disk = disk or Disk()
         self._seen = False  # the root was there once
         self._ready = False  # it is durable, and its weaknesses were warned of
-        self._preparing = threading.Lock()
+        self._preparing = Lock()
 
     def __repr__(self) -> str:
         return f"LocalBackend({self.url!r})"

@@ -11,7 +11,6 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -34,12 +33,13 @@ from ckptstore.backends.objects.http_status import Outcome
 from ckptstore.backends.objects.listing import ListingBound
 from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
 from ckptstore.printable import clean
-from ckptstore.work import Pool
+from ckptstore.work import Lock, Pool, Task
 
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_CONCURRENCY = 8
+_PATIENCE = 5.0  # seconds after which a thread that should send a part may have died
 FIRST_READ_BYTES = 2**18
 """What a read of unknown length asks for at first: manifests and JSON files are whole in one request."""
 
@@ -67,7 +67,7 @@ class ObjectBackend:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pid = os.getpid()
         self._client: BucketClient | None = None
         self._pool: Pool | None = None
@@ -357,7 +357,7 @@ class ObjectBackend:
         return None if hidden or not key.isprintable() else error
 
 
-def _wait_for_all(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
+def _wait_for_all(tasks: Sequence[Task[None]], stop: threading.Event) -> None:
     """Wait for `tasks`; at the first failure or interrupt, cancel the others and raise it."""
     try:
         for task in tasks:
@@ -366,7 +366,9 @@ def _wait_for_all(tasks: Sequence[Future[None]], stop: threading.Event) -> None:
         stop.set()
         # Running tasks still write into the caller's memory, which must outlive them. Cancelled ones are
         # not waited for: they count as done only once a thread gets to them.
-        wait([task for task in tasks if not task.cancel()])
+        for task in tasks:
+            if not task.cancel():
+                task.outlast()
         raise
 
 
@@ -379,7 +381,7 @@ class _ObjectSink:
         self._key = check_key(key)
         self._buffer = bytearray()
         self._upload: Upload | None = None
-        self._parts: list[Future[None]] = []
+        self._parts: list[Task[None]] = []
         self._sent = 0
         self._stop = threading.Event()
         self._closed = False
@@ -412,9 +414,9 @@ class _ObjectSink:
         if not self._upload.parallel and self._parts:
             self._parts[-1].result()
         for part in self._parts:
-            if part.done():
+            if part.finished:
                 part.result()  # fail here if a part has failed, not after the last byte
-        self._backend.slots.acquire()
+        self._take_slot()
         try:
             part = self._backend.pool.submit(self._part, len(self._parts) + 1, self._sent, data, False)
         except BaseException:
@@ -422,6 +424,11 @@ class _ObjectSink:
             raise
         self._sent += len(data)
         self._parts.append(part)
+
+    def _take_slot(self) -> None:
+        while not self._backend.slots.acquire(timeout=_PATIENCE):
+            for part in self._parts:
+                part.run()  # unless a thread is at it
 
     def _part(self, number: int, offset: int, data: BytesLike, last: bool) -> None:
         upload = self._upload
@@ -462,7 +469,7 @@ class _ObjectSink:
         for part in self._parts:
             part.result()
         upload, size = self._upload, self._sent + len(data)
-        self._backend.slots.acquire()
+        self._take_slot()
         self._part(len(self._parts) + 1, self._sent, data, True)
         self._backend.attempt(self._key, lambda seconds: upload.complete(size, seconds))
 
@@ -479,6 +486,7 @@ class _ObjectSink:
             else:
                 running.append(part)
         # A part that lands after the abort would be kept, and paid for, for ever.
-        wait(running)
+        for part in running:
+            part.outlast()
         with suppress(OSError, EOFError):  # the error that brought us here is the one to raise
             self._backend.attempt(self._key, upload.abort)

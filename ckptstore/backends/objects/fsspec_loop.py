@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ckptstore.backends.base import BadOptions
 from ckptstore.backends.urls import list_hidden, show_url
+from ckptstore.work import check_interrupted
 
 T = TypeVar("T")
 
+_POLL = 0.2  # seconds
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential", "sas")
 
 
@@ -24,6 +27,8 @@ def run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: 
     """
     future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), loop)
     try:
+        while not wait([future], _POLL).done:
+            check_interrupted()
         return future.result()
     except BaseException:
         future.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 
 from fsspec.implementations.memory import MemoryFileSystem
@@ -10,8 +9,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from ckptstore.backends.base import Listed
 from ckptstore.backends.objects.client import BytesLike, GetReply, Page, Unfinished
 from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.work import Lock
 
-_lock = threading.Lock()  # fsspec keeps one store per process, so one lock makes creation exclusive
+_lock = Lock()  # fsspec keeps one store per process, so one lock makes creation exclusive
 
 
 class MemoryClient:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ckptstore.backends.objects.http_status import Outcome
+from ckptstore.work import check_interrupted
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class RetryPolicy:
         deadline = self._clock() + self.timeout + moving
         tries = 0
         while True:
+            check_interrupted()
             left = deadline - self._clock()
             try:
                 # A third each, so that one request that hangs leaves time for another.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import threading
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from functools import partial
 
 from ckptstore.backends.local.backend import FileSink
@@ -26,11 +26,15 @@ from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 from ckptstore.logs import logger
-from ckptstore.work import Pool
+from ckptstore.work import Pool, Task
+
+if sys.platform != "win32":
+    import resource
 
 _SYNCERS = 2  # more threads measured no faster, one is slower when files are small
 _CLOCK_TICK = 0.02  # seconds; file systems stamp times by the kernel's clock, which moves every 1 to 10 ms
 _PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
+_DESCRIPTORS_EACH = 8  # of those that the process may have, for one such file: others are open, too
 
 
 class DirectoryAttempt:
@@ -62,10 +66,9 @@ class DirectoryAttempt:
         self._if_exists = if_exists
         self._staging = staging
         self._check = check
-        self._mutex = threading.Lock()
         self._pool = Pool(_SYNCERS)
-        self._pending: list[Future[None]] = []
-        self._room = threading.BoundedSemaphore(_PENDING)
+        self._pending: deque[Task[None]] = deque()
+        self._room = _files_at_once()
         self._synced: dict[tuple[int, int], tuple[int, int]] = {}
         self._times: dict[str, int] = {}
         self._created: set[str] = set()
@@ -154,10 +157,10 @@ class DirectoryAttempt:
 
     def _submit(self, settle: Callable[[], None]) -> None:
         """Have a background thread make something durable."""
-        self._room.acquire()
-        done = self._pool.submit(self._settle, settle)
-        with self._mutex:
-            self._pending.append(done)
+        while len(self._pending) >= self._room:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._pending.popleft().join()
+        self._pending.append(self._pool.submit(self._settle, settle))
 
     def _settle(self, settle: Callable[[], None]) -> None:
         try:
@@ -165,8 +168,6 @@ class DirectoryAttempt:
         except BaseException as error:
             self._failure = self._failure or error
             raise
-        finally:
-            self._room.release()
 
     def _settle_file(self, fd: int) -> None:
         """Make the file durable and unwritable: later saves may link it instead of writing it again."""
@@ -187,16 +188,18 @@ class DirectoryAttempt:
 
     def _drain(self) -> None:
         """Wait for every sync; raises the first failure."""
-        pending = self._take_pending()
-        wait(pending)
+        pending = self._outlast()
         for done in pending:
             done.result()
         if self._failure:
             raise self._failure
 
-    def _take_pending(self) -> list[Future[None]]:
-        with self._mutex:
-            pending, self._pending = self._pending, []
+    def _outlast(self) -> list[Task[None]]:
+        """Wait for every sync, however it ends."""
+        pending = list(self._pending)
+        for done in pending:
+            done.outlast()
+        self._pending.clear()
         return pending
 
     def freeze(self, paths: Sequence[str]) -> None:
@@ -353,7 +356,7 @@ class DirectoryAttempt:
             return
         with contextlib.suppress(Exception):
             self._failure = self._failure or SaveAborted(self._label, "it was abandoned")
-            wait(self._take_pending())  # their failures, an interrupt too, are told already
+            self._outlast()  # and not what failed, which may be an interrupt
         with contextlib.suppress(Exception):
             self._check_ours()
             self._disk.remove_tree(self._staging, self.id)
@@ -370,3 +373,11 @@ class DirectoryAttempt:
         if self._lock.is_held:
             with contextlib.suppress(OSError):
                 drop_lock(self._disk, self._staging, self.id, self._lock)
+
+
+def _files_at_once() -> int:
+    """How many files may wait for their sync, where a process may have so many open."""
+    if sys.platform == "win32":
+        return _PENDING
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _PENDING if most == resource.RLIM_INFINITY else max(min(_PENDING, most // _DESCRIPTORS_EACH), 1)

@@ -8,18 +8,18 @@ and no absence of errors can be trusted, so each store is asked once per process
 from __future__ import annotations
 
 import json
-import threading
 import uuid
 
 from ckptstore.backends.base import ObjectPlace, TooLarge
 from ckptstore.commit.failures import ignores_create_only
 from ckptstore.format.names import PROBE
 from ckptstore.format.strictjson import MAX_SMALL_BYTES
+from ckptstore.work import Lock
 
 KEY = f"{PROBE}/create-only.json"
 """Stays in the store: later probes need one request less, and there is nothing to clean up."""
 
-_lock = threading.Lock()
+_lock = Lock()
 _passed: set[str] = set()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, InvalidRequest
 from ckptstore.read.locate import locate
 from ckptstore.store import CheckpointStore
+from ckptstore.work import Lock
 
 CheckpointSource = Checkpoint | CheckpointStore | str | os.PathLike[str]
 """A checkpoint, a store (its newest checkpoint), or the URL of either."""
@@ -20,7 +20,7 @@ StoreSource = CheckpointStore | str | os.PathLike[str] | Callable[[], Checkpoint
 """A store, the URL of one, or a function that opens it."""
 
 _opened: dict[str, CheckpointStore] = {}
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def open_source(source: CheckpointSource) -> Checkpoint:
