@@ -21,6 +21,7 @@ SUMS = (
     "races run",
     "reads checked",
     "hostile trees",
+    "moments struck",
 )
 """What counters of different tests are added up to, over all parts of `make torture`."""
 VERDICTS = ("lost", "wrong", "untyped", "false-empty")

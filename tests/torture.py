@@ -71,6 +71,12 @@ PARTS = (
         ("tests/hostile", "tests/test_secrets.py", "tests/fuzz"),
         ("hostile trees", "reads checked"),
     ),
+    Part(
+        "signals, forks and threads",
+        ("tests/moments", "tests/test_signals.py", "tests/test_exit.py", "tests/test_fork.py"),
+        ("moments struck",),
+        {"CKPTSTORE_MOMENTS": "0.01"},
+    ),
     Part("random lives", ("tests/test_state_machine.py",), ("reads checked",), {"CKPTSTORE_EXAMPLES": "300"}),
 )
 """The longest first."""

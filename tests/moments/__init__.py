@@ -1,0 +1,1 @@
+"""Moments: every line, and in the main thread every bytecode, at which an operation may be met."""
