@@ -66,10 +66,10 @@ class Staged(os.PathLike[str]):
     def __enter__(self) -> Staged:
         try:
             run_off_main(self._begin)
+            return self
         except BaseException:  # also an interrupt, after which no `__exit__` follows
             run_off_main(self._give_up)
             raise
-        return self
 
     def _begin(self) -> None:
         if self._submit is None or self._run.catalog.in_place:

@@ -14,14 +14,14 @@ from ckptstore import CheckpointStore
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX signals, forks and limits")
 
 BEGINS = """
-import _thread, faulthandler, logging, os, resource, signal, sys, threading
+import _thread, faulthandler, logging, os, resource, signal, sys, threading, time
 import numpy as np
 import ckptstore
 from ckptstore import CheckpointStore, errors
 
 faulthandler.dump_traceback_later(60, exit=True)
 store = CheckpointStore(sys.argv[1])
-store.save(1)
+store.save(1, {"i": 1})
 large = {f"p{i}": {"weights": {"w": np.random.rand(1 << 17)}} for i in range(16)}
 happened = []
 
@@ -40,7 +40,7 @@ def refuse(*_):
 PROGRAMS = {
     # The main thread holds what it would need, were it the one that saves.
     "while it logs": """
-at_signal(lambda: store.save(2))
+at_signal(lambda: store.save(2, {"i": 1}))
 handler = logging.StreamHandler(open(os.devnull, "w"))
 logging.basicConfig(handlers=[handler], level=logging.DEBUG)
 handler.acquire()
@@ -48,7 +48,7 @@ signal.raise_signal(signal.SIGUSR1)
 handler.release()
 """,
     "while it logs, and a save in flight logs": """
-at_signal(lambda: store.save(3))
+at_signal(lambda: store.save(3, {"i": 1}))
 handler = logging.StreamHandler(open(os.devnull, "w"))
 logging.basicConfig(handlers=[handler], level=logging.DEBUG)
 future = store.save_async(2, policies=large)
@@ -59,12 +59,12 @@ assert future.result().step == 2
 """,
     "while it asks a future": """
 future = store.save_async(2, policies=large)
-at_signal(lambda: (future.result(), store.save(3)))
+at_signal(lambda: (future.result(), store.save(3, {"i": 1})))
 with future._condition:  # as all of Future's own methods do
     signal.raise_signal(signal.SIGUSR1)
 """,
     "while it waits": """
-at_signal(lambda: (store.wait(), store.save(3), store.close()))
+at_signal(lambda: (store.wait(), store.save(3, {"i": 1}), store.close()))
 future = store.save_async(2, policies=large)
 threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)).start()
 store.wait()
@@ -83,14 +83,14 @@ class Struck(Disk):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             assert began.wait(20)
 
-at_signal(lambda: (began.set(), store.save(3)))
-CheckpointStore(LocalBackend(sys.argv[1], Struck())).save(2)
+at_signal(lambda: (began.set(), store.save(3, {"i": 1})))
+CheckpointStore(LocalBackend(sys.argv[1], Struck())).save(2, {"i": 1})
 """,
     "in the midst of a handler": """
 def nested():
-    at_signal(lambda: store.save(3))
+    at_signal(lambda: store.save(3, {"i": 1}))
     signal.raise_signal(signal.SIGUSR1)
-    store.save(2)
+    store.save(2, {"i": 1})
 
 at_signal(nested)
 signal.raise_signal(signal.SIGUSR1)
@@ -104,22 +104,31 @@ def stop():
 
 at_signal(stop)
 once = [signal.SIGUSR1]  # a second one would not wait for the save to clear up
-progress = lambda count: once and signal.pthread_kill(threading.main_thread().ident, once.pop())
+from ckptstore.work.main_thread import _waited_for
+
+def progress(count):
+    if once:
+        signal.pthread_kill(threading.main_thread().ident, once.pop())
+        for _ in range(1000):  # until the save has been told: it might have ended by then
+            if any(task.interrupted for task in list(_waited_for)):
+                break
+            time.sleep(0.001)
+
 try:
     store.save(2, policies=large, progress=progress)
 except Preempted:
     happened.append("raised")
 assert sorted(os.listdir(f"{sys.argv[1]}/.staging")) == []
 assert [each.step for each in store.checkpoints()] == [1]
-store.save(2)
-store.save(3)
+store.save(2, {"i": 1})
+store.save(3, {"i": 1})
 """,
     # No thread can be had.
     "without threads": """
 from ckptstore.work.threads import threads
 threads._reset()
 _thread.start_new_thread = threading.Thread.start = refuse
-at_signal(lambda: store.save(2))
+at_signal(lambda: store.save(2, {"i": 1}))
 signal.raise_signal(signal.SIGUSR1)
 store.save_async(3, policies=large)
 store.close()
@@ -130,14 +139,14 @@ threads._reset()
 _thread.start_new_thread = threading.Thread.start = refuse
 def save():
     try:
-        store.save(9)
+        store.save(9, {"i": 1})
     except errors.StoreUnavailable as error:
         assert "Set a flag" in str(error)
         happened.append("refused")
 at_signal(save)
 store.save(2, policies=large, progress=lambda count: happened or signal.raise_signal(signal.SIGUSR1))
 assert "refused" in happened
-store.save(3)
+store.save(3, {"i": 1})
 """,
     # A fork, while threads that stay behind hold whatever they hold.
     "which forks": """
@@ -149,7 +158,7 @@ if not child:
         future.result(30)
     except errors.SaveAborted as error:
         assert "forked" in str(error)
-        store.save(3)
+        store.save(3, {"i": 1})
         os._exit(0)
     os._exit(1)
 assert os.waitpid(child, 0)[1] == 0
@@ -160,7 +169,7 @@ happened.append("forked")
 from ckptstore.work.locks import _all
 for url in ("memory://locks", sys.argv[1]):
     store = CheckpointStore(url)
-    store.save(7) if url != sys.argv[1] else None
+    store.save(7, {"i": 1}) if url != sys.argv[1] else None
     held, done = threading.Event(), threading.Event()
     def hold():
         for lock in list(_all):
@@ -175,14 +184,14 @@ for url in ("memory://locks", sys.argv[1]):
     child = os.fork()
     if not child:
         assert all(lock.acquire(5) and not lock.release() for lock in list(_all))
-        store.save(2 if url == sys.argv[1] else 8)
+        store.save(2 if url == sys.argv[1] else 8, {"i": 1})
         assert store.latest().load().state == {}
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     done.set()
     thread.join()
 happened.append("forked")
-store.save(3)
+store.save(3, {"i": 1})
 """,
     # Few files may be open.
     "with few descriptors": """
