@@ -77,7 +77,9 @@ class Staged(os.PathLike[str]):
             self._directory = self._save.begin().attempt.directory
         if self._directory is None:
             self._temporary = Scratch()
-            self._directory = self._temporary.make()
+            # Within it, as a program may put another directory in the place of its own.
+            self._directory = os.path.join(self._temporary.make(), "files")
+            os.mkdir(self._directory)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -134,7 +136,7 @@ class Staged(os.PathLike[str]):
 
     def _keep_files(self, directory: str, error: InvalidRequest) -> InvalidRequest:
         """Move what was written to where it stays, and say so in the error."""
-        if not os.listdir(directory):
+        if not os.path.isdir(directory) or not os.listdir(directory):
             return error
         above = None if self._temporary else os.path.dirname(os.path.dirname(directory))
         try:

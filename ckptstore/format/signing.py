@@ -62,7 +62,11 @@ class Trust:
         if not self._keys:
             raise InvalidRequest("trusted_keys", "there is none", "Pass a public key, or None to trust all")
         if ids is not None and not (ids and all(isinstance(each, str) and each for each in ids)):
-            raise InvalidRequest("trusted_stores", "they aren't ids of stores", "Pass [store.id], or None")
+            raise InvalidRequest(
+                "trusted_stores",
+                "they aren't ids of stores",
+                "Pass a list of ids",
+            )
         self.settings: dict[str, Any] = {"trusted_keys": given, "trusted_stores": ids}
         """What it was made from."""
 

@@ -36,10 +36,11 @@ class SaveFuture(Future[T], Generic[T]):
 
     looked_at = False
 
-    def __init__(self, save: Task[T], first: Task[None]) -> None:
-        """What `save` returns, which is made by `first`."""
+    def __init__(self, save: Task[T], logs: Task[None], first: Task[None]) -> None:
+        """What `save` returns, which is made by `first`; `logs` says what there is to log of it."""
         super().__init__()
         self._save = save
+        self._logs = logs
         self._first = first
 
     def result(self, timeout: float | None = None) -> T:
@@ -59,6 +60,7 @@ class SaveFuture(Future[T], Generic[T]):
             raise TimeoutFailure
         if self._save.cancelled:
             raise CancelledError
+        _finish_logs(self._logs)
 
     def done(self) -> bool:
         """Whether the save has ended, or never begins."""
@@ -92,6 +94,12 @@ class SaveFuture(Future[T], Generic[T]):
                 time.sleep(_POLL)
 
 
+def _finish_logs(logs: Task[None]) -> None:
+    """Have logged what there is: here, or by another thread, which may have to wait for this one."""
+    logs.run()
+    logs.wait(_PATIENCE)
+
+
 class _Job:
     """One save in flight."""
 
@@ -101,9 +109,11 @@ class _Job:
         assert save.context is not None
         save.context.run(current.set, save)
         self.logs = Task(partial(emit, save.records))
-        """Logs what the save put off."""
+        """Logs what the save put off, on nobody's behalf: it would be put off again."""
+        assert self.logs.context is not None
+        self.logs.context.run(current.set, None)
         self.run = Task(self._run)
-        self.future: SaveFuture[Any] = SaveFuture(save, self.run)
+        self.future: SaveFuture[Any] = SaveFuture(save, self.logs, self.run)
         self._before = before
 
     def _run(self) -> None:
@@ -187,8 +197,7 @@ class Background(Generic[T]):
         while self._pending and (len(self._pending) > left or self._pending[0].save.finished):
             job = self._pending[0]
             job.join(check_interrupted)
-            job.logs.run()
-            job.logs.wait(_PATIENCE)  # where its thread logs by now, that may have to wait for the caller
+            _finish_logs(job.logs)
             self._pending.popleft()
             self._free.append(job.memory)
             if job.save.cancelled or job.save.error is None or job.future.looked_at:
@@ -206,7 +215,7 @@ class Background(Generic[T]):
         """In a forked child: what is in flight goes on in the parent."""
         for job in self._pending:
             why = "the process was forked meanwhile, and the save goes on in the parent"
-            job.save.fail(SaveAborted("save", why, "Look with store.latest()"))
+            job.save.fail(SaveAborted("save", why, "Look which checkpoint is the newest"))
         self._reset()
 
 

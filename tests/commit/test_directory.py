@@ -377,6 +377,7 @@ def test_where_directories_have_no_locks_a_file_has(root: str, monkeypatch: pyte
     assert os.path.exists(f"{root}/.lock")
     living = catalog(root).begin(2, "error", "living")
     os.makedirs(f"{root}/.staging/dead")
+    Path(f"{root}/.staging/dead.lock").touch()
     assert catalog(root).sweep(None).attempts == ["dead"]
     living.commit(manifest({}))
 

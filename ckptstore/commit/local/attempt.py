@@ -21,7 +21,15 @@ from ckptstore.backends.local.posix import Directory, identity
 from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
-from ckptstore.commit.local.root import LocalRoot, all_names, drop_lock, is_committed, new_lock
+from ckptstore.commit.local.root import (
+    LOCK,
+    LocalRoot,
+    all_names,
+    drop_lock,
+    is_committed,
+    leads_to,
+    new_lock,
+)
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
 from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
@@ -209,12 +217,31 @@ class DirectoryAttempt:
         them where it is the first since then, and one that came before is in what is read after.
         """
         self._check_alive()
+        self._follow_replacement()
         self._frozen = {path: self._version(path) for path in paths}
         time.sleep(_CLOCK_TICK)  # so that a later write gets a later time
         self._check_frozen()
         for path in paths:
             with self._place(path) as (directory, name):
                 self._sync_file(directory, name)
+
+    def _follow_replacement(self) -> None:
+        """Take the directory that its program put in the place of ours, as some do with what they are given.
+
+        Not a sweep's doing: that would have taken our lock, which is still there.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if identity(self._disk.status(self._staging, self.id)) == self._identity:
+                return
+        if not leads_to(self._disk, self._staging, self.id + LOCK, self._lock.fd):
+            self._check_ours()
+        try:
+            top = self._disk.open_dir(self._staging, self.id)
+        except FileNotFoundError:
+            raise SaveAborted(self._label, "its directory is gone", "Leave the directory in place") from None
+        self._places.close()
+        self._top.close()
+        self._top, self._identity = top, identity(self._disk.status(self._staging, self.id))
 
     def _version(self, path: str) -> tuple[tuple[int, int], int, int]:
         with self._place(path) as (directory, name):

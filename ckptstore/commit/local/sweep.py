@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import secrets
 import time
+from collections.abc import Sequence
 
 from ckptstore.backends.local.backend import is_temporary
 from ckptstore.backends.local.locks import Lock, try_lock
@@ -18,6 +19,7 @@ from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, l
 from ckptstore.format.names import HOLD, MAX_DEPTH, META, REFS, STAGING, TRASH
 
 _MOST_AT_ONCE = 32
+_MOST_LOOKED_AT = 10_000
 _STRAY_AGE = 3600.0
 """Seconds after which the temporary file of a publish has no living writer, where nothing can be locked.
 
@@ -69,14 +71,14 @@ def foresee(store: LocalRoot, grace: float) -> Swept:
             except FileNotFoundError:
                 continue
             with directory:
-                for name in sorted(entry.name for entry in disk.entries(directory)):
-                    if folder == TRASH:
-                        found.add(name.rpartition(".")[0])
-                    elif name.endswith(LOCK) or not _is_dead(disk, directory, name, grace):
-                        continue
-                    else:
-                        found.add(name)
-                    keys.append(f"{folder}/{name}")
+                here = [entry.name for entry in disk.entries(directory)]
+                if folder == TRASH:
+                    found.update(name.rpartition(".")[0] for name in here)
+                else:
+                    dead = _may_be_dead(disk, directory, here)
+                    here = [name for name in dead if name in here and _is_dead(disk, directory, name, grace)]
+                    found.update(here)
+                keys += [f"{folder}/{name}" for name in sorted(here)]
     freed = sum(max(file.size, 0) for key in keys for file in store.backend.list(key))
     return Swept(sorted(found), freed)
 
@@ -112,15 +114,15 @@ def _sync_trash(store: LocalRoot, root: Directory) -> list[str]:
 
 
 def _take_dead(store: LocalRoot, root: Directory, grace: float, most: int | None = None) -> list[str]:
-    """Move the leavings of dead writers to the trash, of at `most` so many that are looked at; their ids."""
+    """Move what dead writers left to the trash, at `most` so many of them; their ids."""
     disk, taken = store.backend.disk, []
     try:
         staging = disk.open_dir(root, STAGING)
     except FileNotFoundError:
         return []
     with staging:
-        found = [entry.name for entry in itertools.islice(disk.entries(staging), most)]
-        for attempt in sorted({name.removesuffix(LOCK) for name in found}):
+        looked_at = itertools.islice(disk.entries(staging), None if most is None else _MOST_LOOKED_AT)
+        for attempt in _may_be_dead(disk, staging, [entry.name for entry in looked_at])[:most]:
             lock = _take_lock(disk, staging, attempt)
             if lock is None:
                 continue
@@ -132,6 +134,18 @@ def _take_dead(store: LocalRoot, root: Directory, grace: float, most: int | None
             finally:
                 lock.release()
     return taken
+
+
+def _may_be_dead(disk: Disk, staging: Directory, found: Sequence[str]) -> list[str]:
+    """Of what was `found` in the staging directory, all but what a living attempt needs.
+
+    That is also what has no lock file of its own: a program may make a directory beside the one it was
+    given, to rename it into place. Nobody can tell whose it is, so it stays while any attempt lives.
+    """
+    locked = sorted(name.removesuffix(LOCK) for name in found if name.endswith(LOCK))
+    if any(_is_open(disk, staging, attempt + LOCK) for attempt in locked):
+        return locked
+    return sorted({name.removesuffix(LOCK) for name in found})
 
 
 def _trash_attempt(store: LocalRoot, root: Directory, staging: Directory, attempt: str) -> bool:
