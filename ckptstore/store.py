@@ -444,8 +444,9 @@ class CheckpointStore:
         pruned = []
         if not dry_run:
             self._catalog.tidy()
+        found = self.checkpoints()  # before the tags: one that is set meanwhile is looked for at the delete
         living = self._removal.holds.read_living(remove=not dry_run)
-        for target in choose_unneeded(self.checkpoints(), rule, living, self._lineage.in_use):
+        for target in choose_unneeded(found, rule, living, self._lineage.in_use):
             if not dry_run:
                 try:
                     self._removal.delete(target, superseded=True)

@@ -137,7 +137,7 @@ def survive_a_kill(store_url: str, in_progress: Callable[[str], str | None]) -> 
     run([*trainer(undisturbed), "--save-every", str(ITERATIONS)])
     compare(store_url, undisturbed)
 
-    say("\nThe next save needed no cleaning up. To get the room back there is gc:")
+    say("\nThe next save removed what the killed one had left; gc finds nothing to do:")
     ckptstore("gc", store_url, "--grace", "0")
 
 
@@ -211,6 +211,7 @@ def on_s3(local: str) -> None:
     say("\nAnd again it goes on from the newest whole one, to the very same end:")
     run(trainer(runs))
     compare(runs, f"{WORK}/undisturbed")
+    say("\nIn a bucket nobody can tell whether a writer lives, so leftovers wait for gc, a day by default:")
     ckptstore("gc", runs, "--grace", "0")
 
 

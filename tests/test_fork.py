@@ -18,7 +18,7 @@ from ckptstore import CheckpointStore
 
 what, url = sys.argv[1:]
 store = CheckpointStore(url)
-store.save(1)
+store.save(1, {"i": 1})
 large = {f"p{i}": {"weights": {"w": np.random.rand(1 << 19)}} for i in range(8)}
 future = store.save_async(2, policies=large)
 child = os.fork()

@@ -302,12 +302,16 @@ def test_rollback_holds_its_target(opener: Opener, monkeypatch: pytest.MonkeyPat
     pruned: list[list[str]] = []
 
     def delete_late(
-        self: Removal, target: Target, superseded: bool = False, held: Hold | None = None
+        self: Removal,
+        target: Target,
+        superseded: bool = False,
+        held: Hold | None = None,
+        dry_run: bool = False,
     ) -> None:
         if not pruned:
             pruned.append([])
             pruned[0] += slow.prune(1)
-        delete(self, target, superseded, held)
+        delete(self, target, superseded, held, dry_run)
 
     monkeypatch.setattr(Removal, "delete", delete_late)
     assert store.rollback(0) == ["checkpoint_000002"]  # the other was removed by the prune

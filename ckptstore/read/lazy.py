@@ -41,7 +41,9 @@ class Lazy(Mapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         # Whether there is one may be known without reading what lists them all.
-        if not isinstance(key, str) or self._holds is None:
+        if not isinstance(key, str):
+            return False
+        if self._holds is None:
             return key in self._keys
         return key in self._values or run_off_main(partial(self._holds, key))
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ckptstore.backends.local.locks import forget_locks_of
 from ckptstore.backends.local.posix import Directory, Disk, Identity, identity
 
 
@@ -78,6 +79,7 @@ class CrashingDisk(Disk):
         self.dead = True
         for fd in list(self._open):
             self.close(fd)
+        forget_locks_of(self)
 
     def restart(self, after: int | None = None) -> None:
         """After `drop`: another process goes on with this disk, for `after` more changes."""

@@ -70,6 +70,13 @@ def _forget_locks() -> None:
         lock.forget()
 
 
+def forget_locks_of(disk: Disk) -> None:
+    """What was opened through `disk` is closed by now: its numbers may be other files'."""
+    for lock in list(_locks):
+        if lock._disk is disk:
+            lock.fd = -1
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_locks)
 
