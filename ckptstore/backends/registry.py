@@ -77,6 +77,20 @@ def open_backend(
         raise InvalidRequest(text, str(error)) from error
 
 
+def open_below(backend: Backend, name: str) -> Backend:
+    """The backend of the directory `name` below that of `backend`, opened with the same options.
+
+    InvalidRequest for a backend that isn't one of ckptstore's own.
+    """
+    below = getattr(backend, "below", None)
+    if below is None:
+        raise InvalidRequest(
+            backend.url, f"a {type(backend).__name__} has no directories to open", "Pass a function instead"
+        )
+    made: Backend = below(name)
+    return made
+
+
 def _opener_for(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
     """What makes the client of `url`; each kind is imported only when asked for."""
     module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.FsspecOpener").rpartition(".")

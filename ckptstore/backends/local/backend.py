@@ -118,6 +118,10 @@ class LocalBackend:
             promises["weakness"] = weakness
         return promises
 
+    def below(self, name: str) -> LocalBackend:
+        """The directory `name` below, on the same disk."""
+        return LocalBackend(os.path.join(self.root, name), self.disk)
+
     def __reduce__(self) -> tuple[type[LocalBackend], tuple[str]]:
         return LocalBackend, (self.root,)
 

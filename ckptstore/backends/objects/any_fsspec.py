@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import posixpath
 import re
@@ -71,6 +72,11 @@ class FsspecOpener:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"lost": False, **state})
+
+    def below(self, name: str) -> FsspecOpener:
+        made = copy.copy(self)
+        made._url, made._options = f"{self.url}/{name}", self._options
+        return made
 
     def __call__(self) -> FsspecClient:
         with explain_bad_options(self._options):

@@ -92,6 +92,16 @@ class ObjectBackend:
         """Seconds after which a request that keeps failing is given up."""
         return self._retry_policy.timeout
 
+    def below(self, name: str) -> ObjectBackend:
+        """The directory `name` below, by the same options."""
+        retry = self._retry_policy
+        return ObjectBackend(
+            self._opener.below(name),
+            timeout=retry.timeout,
+            retries=retry.retries,
+            concurrency=self.concurrency,
+        )
+
     @property
     def client(self) -> BucketClient:
         """This process's client: one inherited through fork would hang or refuse to work."""

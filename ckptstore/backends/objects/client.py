@@ -134,5 +134,8 @@ class Opener(Protocol):
     def above(self, levels: int) -> Opener:
         """What opens the same bucket so many directories up."""
 
+    def below(self, name: str) -> Opener:
+        """One with the same options for the directory `name` below."""
+
     def __call__(self) -> BucketClient:
         """Make the client. BadOptions if it can't be set up with these options."""

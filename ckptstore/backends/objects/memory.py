@@ -127,5 +127,8 @@ class MemoryOpener:
         """What opens the directory so many levels up."""
         return MemoryOpener(self.url.rsplit("/", levels)[0])
 
+    def below(self, name: str) -> MemoryOpener:
+        return MemoryOpener(f"{self.url}/{name}")
+
     def __call__(self) -> MemoryClient:
         return MemoryClient(self.url)

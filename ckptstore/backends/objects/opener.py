@@ -63,6 +63,10 @@ class BucketOpener(ABC):
         *first, self.lost = state
         self._state = (first[0], first[1], first[2], first[3])
 
+    def below(self, name: str) -> BucketOpener:
+        url, options, timeout, concurrency = self._state
+        return type(self)(f"{url.rstrip('/')}/{name}", options, timeout, concurrency)
+
     def __call__(self) -> SomeClient:
         options = self._state[1]
         with explain_bad_options(options):

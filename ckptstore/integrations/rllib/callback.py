@@ -32,10 +32,13 @@ class CheckpointCallback:
     committed step. The manifest has the numbers of the result, of ``env_runners`` and of ``evaluation``,
     so ``BestN("env_runners/episode_return_mean", 3)`` finds them.
 
+    Under Tune every trial has a store of its own below `store`, named as the trial's directory in Tune's
+    storage; ``result["ckptstore"]["store"]`` is its URL.
+
     Parameters:
-        store: a `CheckpointStore`, its URL, or a function that opens it. A pickle of the callback holds no
-            credentials: another process opens its own store with the credentials that it has, or by that
-            function.
+        store: a `CheckpointStore`, its URL, or a function that opens it. If the function takes a parameter,
+            it gets the trial's name, empty outside Tune. A pickle of the callback holds no credentials:
+            another process opens its own store with the credentials that it has, or by that function.
         every: how many iterations there are between two saves.
         keep: which checkpoints to keep after each save, as for `CheckpointStore.prune`; None keeps all.
         wait: whether to wait for each commit.
@@ -99,15 +102,16 @@ class _Saver:
                 cleanup()
             finally:
                 if self._staged is not None:
-                    self._handle.open().wait()
+                    self._handle.open(find_trial(algorithm)).wait()
 
         algorithm.cleanup = clean_up_and_wait
+        self._handle.open(find_trial(algorithm))  # now, if it can't be opened
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **more: Any) -> None:
         """Save if it is time. Raises the error of the previous save."""
-        step = algorithm.iteration
+        step, trial = algorithm.iteration, find_trial(algorithm)
         if step % self._every == 0:
-            store = self._handle.open()
+            store = self._handle.open(trial)
             staged = store.stage_async(
                 step, metrics=select_numbers(result), if_exists="replace", keep=self._keep
             )
@@ -120,10 +124,21 @@ class _Saver:
         self._update()
         if self._committed is not None:
             result[RESULT] = {"committed_step": self._committed}
+            if trial:
+                result[RESULT]["store"] = self._handle.open(trial).url
 
     def _update(self) -> None:
         if self._staged is not None and self._staged.checkpoint is not None:
             self._committed = self._staged.checkpoint.step
+
+
+def find_trial(algorithm: Any) -> str:
+    """The name of the Tune trial that `algorithm` is, as its directory has it; empty outside Tune.
+
+    Its ``trial_id`` would be "default" in every trial, since RLlib takes what Tune says of the trial for a
+    part of its config.
+    """
+    return str(getattr(getattr(algorithm, "_storage", None), "trial_dir_name", None) or "")
 
 
 def select_numbers(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Pointer(NamedTuple):
     name: str
     id: str
     trial: str = ""
-    """Id of the Tune trial whose store it is."""
+    """Name of the Tune trial whose store it is."""
 
     @property
     def step(self) -> int:
@@ -69,6 +69,11 @@ def open_reported(reported: Any, store: StoreSource | None = None) -> Checkpoint
     pointer = parse(data, path)
     opened = CheckpointStore(pointer.store, create=False) if store is None else StoreHandle(store).open()
     found = opened.get(pointer.name)
+    check_same(found, pointer)
+    return found
+
+
+def check_same(found: Checkpoint, pointer: Pointer) -> None:
+    """Raise CheckpointNotFound unless `found` is the very checkpoint that `pointer` was written for."""
     if found.id != pointer.id:
         raise CheckpointNotFound(found.url, "another checkpoint has replaced the one that was reported")
-    return found

@@ -10,10 +10,9 @@ from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.format.names import join_below
 from ckptstore.integrations.rllib import pointers
-from ckptstore.integrations.rllib.callback import select_numbers
+from ckptstore.integrations.rllib.callback import find_trial, select_numbers
 from ckptstore.integrations.rllib.saving import is_writing, write
 from ckptstore.integrations.rllib.sources import StoreHandle
-from ckptstore.logs import logger
 from ckptstore.retention import Keep
 from ckptstore.store import CheckpointStore
 
@@ -27,17 +26,18 @@ class StoredAlgorithm:
 
         Tuner(StoredPPO, param_space=config, ...)
 
-    Every trial has a store of its own below that URL, named after the trial's id, or the one that
-    ``checkpoint_store``, a static method, opens for a trial id. Tune's own storage gets a small file that
-    points there. When Tune restores a trial, on this machine or another, RLlib's own reader gets the verified
-    files; that reader runs code, as under Tune without a store. A save that fails raises, as RLlib's own
-    would. The step is the iteration, and an existing step is replaced.
+    Every trial has a store of its own below that URL, named as the trial's directory in Tune's storage, or
+    the one that ``checkpoint_store``, a static method, opens for that name. Tune's own storage gets a small
+    file that points there. When Tune restores a trial, on this machine or another, RLlib's own reader gets
+    the verified files; that reader runs code, as under Tune without a store. A save that fails raises, as
+    RLlib's own would. The step is the iteration, and an existing step is replaced. A trial whose checkpoint
+    another has replaced raises CheckpointNotFound.
 
     The checkpoint in the store is one of the algorithm's own class: `from_checkpoint` and plain Ray open it
     without this class."""
 
     checkpoint_store: ClassVar[Any] = None
-    """The URL below which the trials have their stores, or a static method from trial id to store."""
+    """The URL below which the trials have their stores, or a static method from trial name to store."""
     checkpoint_keep: ClassVar[Keep | None] = None
     """What `CheckpointStore.prune` keeps after each save; None keeps everything."""
 
@@ -48,7 +48,8 @@ class StoredAlgorithm:
         if is_writing():  # `save` and `CheckpointCallback` have a store of their own
             ray.save_checkpoint(checkpoint_dir)
             return
-        store = self._store_of(algo.trial_id)
+        trial = find_trial(algo) or algo.trial_id
+        store = self._store_of(trial)
         metrics = select_numbers(getattr(algo, "_last_result", None) or {})
         staged = store.stage(algo.iteration, metrics=metrics, if_exists="replace")
         with staged as path:
@@ -56,7 +57,7 @@ class StoredAlgorithm:
         assert staged.checkpoint is not None
         if self.checkpoint_keep is not None:
             store.prune(retention.rule(self.checkpoint_keep))
-        pointer = pointers.Pointer(store.url, staged.checkpoint.name, staged.checkpoint.id, algo.trial_id)
+        pointer = pointers.Pointer(store.url, staged.checkpoint.name, staged.checkpoint.id, trial)
         with open(os.path.join(checkpoint_dir, pointers.POINTER), "wb") as file:
             file.write(pointers.dump(pointer))
 
@@ -70,8 +71,7 @@ class StoredAlgorithm:
         with open(path, "rb") as file:
             pointer = pointers.parse(file.read(pointers.LONGEST), path)
         found = self._store_of(pointer.trial).get(pointer.step)
-        if found.id != pointer.id:  # the trial was killed after it had saved the step again
-            logger.info("%s was saved again after it was reported to Tune", found.url)
+        pointers.check_same(found, pointer)
         found.resume()
         with found.as_directory() as directory:
             algo.load_checkpoint(directory)

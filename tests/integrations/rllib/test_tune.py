@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
@@ -18,9 +20,10 @@ from ckptstore.errors import (
     UnreadableFormat,
 )
 from ckptstore.integrations import rllib
-from ckptstore.integrations.rllib import pointers
+from ckptstore.integrations.rllib import pointers, sources
 from tests.integrations.rllib import training
 from tests.integrations.rllib.test_restore import equal, weights
+from tests.test_signing import PRIVATE
 
 pytestmark = pytest.mark.usefixtures("needs_ray")
 
@@ -125,6 +128,114 @@ def test_pointers_say_what_is_wrong_with_them(tmp_path: Path) -> None:
     CheckpointStore(moved).save(1)
     with pytest.raises(CheckpointNotFound, match="another checkpoint has replaced"):
         rllib.open_reported(reported, CheckpointStore(moved))
+
+
+def total(algo: Any, stack: str) -> float:
+    return round(float(sum(np.abs(value).sum() for value in weights(algo, stack).values())), 3)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("stack", "source"), [("old", "class"), ("new", "class"), ("new", "function")])
+def test_trials_of_a_sweep_have_stores_of_their_own(stack: str, source: str, tmp_path: Path) -> None:
+    """Through `StoredAlgorithm` and, in the same sweep, through a `CheckpointCallback`."""
+    from ray import tune
+    from ray.rllib.algorithms.ppo import PPO
+
+    root = tmp_path
+
+    class Summed(rllib.StoredAlgorithm, PPO):  # type: ignore[misc]
+        checkpoint_store = (
+            str(root / "stores")
+            if source == "class"
+            else staticmethod(lambda trial: CheckpointStore(root / "stores" / trial))
+        )
+
+        def step(self) -> Any:
+            return {**super().step(), "total": total(self, stack)}
+
+    config = training.ppo(stack, lr=tune.grid_search([1e-4, 1e-1]))
+    if stack == "new":
+        config.algo_class = Summed
+    config.callbacks(rllib.CheckpointCallback(tmp_path / "saved", wait=True))
+    results = tune.Tuner(
+        Summed,
+        param_space=config.to_dict() if stack == "old" else config,
+        run_config=tune.RunConfig(
+            name="run",
+            storage_path=str(tmp_path / "tune"),
+            stop={"training_iteration": 2},
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+        ),
+    ).fit()
+    trials = sorted(Path(result.path).name for result in results)
+    assert len(trials) == 2
+    assert sorted(os.listdir(tmp_path / "stores")) == sorted(os.listdir(tmp_path / "saved")) == trials
+    for number, result in enumerate(results):
+        truth = result.metrics["total"]
+        ckpt = rllib.open_reported(result.checkpoint)
+        assert ckpt.step == 2
+        assert summed(ckpt) == truth
+        told = result.metrics["ckptstore"]
+        assert told["committed_step"] == 2
+        assert told["store"] == CheckpointStore(tmp_path / "saved" / Path(result.path).name).url
+        assert summed(CheckpointStore(told["store"], create=False).get(2)) == truth
+        # What Tune calls to restore a trial, and population based training to copy from another.
+        again = Summed(config=training.ppo(stack))
+        again.load_checkpoint(result.checkpoint.path)
+        assert total(again, stack) == truth, number
+        again.stop()
+    assert len({result.metrics["total"] for result in results}) == 2
+
+
+def summed(ckpt: Checkpoint) -> float:
+    return round(float(sum(np.abs(value).sum() for value in ckpt.weights("default_policy").values())), 3)
+
+
+def test_a_trial_does_not_load_what_has_replaced_its_checkpoint(tmp_path: Path) -> None:
+    kind = stored(tmp_path / "stores")
+    algo = built(kind, "new")
+    saved = algo.save(str(tmp_path / "tune")).checkpoint
+    before = weights(algo, "new")
+    other = built(kind, "new")
+    other.save(str(tmp_path / "another"))
+    with pytest.raises(CheckpointNotFound, match="another checkpoint has replaced"):
+        algo.load_checkpoint(saved.path)
+    equal(before, weights(algo, "new"))
+    for each in (algo, other):
+        each.stop()
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://", "s3://", "gs://", "github://"])
+def test_any_store_has_one_below_it_for_a_trial(scheme: str, tmp_path: Path) -> None:
+    name = "PPO_1a_lr=0.1,x=[2]_2026"
+    url = f"{scheme}sweeps/ppo" if scheme else str(tmp_path / "ppo")
+    options = {"key": "me", "secret": "hushhush"} if scheme == "s3://" else {}
+    store = CheckpointStore(url, storage_options=options, retries=3, max_pending=2)
+    handles = [sources.StoreHandle(item) for item in (store, url, lambda: store)]
+    made = [handle.open(name) for handle in handles]
+    assert {item.url for item in made} == {f"{store.url}/{name}"}
+    assert made[0] is handles[0].open(name)
+    assert handles[0].open() is store
+    opened, _ = store.__reduce__()
+    again, (backend,) = made[0].__reduce__()
+    assert again.keywords == opened.keywords
+    assert b"hushhush" not in pickle.dumps(made[0])
+    if scheme == "s3://":
+        assert backend._opener._state[1] == options
+    by_name = sources.StoreHandle(lambda trial: CheckpointStore(tmp_path / f"own-{trial}"))
+    assert [by_name.open("a").url, by_name.open().url] == [
+        CheckpointStore(tmp_path / f"own-{trial}").url for trial in ("a", "")
+    ]
+
+
+def test_a_store_that_signs_needs_a_function_for_its_trials(tmp_path: Path) -> None:
+    signing = CheckpointStore(tmp_path, signing_key=PRIVATE)
+    for source in (signing, lambda: signing):
+        with pytest.raises(InvalidRequest, match="Pass a function that takes the trial's name"):
+            sources.StoreHandle(source).open("a")
+    by_name = sources.StoreHandle(lambda trial: CheckpointStore(tmp_path / trial, signing_key=PRIVATE))
+    assert by_name.open("a").signs
 
 
 @pytest.mark.slow
