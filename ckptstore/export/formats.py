@@ -64,11 +64,14 @@ class Exported(NamedTuple):
     bytes: int
     difference: float | None = None
     """Of a network: the largest difference between the file's outputs in a trial and those of the weights."""
+    unproven: tuple[str, ...] = ()
+    """Of a network: what that trial can't show, as both sides of it take the same for granted."""
 
 
 class _File(NamedTuple):
     data: bytes
     difference: float | None = None
+    unproven: tuple[str, ...] = ()
 
 
 Format = Callable[[Exportable, str], _File]
@@ -103,13 +106,13 @@ def export(
                 "Name one of them",
             )
         policy_id = checkpoint.policy_ids[0]
-    data, difference = FORMATS[kind](checkpoint, policy_id)
+    data, difference, unproven = FORMATS[kind](checkpoint, policy_id)
     with translate_errors(path):
         try:
             open_backend(folder, storage_options).publish(name, data)
         except FileExistsError as error:
             raise InvalidRequest(path, "the file already exists", "Name a new file") from error
-    return Exported(path, policy_id, kind, len(data), difference)
+    return Exported(path, policy_id, kind, len(data), difference, unproven)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -192,10 +195,14 @@ def _by(dumps: Callable[[Network, Mapping[str, str], str], tuple[bytes, float]])
 
     def make(checkpoint: Exportable, policy_id: str) -> _File:
         network = network_of(checkpoint, policy_id)
-        about = about_network(network, _about(checkpoint, policy_id))
-        return _File(*dumps(network, about, _describe(checkpoint, policy_id)))
+        unproven = (*network.module.unproven, _RLLIB)
+        about = about_network(network, {**_about(checkpoint, policy_id), "unproven": "; ".join(unproven)})
+        return _File(*dumps(network, about, _describe(checkpoint, policy_id)), unproven)
 
     return make
+
+
+_RLLIB = "that RLlib computes the same: it wasn't asked, as rllib.export_model does"
 
 
 def _describe(checkpoint: Exportable, policy_id: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import InvalidRequest
-from ckptstore.export.trial import largest_difference
+from ckptstore.export.trial import Live, largest_difference
 from ckptstore.rllib_formats.networks.forward import Convolution, Network
 from ckptstore.rllib_formats.networks.normal import Normal
 from ckptstore.version import __version__
@@ -21,9 +21,9 @@ _IR = {19: 9, 20: 9, 21: 10}
 
 
 def dumps(
-    network: Network, about: Mapping[str, str], where: str, *, opset: int = OPSET
+    network: Network, about: Mapping[str, str], where: str, live: Live | None = None, *, opset: int = OPSET
 ) -> tuple[bytes, float]:
-    """The file's bytes, and the largest difference from the weights that a trial has shown.
+    """The file's bytes, and the largest difference that a trial has shown from the weights, and from `live`.
 
     Raises InvalidRequest if onnx or onnxruntime isn't installed or the opset isn't one of `OPSETS`, and
     UnreadableFormat if the graph doesn't compute what the weights do.
@@ -53,7 +53,7 @@ def dumps(
     def run(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(names, session.run(names, dict(given)), strict=True))
 
-    return data, largest_difference(network, run, where)
+    return data, largest_difference(network, run, where, live)
 
 
 def _model(network: Network, about: Mapping[str, str], opset: int) -> Any:

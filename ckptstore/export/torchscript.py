@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptstore.errors import InvalidRequest
-from ckptstore.export.trial import largest_difference
+from ckptstore.export.trial import Live, largest_difference
 from ckptstore.format import strictjson
 from ckptstore.rllib_formats.networks.forward import Convolution, Network
 from ckptstore.rllib_formats.networks.normal import Normal
@@ -17,8 +17,10 @@ METADATA = "ckptstore.json"
 """The extra file inside, which says where the weights are from and names the inputs and outputs."""
 
 
-def dumps(network: Network, about: Mapping[str, str], where: str) -> tuple[bytes, float]:
-    """The file's bytes, and the largest difference from the weights that a trial has shown.
+def dumps(
+    network: Network, about: Mapping[str, str], where: str, live: Live | None = None
+) -> tuple[bytes, float]:
+    """The file's bytes, and the largest difference that a trial has shown from the weights, and from `live`.
 
     The module takes the inputs in their order and returns a dict of the outputs. Raises InvalidRequest if
     torch isn't installed, and UnreadableFormat if the module doesn't compute what the weights do.
@@ -44,7 +46,7 @@ def dumps(network: Network, about: Mapping[str, str], where: str) -> tuple[bytes
             made = loaded(*(torch.from_numpy(given[name]) for name in network.inputs))
         return {name: value.numpy() for name, value in made.items()}
 
-    return buffer.getvalue(), largest_difference(network, run, where)
+    return buffer.getvalue(), largest_difference(network, run, where, live)
 
 
 def _module(network: Network) -> Any:

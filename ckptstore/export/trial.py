@@ -12,6 +12,8 @@ from ckptstore.errors import UnreadableFormat
 from ckptstore.rllib_formats.networks.forward import LARGEST, Network, Numbers
 
 Arrays = Mapping[str, Any]
+Live = Callable[[Arrays], Arrays]
+"""Asks RLlib's own network for some of the outputs, by their names."""
 
 BATCHES = (1, 7, 64)
 """Sizes of batches: several, as a file may have frozen the size that it was made with."""
@@ -19,10 +21,14 @@ TOLERANCE = 1e-4
 """The largest difference, as a part of the largest output, that rounding of float32 can explain."""
 
 
-def largest_difference(network: Network, run: Callable[[Arrays], Arrays], where: str) -> float:
+def largest_difference(
+    network: Network, run: Callable[[Arrays], Arrays], where: str, live: Live | None = None
+) -> float:
     """The largest difference between `run`, which runs the file, and the weights, over all outputs.
 
-    Raises UnreadableFormat if it is more than rounding, or if an output isn't a finite number.
+    With `live`, which asks RLlib's own network, its outputs are compared as well: those of the weights come
+    from the same description of the network as the file. Raises UnreadableFormat if a difference is more than
+    rounding, or if an output isn't a finite number.
     """
     numbers, largest = Numbers(network.weights, where), 0.0
     random = np.random.default_rng(0)
@@ -40,7 +46,8 @@ def largest_difference(network: Network, run: Callable[[Arrays], Arrays], where:
             found = run(given)
         except Exception as error:  # whatever the runtime raises
             raise _refuse(where, f"with a batch of {batch}: {error!s:.100}") from error
-        for name, truth in expected.items():
+        theirs = live(given) if live is not None else {}
+        for name, truth in [*expected.items(), *theirs.items()]:
             if not np.isfinite(truth).all():
                 raise UnreadableFormat(
                     where, f"its outputs {name} aren't finite numbers", "Export an older checkpoint"

@@ -60,6 +60,7 @@ def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any
         "current_kl_coeff",
         "connector_configs",
         "checkpoint_version",
+        "module_spec",
     }
     config = kwargs.get("config", kwargs.get("model_config"))
     spaces = {"observation_space", "action_space"}
@@ -80,9 +81,18 @@ def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any
         "connectors": _dict(old.get("connector_configs")),
         "extra": {
             **{key: value for key, value in old.items() if key not in taken},
+            **_module(old.get("module_spec")),
             **{key: value for key, value in kwargs.items() if key not in {"config", "model_config"} | spaces},
         },
     }
+
+
+def _module(spec: Any) -> dict[str, Any]:
+    """What the Learner recorded of the module in a policy of the old stack: its class and model config."""
+    if not isinstance(spec, dict) or not spec:
+        return {}
+    kind = class_name(spec.get("class", spec.get("policy_class")))
+    return {"module_spec": {"class": kind, "config": config_dict(spec.get("config"))}}
 
 
 def weights(module_state: Any, source: str) -> dict[str, Any]:

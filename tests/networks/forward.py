@@ -33,10 +33,10 @@ def mlp(module: Module, prefix: str, x: Any, active: str, last: bool) -> Any:
 
 
 def convolutions(module: Module, prefix: str, x: Any) -> Any:
-    """The layers of images below `prefix`, down to one pixel, flattened."""
+    """The layers of images below `prefix`, flattened."""
     active, position = ACTIVE[module.model_config["conv_activation"]], 0
-    for _, kernel, stride, padding in module.model_config["conv_filters"]:
-        if padding == "same":
+    for _, kernel, stride, *padding in module.model_config["conv_filters"]:
+        if padding in ([], ["same"]):
             position += 1
             pads = [(0, 0)]
             for size, length in zip(x.shape[1:3], kernel, strict=True):
@@ -49,8 +49,7 @@ def convolutions(module: Module, prefix: str, x: Any) -> Any:
             np.einsum("bhwcij,ocij->bhwo", windows, weight) + module.weights[f"{prefix}.{position}.bias"]
         )
         position += 2
-    assert x.shape[1:3] == (1, 1)
-    return x[:, 0, 0]
+    return x.reshape(len(x), -1)
 
 
 def encoded(module: Module, prefix: str, x: Any) -> Any:

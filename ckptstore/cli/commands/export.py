@@ -34,7 +34,9 @@ def export(session: Session, target: str, destination: str, policy_id: str | Non
             "file": done.path,
             "bytes": done.bytes,
             "difference": done.difference,
+            "unproven": list(done.unproven),
         },
         f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {format_size(done.bytes)}"
-        + ("" if done.difference is None else f", within {done.difference:.1g} of the weights in a trial"),
+        + ("" if done.difference is None else f", within {done.difference:.1g} of the weights in a trial")
+        + "".join(f"\nnot proven: {text}" for text in done.unproven),
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
+
+import numpy as np
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import UnreadableFormat
 from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
 from ckptstore.export.formats import about_network
+from ckptstore.export.trial import Live
 from ckptstore.rllib_formats.networks import Network, find_network
+from ckptstore.rllib_formats.networks.forward import Numbers
 from ckptstore.store import CheckpointStore
 
 
@@ -28,8 +33,8 @@ def export_model(
 ) -> Checkpoint:
     """Commit the network of one policy, or one module of the new API stack, to the store at `url`.
 
-    With `onnx`, an opset or True, the file is ``model.onnx``, run and compared with the weights before it is
-    committed, as ``Checkpoint.export`` does. Without, a policy is exported by RLlib itself: as a ``model.pt``
+    With `onnx`, an opset or True, the file is ``model.onnx``, run and compared with the weights and with the
+    live policy before it is committed. Without, a policy is exported by RLlib itself: as a ``model.pt``
     that needs RLlib to be loaded, or a SavedModel. RLlib can't export a module, whose ``model.pt`` is
     TorchScript. The step is the policy's global timestep, or 0, unless `step` is given. Raises
     UnreadableFormat for a network that can't be exported, and what `CheckpointStore.stage` raises.
@@ -55,8 +60,8 @@ def export_model(
     return staged.checkpoint
 
 
-def _read_network(policy: Any, step: int) -> tuple[Network, dict[str, str], str]:
-    """The network, its metadata, and the policy's name in errors."""
+def _read_network(policy: Any, step: int) -> tuple[Network, dict[str, str], str, Live]:
+    """The network, its metadata, the policy's name in errors, and what asks `policy` itself."""
     what = type(policy).__name__
     with tempfile.TemporaryDirectory() as directory:  # through files, as there is one reader for policies
         if hasattr(policy, "export_checkpoint"):
@@ -66,7 +71,41 @@ def _read_network(policy: Any, step: int) -> tuple[Network, dict[str, str], str]
         source = Checkpoint.open(directory).rllib()
         [policy_id] = source.policy_ids
         network = find_network(source.policy(policy_id, False, False), where=what)
-    return network, about_network(network, {"policy": policy_id, "step": str(step)}), what
+    about = about_network(network, {"policy": policy_id, "step": str(step)})
+    ask = _ask_policy if hasattr(policy, "compute_actions") else _ask_module
+    return network, about, what, functools.partial(ask, policy, network)
+
+
+def _ask_policy(policy: Any, network: Network, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The distribution's inputs by a policy of the old stack, which gets observations after the filter."""
+    obs = given["obs"]
+    if network.normal is not None:
+        obs = Numbers({}, type(policy).__name__).normal(obs, network.normal).astype(np.float32)
+    states = [given[name] for name in ("state_in_h", "state_in_c") if name in given]
+    *_, extra = policy.compute_actions(obs, state_batches=states, explore=False)
+    return {next(iter(network.outputs)): np.asarray(extra["action_dist_inputs"])}
+
+
+def _ask_module(module: Any, network: Network, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The distribution's inputs, or the Q values, by a module of the new stack."""
+    import torch
+
+    tensors = {name: torch.from_numpy(value) for name, value in given.items()}
+    recurrent = len(tensors) > 1
+    batch: dict[str, Any] = {"obs": tensors.pop("obs")}
+    if recurrent:
+        batch["obs"] = batch["obs"][:, None]  # one step of time
+        states: dict[str, Any] = {}
+        batch["state_in"] = states
+        for name, value in tensors.items():
+            *roles, part = name.removeprefix("state_in_").split("_")
+            inner = states.setdefault(roles[0], {}) if roles else states
+            inner[part] = value
+    with torch.no_grad():
+        if "qf_preds" in network.outputs:
+            return {"qf_preds": module.compute_q_values(batch)["qf_preds"].numpy()}
+        made = module.forward_inference(batch)["action_dist_inputs"].numpy()
+    return {"action_dist_inputs": made[:, 0] if recurrent else made}
 
 
 def _write(path: str, data: bytes) -> None:

@@ -102,9 +102,7 @@ def build_model_config(target: Any, policy: Mapping[str, Any]) -> dict[str, Any]
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
     result = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
-    stored = policy["config"]
-    if isinstance(stored.get("model"), Mapping):  # up to 1.2 a policy holds the algorithm's whole config
-        stored = stored["model"]
+    _, stored, _ = new_stack.read_description(policy)
     for key, value in stored.items():
         name = MODEL_RENAMED.get(key, key)
         if name in result:
@@ -124,8 +122,9 @@ def load(
     weights = {}
     for policy_id, policy in policies.items():
         what = f"{report.source} policy {policy_id!r}"
-        check_weights(ours[policy_id], policy["weights"], what, optional=CONSTANTS)
-        weights[policy_id] = {**ours[policy_id], **policy["weights"]}
+        stored = {_rename_target(name, ours[policy_id]): value for name, value in policy["weights"].items()}
+        check_weights(ours[policy_id], stored, what, optional=CONSTANTS)
+        weights[policy_id] = {**ours[policy_id], **stored}
     optimizers = _choose_optimizers(algo, policies, report)
     # An env runner that has seen this number or a higher one would keep its weights.
     sequence = max(_read_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
@@ -156,6 +155,11 @@ def load(
             group.sync_weights(from_worker_or_learner_group=algo.learner_group, inference_only=False)
 
 
+def _rename_target(name: str, ours: Mapping[str, Any]) -> str:
+    """The name of a weight today: APPO's target networks have had an underscore in front since Ray 2.34."""
+    return f"_{name}" if name not in ours and f"_{name}" in ours else name
+
+
 def _choose_optimizers(algo: Any, policies: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
     """The learner's optimizers that have a stored state. RLlib ignores names that it doesn't know."""
     result = {}
@@ -163,7 +167,10 @@ def _choose_optimizers(algo: Any, policies: Mapping[str, Any], report: RestoreRe
     for policy_id, policy in policies.items():
         prefix = f"{policy_id}_"
         ours = {name[len(prefix) :] for name, item in live.items() if item["module_id"] == policy_id}
-        stored = dict(policy["optimizer"])
+        stored = {
+            name: _without_targets(item, list(policy["weights"]))
+            for name, item in policy["optimizer"].items()
+        }
         if len(ours) == len(stored) == 1:
             stored = dict(zip(ours, stored.values(), strict=True))  # Ray 2.5 named it after its module
         for name in sorted(ours ^ stored.keys()):
@@ -183,6 +190,16 @@ def _choose_optimizers(algo: Any, policies: Mapping[str, Any], report: RestoreRe
     if result:
         report.carried.append("optimizer")
     return result
+
+
+def _without_targets(item: Mapping[str, Any], weights: list[str]) -> Mapping[str, Any]:
+    """An optimizer without APPO's target networks, which it had as parameters from Ray 2.10 to 2.33."""
+    kept = [number for number, name in enumerate(weights) if not name.startswith("old_")]
+    groups = list(item.get("param_groups") or ())
+    if len(kept) == len(weights) or len(groups) != 1 or len(groups[0]["params"]) != len(weights):
+        return item
+    moments = {new: item["state"][old] for new, old in enumerate(kept) if old in item["state"]}
+    return {"state": moments, "param_groups": [{**groups[0], "params": list(range(len(kept)))}]}
 
 
 def _convert_optimizer(item: Mapping[str, Any]) -> dict[str, Any]:

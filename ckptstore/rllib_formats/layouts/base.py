@@ -65,6 +65,16 @@ def owner(name: str, ids: Iterable[str]) -> str | None:
     return max(matching, key=len, default=None)
 
 
+def read_constructor(source: Source, path: str, notes: list[Note]) -> Raw:
+    """The ``class``, ``args`` and ``kwargs`` that a component was constructed from, by its file at `path`."""
+    document = source.read_mapping(path)
+    pair = document.get("ctor_args_and_kwargs")
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], dict):
+        notes.append(Note("skipped", path, "the constructor's arguments are not as RLlib writes them"))
+        pair = ((), {})
+    return {"class": document.get("class"), "args": tuple(pair[0] or ()), "kwargs": pair[1]}
+
+
 def tune_metadata(source: Source, state_path: str) -> Raw:
     """What Ray's Tune noted beside the checkpoint, up to Ray 2.6; {} without such a file.
 

@@ -15,10 +15,11 @@ from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.rllib_formats.detect import Detected
-from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, tune_metadata
+from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, read_constructor, tune_metadata
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.paths import (
     COMPONENT_EXTENSIONS,
+    CTOR,
     below,
     children,
     files_below,
@@ -161,6 +162,9 @@ class Policies:
             document["learner_state"] = {"module_state": module, "optimizer": named}
             if "weights" in document:
                 self._compare(policy_id, document["weights"], module)
+                if want.details and policy_id in self._modules:
+                    # The algorithm's config may describe the network that it would have had without one.
+                    document["module_spec"] = self._spec(self._modules[policy_id])
             elif want.details:
                 document["policy_spec"] = self._spec(path)
         return {"policies": {policy_id: document}}
@@ -235,23 +239,31 @@ class Policies:
             self.notes.append(Note("mismatch", self._modules[policy_id], text))
 
     def _spec(self, path: str) -> Raw:
-        """Class, spaces and model config, from the JSON beside a module."""
+        """Class, spaces and model config of a module, from the file beside it that it was built from."""
         inner = path.rpartition("/")[0]
+        ctor = join(inner, CTOR)
+        if ctor in self.source.files:  # since Ray 2.33
+            made = read_constructor(self.source, ctor, self.notes)
+            fields = getattr(made["args"][0], "state", None) if made["args"] else made["kwargs"]
+            return _spec(made["class"], fields)
         for directory in (inner.rpartition("/")[0], inner):
             name = join(directory, "rl_module_metadata.json")
             if name not in self.source.files:
                 continue
             spec = self.source.json(name).get("module_spec_dict")
             spec = spec if isinstance(spec, dict) else {}
-            config = spec.get("module_config")
-            config = config if isinstance(config, dict) else {}
-            return {
-                "policy_class": spec.get("module_class"),
-                "observation_space": config.get("observation_space"),
-                "action_space": config.get("action_space"),
-                "config": config.get("model_config_dict"),
-            }
+            return _spec(spec.get("module_class"), spec.get("module_config"))
         return {}
+
+
+def _spec(kind: Any, fields: Any) -> Raw:
+    fields = fields if isinstance(fields, dict) else {}
+    return {
+        "policy_class": kind,
+        "observation_space": fields.get("observation_space"),
+        "action_space": fields.get("action_space"),
+        "config": fields.get("model_config_dict"),
+    }
 
 
 def _is_beside(path: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from ckptstore.errors import CheckpointCorrupt
 from ckptstore.format import names
 from ckptstore.rllib_formats.detect import Detected
-from ckptstore.rllib_formats.layouts.base import Raw, Want, owner
+from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, read_constructor
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.paths import (
     COMPONENT_EXTENSIONS,
@@ -141,12 +141,4 @@ class Tree:
 
     def _ctor(self, directory: str) -> Raw:
         """What the component was constructed from; every component has a file for it."""
-        path = join(directory, CTOR)
-        document = self.source.read_mapping(path)
-        pair = document.get("ctor_args_and_kwargs")
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], dict):
-            self.notes.append(
-                Note("skipped", path, "the constructor's arguments are not as RLlib writes them")
-            )
-            pair = ((), {})
-        return {"class": document.get("class"), "args": tuple(pair[0] or ()), "kwargs": pair[1]}
+        return read_constructor(self.source, join(directory, CTOR), self.notes)

@@ -32,6 +32,8 @@ class Module(NamedTuple):
     """Lines "old -> new"."""
     dropped: tuple[str, ...]
     """Lines "name: why"."""
+    unproven: tuple[str, ...] = ()
+    """What of it is taken from something else than its own record."""
 
 
 def refuse(where: str, why: str) -> UnreadableFormat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ _CLASSES = {
 }
 RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
 """Keys of a model config that have another name since Ray 2.38, by their old name."""
+GUESSED = "the network's settings: they are the algorithm's config, as no file has the module's own"
+"""What can't be told of a module that a policy wraps, where nothing beside it describes it."""
+_LAYER = re.compile(
+    r"((?:\w+_)?encoder\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.(?:mlp|0\.cnn))\.(\d+)\.weight\Z"
+)
 _HEADS = ("pi.", "vf.", "af.", "qf.", "qf_twin.")
 _TARGETS = ("_target_", "target_")
 
@@ -35,18 +41,15 @@ def is_one(policy: Mapping[str, Any]) -> bool:
 
 def convert(policy: Mapping[str, Any], where: str) -> Module:
     """The module with today's names, and with the constants that newer releases add to the weights."""
-    name = str(policy.get("policy_class")).rpartition(".")[2]
-    # Beside a Learner the class is the wrapping policy's, and only PPO's policies had a Learner.
+    class_name, model, recorded = read_description(policy)
+    name = class_name.rpartition(".")[2]
+    # Without a record of the module the class is the wrapping policy's: only PPO's had one by default.
     known = _CLASSES.get(name) or (ppo if name == "PPOTorchPolicy" else None)
     if known is None:
-        raise refuse(
-            where, f"the module class {policy.get('policy_class')!s:.120} isn't one of RLlib's defaults"
-        )
-    stored = policy.get("config")
-    stored = stored if isinstance(stored, Mapping) else {}
-    model = stored.get("model") if name.endswith("Policy") else stored
-    settings = _settings(model if isinstance(model, Mapping) else {}, where)
+        raise refuse(where, f"the module class {class_name:.120} isn't one of RLlib's defaults")
+    settings = _settings(model, where)
     weights = dict(policy["weights"])
+    _check_sizes(weights, settings, where)
     if known is ppo:
         settings["vf_share_layers"] = not any(key.startswith("encoder.critic_encoder.") for key in weights)
     extra = policy.get("extra")
@@ -76,7 +79,47 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         optimizers,
         (),
         tuple(dropped),
+        () if recorded else (GUESSED,),
     )
+
+
+def read_description(policy: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], bool]:
+    """Class and model config of the module in `policy`, and whether they are the module's own record.
+
+    A policy of the old stack that wraps a module has the algorithm's config. There the old stack's ``model``
+    says nothing of the module where ``_model_config_dict`` is set beside it (Ray 2.10 to 2.37).
+    """
+    found, stored = str(policy.get("policy_class")), policy.get("config")
+    stored = stored if isinstance(stored, Mapping) else {}
+    if found.endswith("RLModule") or not isinstance(stored.get("model"), Mapping):
+        return found, stored, True
+    extra = policy.get("extra")
+    spec = extra.get("module_spec") if isinstance(extra, Mapping) else None
+    if isinstance(spec, Mapping) and isinstance(spec.get("config"), Mapping) and spec["config"]:
+        return str(spec.get("class") or found), spec["config"], True
+    own = stored.get("_model_config_dict") or stored.get("_model_config")
+    return found, {**stored["model"], **(own if isinstance(own, Mapping) else {})}, False
+
+
+def _check_sizes(weights: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
+    """Refuse a config of another network than the weights are of: its activations would be wrong, too."""
+    found: dict[str, dict[int, int]] = {}
+    for name, value in weights.items():
+        match = _LAYER.match(name)
+        if match and np.ndim(value) in (2, 4):
+            found.setdefault(match[1], {})[int(match[2])] = int(np.shape(value)[0])
+    for name, numbered in found.items():
+        sizes = [numbered[number] for number in sorted(numbered)]
+        convolutions = name.endswith("cnn")
+        expected = settings["conv_filters" if convolutions else "fcnet_hiddens"]
+        if convolutions and expected is None:
+            continue  # RLlib's own for images of that shape
+        if convolutions:
+            expected = [item[0] for item in expected]
+        if expected is None or list(expected) != sizes:
+            raise refuse(
+                where, f"its config describes layers of {expected!s:.60} where {name!r} has {sizes!s:.60}"
+            )
 
 
 def _discrete(policy: Mapping[str, Any]) -> bool:

@@ -251,3 +251,39 @@ def test_a_filter_among_connectors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
         saved.export(tmp_path / "x.onnx")
     saved.export(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("stack", ["old", "new"])
+def test_a_policy_that_computes_otherwise_than_it_says_is_refused(stack: str, tmp_path: Path) -> None:
+    """The file and what checks it come from the config; the live policy has the last word."""
+    store = CheckpointStore(tmp_path / "models")
+    algo = training.ppo(stack).build_algo()
+    try:
+        policy = algo.get_policy() if stack == "old" else training.learner_of(algo).module["default_policy"]
+        rllib.export_model(policy, store, onnx=True)
+        if stack == "old":
+            policy.config["model"]["fcnet_activation"] = "relu"
+        else:
+            policy._ctor_kwargs = None
+            policy.model_config["fcnet_activation"] = "relu"
+        with pytest.raises(UnreadableFormat, match="doesn't compute what the weights do"):
+            rllib.export_model(policy, store, onnx=True, step=1)
+    finally:
+        algo.stop()
+    assert [ckpt.step for ckpt in store.checkpoints()] == [0]
+
+
+def test_a_file_for_torch_of_a_module_is_compared_with_the_module(tmp_path: Path) -> None:
+    algo = training.ppo("new").build_algo()
+    module = training.learner_of(algo).module["default_policy"]
+    asked = []
+    forward = module.forward_inference
+
+    def listen(batch: Any) -> Any:
+        asked.append(batch)
+        return forward(batch)
+
+    module.forward_inference = listen
+    rllib.export_model(module, tmp_path / "models")
+    algo.stop()
+    assert [len(batch["obs"]) for batch in asked] == [1, 7, 64]

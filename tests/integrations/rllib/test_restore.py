@@ -379,3 +379,20 @@ def test_the_larger_corpus_beside_rays_own_reader(capsys: pytest.CaptureFixture[
         pytest.skip("CKPTSTORE_CORPUS names no folder of further checkpoints")
     with capsys.disabled():
         assert corpus.table([folder]) == 0
+
+
+def test_targets_of_appo_have_their_names_of_today() -> None:
+    case = DATA / "v1_2/ray_2.12.0_hybrid_appo"
+    with np.load(case / "expected.npz") as archive:
+        truth = {name.rpartition("/")[2]: archive[name] for name in archive.files if "weights/" in name}
+    algo = rllib.from_checkpoint(case / "checkpoint")
+    try:
+        live = weights(algo, "new")
+        assert {name.removeprefix("_") for name in live} >= truth.keys()
+        for name, value in truth.items():
+            np.testing.assert_array_equal(live[f"_{name}" if name.startswith("old_") else name], value)
+        assert "optimizer" in rllib.report(algo).carried
+        assert algo.iteration == json.loads((case / "live.json").read_text())["iteration"]
+        algo.train()
+    finally:
+        algo.stop()
