@@ -27,6 +27,16 @@ GUESSED = "the network's settings: they are the algorithm's config, as no file h
 _LAYER = re.compile(
     r"((?:\w+_)?encoder\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.(?:mlp|0\.cnn))\.(\d+)\.weight\Z"
 )
+_TAIL = re.compile(
+    r"(?:\.net\.(?:mlp|0\.cnn)\.\d+\.(?:weight|bias)|\.lstm\.(?:weight|bias)_(?:ih|hh)_l0"
+    rf"|\.log_std|\.{CLIP})\Z"
+)
+_PLACES = {
+    ppo: (re.compile(r"(?:encoder\.(?:actor_|critic_)?encoder|pi|vf)\."), ("encoder.", "pi.")),
+    dqn: (re.compile(r"(?:_target_)?(?:encoder|af|vf)\."), ("encoder.", "af.")),
+    sac: (re.compile(r"(?:target_)?(?:pi|qf|qf_twin)(?:_encoder)?\."), ("pi_encoder.", "pi.")),
+}
+"""Where the names of today's weights begin, and what there has to be."""
 _HEADS = ("pi.", "vf.", "af.", "qf.", "qf_twin.")
 _TARGETS = ("_target_", "target_")
 
@@ -68,6 +78,7 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         weights = {key: value for key, value in weights.items() if key.startswith(("pi_encoder.", "pi."))}
         dropped += [f"optimizer/{name}: {sac.OTHER}" for name in optimizers if name != "policy"]
         optimizers = {name: item for name, item in optimizers.items() if name == "policy"}
+    _check_places(weights, known, inference_only, where)
     return Module(
         known.CLASS,
         known.CATALOG,
@@ -99,6 +110,28 @@ def read_description(policy: Mapping[str, Any]) -> tuple[str, Mapping[str, Any],
         return str(spec.get("class") or found), spec["config"], True
     own = stored.get("_model_config_dict") or stored.get("_model_config")
     return found, {**stored["model"], **(own if isinstance(own, Mapping) else {})}, False
+
+
+def _check_places(weights: Mapping[str, Any], known: Any, inference_only: bool, where: str) -> None:
+    """Refuse weights that today's module has no place for, or too few of them.
+
+    RLlib's own loading passes over both: what it doesn't find stays random.
+    """
+    heads, needed = _PLACES[known]
+    odd = [name for name in weights if not (heads.match(name) and _TAIL.search(name))]
+    if odd:
+        names = ", ".join(map(repr, odd[:3]))
+        raise refuse(where, f"today's module has no place for the weights {names} ({len(odd)} in all)")
+    absent = [prefix for prefix in needed if not any(name.startswith(prefix) for name in weights)]
+    if absent:
+        raise refuse(where, f"it has no weights {', '.join(absent)}")
+    for prefix in _TARGETS:
+        followed = {name[len(prefix) :] for name in weights if name.startswith(prefix)}
+        kinds = {name.partition(".")[0] for name in followed}
+        partners = {name for name in weights if name.partition(".")[0] in kinds}
+        if followed and followed != partners and not inference_only:
+            name = sorted(followed ^ partners)[0]
+            raise refuse(where, f"its target networks aren't whole: {name!r} is in one of both alone")
 
 
 def _check_sizes(weights: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
