@@ -15,6 +15,7 @@ from ckptstore.codec import npy
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.errors import UnsafeContent
+from ckptstore.rllib_formats import pipelines
 
 _LIFETIME = "_lifetime"
 _SEPARATOR = "--"
@@ -45,8 +46,24 @@ def state(raw: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": metrics if metrics is not None else old.get("train_exec_impl") or {},
         "env_runner": _dict(runner.get("state")),
         "last_result": _dict(tune.get("last_result")),
-        "extra": {key: value for key, value in old.items() if key not in known and key != "train_exec_impl"},
+        "extra": {
+            **{key: value for key, value in old.items() if key not in known and key != "train_exec_impl"},
+            **_pipelines(runner.get("pipelines")),
+        },
     }
+
+
+def _pipelines(found: Any) -> dict[str, Any]:
+    """The connectors that aren't RLlib's defaults, by pipeline: class, and arguments if a file has them."""
+    made = {
+        slot: [
+            {**item, "class": name}
+            for item in items
+            if (name := class_name(item["class"]) or "") and not pipelines.is_default(name)
+        ]
+        for slot, items in _dict(found).items()
+    }
+    return {"pipelines": made} if made else {}
 
 
 def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any]:

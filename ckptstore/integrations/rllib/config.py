@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore.codec.opaque import Opaque
+from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
 
 DEPRECATED = -1
@@ -202,6 +203,24 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
         else:
             result.values[name] = found
     return result
+
+
+def find_attribute(target: Any, name: str) -> str:
+    """The attribute of the config object `target` that a caller means by `name`, RLlib's word for it.
+
+    Methods of a config take ``env_to_module_connector=``, for example, and keep it with an underscore in
+    front; names of earlier releases lead to today's. InvalidRequest if there is none.
+    """
+    for found in (name, f"_{name}"):
+        own = getattr(type(target), found, None)
+        if found in vars(target) or (isinstance(own, property) and own.fset is not None):
+            return found
+    today = next((item.new for item in RENAMED if item.old == name), None)
+    if today is not None and today in vars(target):
+        return today
+    if name in _BY_THE_CALLER:
+        return name
+    raise InvalidRequest("config", f"this Ray's config has no {name!r}", "Check its spelling")
 
 
 def _rename(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import numpy as np
 from ckptstore.errors import UnreadableFormat
 from ckptstore.format import names
 from ckptstore.integrations.rllib import config as configs
+from ckptstore.integrations.rllib import connectors
 from ckptstore.integrations.rllib.oldstack import check_weights
 from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.rllib_formats.networks import new_stack, new_stack_module
 from ckptstore.rllib_formats.networks.normal import normal_of
 
+_STEPS = "num_env_steps_sampled_lifetime"
 # Buffers that hold a constant, and that only some releases have.
 CONSTANTS = ("log_std_clip_param_const",)
 
@@ -83,13 +85,15 @@ def adapt(target: Any, state: Mapping[str, Any]) -> None:
         target.epsilon = [(0, first), (steps, last)]
 
 
-def specify_modules(target: Any, policies: Mapping[str, Any], report: RestoreReport) -> None:
-    """Set in the config `target` the model config that each module was built with."""
+def specify_modules(
+    target: Any, policies: Mapping[str, Any], given: Collection[str], report: RestoreReport
+) -> None:
+    """Set in the config `target` the model config that each module was built with, except what is `given`."""
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
     specs = {
-        policy_id: RLModuleSpec(model_config=build_model_config(target, policy))
+        policy_id: RLModuleSpec(model_config=build_model_config(target, policy, given))
         for policy_id, policy in policies.items()
     }
     single = specs.get(names.DEFAULT_POLICY) if len(specs) == 1 else None
@@ -97,8 +101,11 @@ def specify_modules(target: Any, policies: Mapping[str, Any], report: RestoreRep
     report.carried.append("model_config")
 
 
-def build_model_config(target: Any, policy: Mapping[str, Any]) -> dict[str, Any]:
-    """The model config of `policy`, a module in the model of ``docs/model.md``, with today's keys."""
+def build_model_config(target: Any, policy: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """The model config of `policy`, a module in the model of ``docs/model.md``, with today's keys.
+
+    What the caller has `given` in the config `target`, such as DQN's epsilon, comes before what was saved.
+    """
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
     result = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
@@ -107,7 +114,9 @@ def build_model_config(target: Any, policy: Mapping[str, Any]) -> dict[str, Any]
         name = MODEL_RENAMED.get(key, key)
         if name in result:
             result[name] = configs.resolve(value)
-    return result
+    result |= {name: value for name, value in target._model_config_auto_includes.items() if name in given}
+    own = target._model_config if "_model_config" in given else None
+    return {**result, **(dataclasses.asdict(own) if dataclasses.is_dataclass(own) else own or {})}  # type: ignore[arg-type]
 
 
 def load(
@@ -115,9 +124,13 @@ def load(
     state: Mapping[str, Any],
     policies: Mapping[str, Any],
     learner: Mapping[str, Any],
+    given: Collection[str],
     report: RestoreReport,
 ) -> None:
-    """Set modules, optimizers, counters, iteration, connectors and KL coefficients, remote ones included."""
+    """Set modules, optimizers, counters, iteration, connectors and KL coefficients, remote ones included.
+
+    What the caller has `given`, by the names of attributes, isn't overwritten by what was saved.
+    """
     ours = algo.learner_group.get_weights()
     weights = {}
     for policy_id, policy in policies.items():
@@ -126,6 +139,7 @@ def load(
         check_weights(ours[policy_id], stored, what, optional=CONSTANTS)
         weights[policy_id] = {**ours[policy_id], **stored}
     optimizers = _choose_optimizers(algo, policies, report)
+    runner = _build_runner_state(algo, state, report)
     # An env runner that has seen this number or a higher one would keep its weights.
     sequence = max(_read_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
     document: dict[str, Any] = {"weights_seq_no": sequence, "rl_module": weights, "optimizer": optimizers}
@@ -134,7 +148,7 @@ def load(
         document["metrics_logger"] = learner["metrics_logger"]
     algo.learner_group.set_state({"learner": document})
     report.carried.append("weights")
-    _set_env_runners(algo, state, report)
+    connectors.set_everywhere(algo, runner)
     if same and state["metrics"]:
         algo.metrics.set_state(state["metrics"])
         report.carried.append("metrics")
@@ -148,7 +162,13 @@ def load(
     if state["iteration"] is not None:
         algo._iteration = state["iteration"]
         report.carried.append("iteration")
-    _set_kl_coefficients(algo, state, policies, report)
+    if "kl_coeff" in given:
+        report.dropped["kl_coeff"] = "config= has another"
+    else:
+        _set_kl_coefficients(algo, state, policies, report)
+    steps = _read_steps(state)
+    if steps is not None:
+        connectors.set_schedules(algo, list(policies), steps)
     for group in (algo.env_runner_group, algo.eval_env_runner_group):
         if group is not None:
             # With the critic: an env runner may have one, although it doesn't need it.
@@ -232,27 +252,27 @@ def _read_sequence(algo: Any) -> int:
     return int((found.get("learner") or {}).get("weights_seq_no") or 0)
 
 
-def _set_env_runners(algo: Any, state: Mapping[str, Any], report: RestoreReport) -> None:
-    document: dict[str, Any] = {}
-    steps = state["env_runner"].get("num_env_steps_sampled_lifetime")
-    if steps is None:
-        steps = state["counters"].get(
-            "num_env_steps_sampled_lifetime", state["counters"].get("num_env_steps_sampled")
-        )
-    if steps is not None:
-        document["num_env_steps_sampled_lifetime"] = int(steps)
-    for path, piece in state["connectors"].items():
-        if not piece:
-            continue
-        parts = path.split("/")
-        if len(parts) != 2:
-            report.dropped[f"connectors/{path}"] = "a connector inside another one"
-            continue
-        document.setdefault(parts[0], {})[parts[1]] = piece
-    if algo.env_runner is not None:
-        algo.env_runner.set_state(document)
-    if any(isinstance(value, dict) for value in document.values()):
+def _build_runner_state(algo: Any, state: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
+    """What every env runner gets: the steps sampled so far, and the states of connectors."""
+    document = connectors.build_states(algo, state, report)
+    if document:
         report.carried.append("connectors")
+    steps = _read_steps(state)
+    return document if steps is None else {**document, _STEPS: steps}
+
+
+def _read_steps(state: Mapping[str, Any]) -> int | None:
+    """How many steps of the environment all env runners have sampled."""
+    counters = state["counters"]
+    for found in (
+        state["env_runner"].get(_STEPS),
+        counters.get(_STEPS),
+        counters.get(f"env_runners/{_STEPS}"),
+        counters.get("num_env_steps_sampled"),
+    ):
+        if found is not None:
+            return int(found)
+    return None
 
 
 def _set_lifetime_sums(algo: Any, counters: Mapping[str, Any], report: RestoreReport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,19 @@ def policy_ids(algo: Any) -> list[str]:
     return [str(policy_id) for policy_id in algo.env_runner.policy_map]
 
 
-def load(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], report: RestoreReport) -> None:
-    """Set policies, filters, counters, iteration and replay buffers, in remote env runners too."""
+def load(
+    algo: Any,
+    state: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    given: Collection[str],
+    report: RestoreReport,
+) -> None:
+    """Set policies, filters, counters, iteration and replay buffers, in remote env runners too.
+
+    What the caller has `given`, by the names of attributes, isn't overwritten by what was saved.
+    """
     states = {policy_id: build_policy_state(policy, report) for policy_id, policy in policies.items()}
+    _keep_given(algo, states, policies, given, report)
     for policy_id, item in states.items():
         check_weights(
             algo.get_policy(policy_id).get_weights(), item["weights"], f"{report.source} policy {policy_id!r}"
@@ -48,8 +58,55 @@ def load(algo: Any, state: Mapping[str, Any], policies: Mapping[str, Any], repor
     for policy_id, number in grads.items():
         if number is not None:
             algo.get_policy(policy_id).num_grad_updates = number
+    for policy_id in policies:
+        _follow_config(algo.get_policy(policy_id), policy_id, given, report)
     if any(hasattr(algo.get_policy(policy_id), "target_models") for policy_id in policies):
         report.notes.append("target networks: RLlib saved none, so they are the weights")
+
+
+def _keep_given(
+    algo: Any,
+    states: Mapping[str, dict[str, Any]],
+    policies: Mapping[str, Any],
+    given: Collection[str],
+    report: RestoreReport,
+) -> None:
+    """Take out of the states what would overwrite the settings that the caller has given."""
+    if "kl_coeff" in given and any(
+        item.pop("current_kl_coeff", None) is not None for item in states.values()
+    ):
+        report.carried = [name for name in report.carried if name != "kl_coeff"]
+        report.dropped["kl_coeff"] = "config= has another"
+    for policy_id, item in states.items():
+        ours = algo.get_policy(policy_id).config.get("exploration_config") or {}
+        theirs = (policies[policy_id]["config"].get("exploration_config") or {}).get("type")
+        if "exploration_config" in given and theirs and str(ours.get("type")) != str(theirs):
+            item.pop("_exploration_state", None)
+            report.dropped[f"exploration/{policy_id}"] = f"it is of a {theirs!s:.40}, and config= has another"
+
+
+def _follow_config(policy: Any, policy_id: str, given: Collection[str], report: RestoreReport) -> None:
+    """Let optimizers and schedules be as the config says at this step: saved rates would override it."""
+    policy.on_global_var_update({"timestep": policy.global_timestep})
+    optimizers = [item for item in getattr(policy, "_optimizers", ()) if hasattr(item, "param_groups")]
+    rates: list[Any] = [getattr(policy, "cur_lr", None)] * len(optimizers)
+    if len(optimizers) == 2 and getattr(policy, "cur_lr2", None) is not None:
+        rates[1] = policy.cur_lr2
+    elif rates and rates[0] is None:
+        roles = policy.config.get("optimization") or {}  # SAC and its kin: actor, critics, alpha
+        names = ["actor", *["critic"] * (len(rates) - 2), "entropy"]
+        rates = [roles.get(f"{name}_learning_rate") for name in names] if len(rates) > 2 else rates
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        for group in optimizer.param_groups if rate is not None else ():
+            group["lr"] = float(rate)
+            if "adam_epsilon" in given and "eps" in group:
+                group["eps"] = float(policy.config["adam_epsilon"])
+    if {"lr", "lr_schedule", "optimization"} & set(given) and None in rates:
+        report.dropped[f"config/lr of {policy_id}"] = "this policy's optimizers have rates of their own"
+    if "lr" in given and getattr(policy, "_lr_schedule", None):
+        report.dropped[f"config/lr of {policy_id}"] = "lr_schedule says the rate: pass config= with both"
+    if "lr" in given and not hasattr(policy, "cur_lr"):
+        report.dropped[f"config/lr of {policy_id}"] = "its rates are in config['optimization']"
 
 
 def build_policy_state(policy: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
@@ -112,6 +169,10 @@ def _build_filters(
                 set_stat(getattr(ours, name), stored[name])
         elif hasattr(ours, "running_stats"):
             report.dropped[f"filters/{policy_id}"] = "the checkpoint holds none"
+    for policy_id in policies:
+        stored = state["filters"].get(policy_id) or {}
+        if "running_stats" in stored and not hasattr(result.get(policy_id), "running_stats"):
+            report.dropped[f"filters/{policy_id}"] = "the config has no filter: observations come as they are"
     return dict(result)
 
 

@@ -10,7 +10,7 @@ from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.integrations.rllib import config as configs
-from ckptstore.integrations.rllib import newstack, oldstack
+from ckptstore.integrations.rllib import connectors, newstack, oldstack
 from ckptstore.integrations.rllib.code import Code
 from ckptstore.integrations.rllib.report import RestoreReport, keep
 from ckptstore.integrations.rllib.sources import CheckpointSource, open_source
@@ -57,9 +57,10 @@ def from_checkpoint(
         policies = newstack.convert(state, policies, report)
     target = _build_config(state, policies, config, stack == "new", report)
     if not isinstance(config, Mapping) and config is not None:
+        overrides: dict[str, Any] = {}
         built = _restrict_config(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
     else:
-        overrides = dict(config or {})
+        overrides = {configs.find_attribute(target, name): value for name, value in (config or {}).items()}
         code = Code(checkpoint, trusted)
         own: dict[str, configs.Translation] = {}
         if "policies" not in overrides:
@@ -68,16 +69,19 @@ def from_checkpoint(
             report.renamed += [f"{name}: {line}" for name, item in own.items() for line in item.renamed]
         _set_policies(target, code, state, wanted, own, policy_mapping_fn, policies_to_train, overrides)
         _set_environment(target, code, state, overrides)
-        if stack == "new":
-            newstack.specify_modules(target, policies, report)
         for name, value in overrides.items():
-            if not hasattr(target, name):
-                raise InvalidRequest("config", f"this Ray's config has no {name!r}", "Check its spelling")
             setattr(target, name, value)
+        report.dropped = {
+            name: why for name, why in report.dropped.items() if name.removeprefix("config/") not in overrides
+        }
+        if stack == "new":
+            if "_rl_module_spec" not in overrides:
+                newstack.specify_modules(target, policies, overrides, report)
+            connectors.set_connectors(target, code, state, overrides, report)
         built = target
     algo = _build(built)
     try:
-        _set(algo, source, state, policies, written, report)
+        _set(algo, source, state, policies, written, overrides, report)
     except BaseException:
         algo.stop()
         raise
@@ -103,7 +107,7 @@ def restore(algo: Any, ckpt: CheckpointSource) -> RestoreReport:
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
     if report.converted:
         policies = newstack.convert(state, policies, report)
-    _set(algo, source, state, policies, written, report)
+    _set(algo, source, state, policies, written, (), report)
     keep(algo, report)
     return report
 
@@ -160,13 +164,14 @@ def _set(
     state: Mapping[str, Any],
     policies: Mapping[str, Any],
     written: str,
+    given: Collection[str],
     report: RestoreReport,
 ) -> None:
     if report.api_stack == written == "old":
-        oldstack.load(algo, state, policies, report)
+        oldstack.load(algo, state, policies, given, report)
     elif report.api_stack == "new":
         learner = source.component("learner") if "learner" in source.components else {}
-        newstack.load(algo, state, policies, learner, report)
+        newstack.load(algo, state, policies, learner, given, report)
     else:
         raise UnreadableFormat(
             report.source,

@@ -7,6 +7,7 @@ from typing import Any
 
 from ckptstore.errors import CheckpointCorrupt
 from ckptstore.format import names
+from ckptstore.rllib_formats import pipelines
 from ckptstore.rllib_formats.detect import Detected
 from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, read_constructor
 from ckptstore.rllib_formats.notes import Note
@@ -120,12 +121,46 @@ class Tree:
         return self._states(name)
 
     def _env_runner(self) -> Raw:
-        if self._state_path("env_runner") is None:
-            text = "no state of connectors and no count of environment steps"
-            self.notes.append(Note("missing", "env_runner", text))
-            return {}
-        states = self._states("env_runner")
-        return {"state": states.pop(""), "connectors": states}
+        if self._state_path("env_runner") is not None:
+            states = self._states("env_runner")
+            return {"state": states.pop(""), "connectors": states, **self._pipelines("env_runner")}
+        # An algorithm without a local env runner keeps the pipelines itself.
+        own = {
+            join(slot, path) if path else slot: state
+            for slot in pipelines.SLOTS
+            for path, state in self._states(slot).items()
+            if slot in self.components
+        }
+        if own:
+            return {"connectors": own, **self._pipelines("")}
+        text = "no state of connectors and no count of environment steps"
+        self.notes.append(Note("missing", "env_runner", text))
+        return {}
+
+    def _pipelines(self, directory: str) -> Raw:
+        """The connectors of both pipelines that aren't RLlib's defaults, by class and arguments.
+
+        Arguments that no file has are None. A pipeline without any file isn't there.
+        """
+        found: Raw = {}
+        for slot in pipelines.SLOTS:
+            where = join(directory, slot)
+            if join(where, CTOR) not in self.source.files:
+                continue
+            given = pipelines.list_connectors(self._ctor(where)["kwargs"])
+            if given is not None:
+                found[slot] = [
+                    {"class": kind, "args": args, "kwargs": kwargs} for kind, args, kwargs in given
+                ]
+                continue
+            # Up to Ray 2.43 the names of the directories tell, but not the order.
+            inner = [join(where, name) for name in children(self.source.files, where)]
+            found[slot] = [
+                {"class": self._ctor(path)["class"], "args": None, "kwargs": None}
+                for path in inner
+                if not pipelines.is_default(path.rpartition("/")[2]) and join(path, CTOR) in self.source.files
+            ]
+        return {"pipelines": found}
 
     def _states(self, directory: str) -> Raw:
         """States of a component and of all below it, by their paths relative to it."""
