@@ -144,7 +144,7 @@ class Policies:
             module = self.source.read_mapping(path)
         else:
             if self.detected.kind == "Policy" or self.detected.policy_files:
-                document = self.source.read_mapping(path)
+                document = _with_weights(self.source.read_mapping(path))
                 if "weights" not in document:
                     raise UnreadableFormat(
                         path, "it holds no weights, as every state of an RLlib policy does"
@@ -264,6 +264,16 @@ def _spec(kind: Any, fields: Any) -> Raw:
         "action_space": fields.get("action_space"),
         "config": fields.get("model_config_dict"),
     }
+
+
+def _with_weights(document: Raw) -> Raw:
+    """`document` with the weights in one place: QMIX has its networks beside each other."""
+    networks = ("model", "target_model", "mixer", "target_mixer")
+    if "weights" in document or not {"model", "target_model"} <= document.keys():
+        return document
+    rest = {key: value for key, value in document.items() if key not in networks}
+    found = {key: document[key] for key in networks if document.get(key) is not None}
+    return {**rest, "weights": found}
 
 
 def _is_beside(path: str) -> bool:

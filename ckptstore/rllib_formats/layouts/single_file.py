@@ -28,6 +28,8 @@ class SingleFile:
         document = self.source.read_mapping(path)
         if isinstance(document.get("worker"), bytes):
             document["worker"] = self.source.decode_nested(path, "worker", document["worker"])
+        if "worker" not in document and "episodes_so_far" in document and "weights" in document:
+            document["worker"] = {"state": {}}  # ES and ARS: one vector, and no policies
         worker = document.get("worker")
         if isinstance(worker, dict):
             document["worker"] = worker = _with_text_ids(worker)

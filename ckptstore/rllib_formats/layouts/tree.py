@@ -95,7 +95,7 @@ class Tree:
             document["optimizer"] = {
                 name: item for name, item in found.items() if self._module_of(name, item) == policy_id
             }
-            if not document["optimizer"]:
+            if not document["optimizer"] and document["module_state"]:  # nothing to optimize, else
                 self.notes.append(Note("missing", "optimizer", f"the Learner has none for {policy_id!r}"))
         return {"policies": {policy_id: document}}
 
