@@ -112,6 +112,8 @@ REMOVED = (
     Removed("_enable_new_api_stack", "2.21", "the API stack follows from the checkpoint"),
     Removed("enable_rl_module_and_learner", "", "the API stack follows from the checkpoint"),
     Removed("enable_env_runner_and_connector_v2", "", "the API stack follows from the checkpoint"),
+    Removed("input_evaluation", "2.0", "use off_policy_estimation_methods", True),
+    Removed("replay_batch_size", "2.0", "follows from train_batch_size"),
     Removed("always_attach_evaluation_results", "2.32", "results are always attached"),
     Removed("enable_connectors", "2.39", "the old stack always has them"),
     Removed("_evaluation_parallel_to_training_wo_thread", "2.40", "an experiment of those releases"),
@@ -145,6 +147,11 @@ VALUES: Mapping[tuple[str, Any], Any] = {
     ("gym_env_vectorize_mode", "VECTOR_ENTRY_POINT"): "vector_entry_point",  # 2.53
 }
 
+_STARTS, _BEFORE_LEARNING = "learning_starts", "num_steps_sampled_before_learning_starts"
+
+PLACES: Mapping[str, tuple[Any, ...]] = {"input_": (None, "sampler"), "output": (None, "logdir")}
+"""Attributes that say where a run reads or writes data, and the values that name no place."""
+
 _OLD_STACK_ONLY = {
     "exploration_config",
     "_prior_exploration_config",
@@ -176,10 +183,11 @@ class Translation:
     """Attribute to reason, for the attributes that were lost."""
 
 
-def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Translation:
+def translate(config: Mapping[str, Any], target: Any, new_stack: bool, places: bool = False) -> Translation:
     """The attributes of `config`, written by any release, that the config object `target` has.
 
-    The environment, the policies and their mapping are left to the caller, since they may be code. `target`
+    The environment, the policies and their mapping are left to the caller, since they may be code. So are the
+    files and directories that the writer's machine read from and wrote to, unless `places` is True. `target`
     is not changed.
     """
     known = vars(target)
@@ -194,10 +202,16 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool) -> Transl
             continue
         if isinstance(value, int) and not isinstance(value, bool) and value == DEPRECATED:
             continue
+        if not places and name in PLACES and value not in PLACES[name] and not _names_code(value):
+            result.dropped[name] = "a place of the machine that wrote it: pass it in config="
+            continue
         if name == "model":
             value, unknown = _model(value, known.get("model") or {})
             result.dropped.update({f"model.{key}": "this Ray has no such setting" for key in unknown})
         found = resolve(_value(name, value, known[name]))
+        if name == "replay_buffer_config" and isinstance(value, Mapping) and value.get(_STARTS):
+            result.renamed.append(f"{name}/{_STARTS} -> {_BEFORE_LEARNING} (2.2)")
+            result.values[_BEFORE_LEARNING] = value[_STARTS]
         if found is UNKNOWN:
             result.dropped[name] = f"it is code ({_name_code(value)})"
         else:
@@ -269,11 +283,15 @@ def _value(name: str, value: Any, default: Any) -> Any:
         return dict(value.state or {})
     if name in _MAKES and isinstance(value, Mapping):
         return _short_types(value)
-    if name in ("input_", "output") and isinstance(value, str) and may_import(value):
+    if name in PLACES and _names_code(value):
         return Opaque(value)
     if value == _NOT_SERIALIZABLE:
         return default
     return value
+
+
+def _names_code(value: Any) -> bool:
+    return isinstance(value, str) and "://" not in value and may_import(value)
 
 
 def may_import(text: str) -> bool:
@@ -288,6 +306,8 @@ def _short_types(value: Mapping[str, Any]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for key, item in value.items():
+        if key in _REMOVED or key == _STARTS:
+            continue
         if isinstance(item, Mapping):
             item = _short_types(item)
         elif key == "type" and isinstance(item, (str, Opaque)):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ckptstore import Checkpoint, Opaque
-from ckptstore.errors import UnreadableFormat
+from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack
 from ckptstore.integrations.rllib.report import RestoreReport
@@ -142,3 +142,55 @@ def test_a_filter_has_no_place_on_the_new_stack_whatever_release_wrote_it(case: 
     told = RestoreReport("here", source.ray_version, "new", True)
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
         newstack.convert(source.state(False, False), policies, told)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("output", "/home/them/run"),
+        ("output", "s3://theirs/run"),
+        ("input_", "/home/them/data"),
+        ("input_", ["/home/them/a.json", "/home/them/b.json"]),
+        ("input_", {"/home/them/a.json": 0.5, "sampler": 0.5}),
+        ("input_", "dataset"),
+    ],
+)
+def test_places_of_the_writers_machine_are_left_out(name: str, value: Any) -> None:
+    found = configs.translate({name: value}, target(**{name: None}), False)
+    assert name not in found.values
+    assert "machine that wrote it" in found.dropped[name]
+    assert configs.translate({name: value}, target(**{name: None}), False, places=True).values == {
+        name: value
+    }
+
+
+@pytest.mark.parametrize(("name", "value"), [("output", None), ("output", "logdir"), ("input_", "sampler")])
+def test_what_names_no_place_is_carried(name: str, value: Any) -> None:
+    found = configs.translate({name: value}, target(**{name: 0}), False)
+    assert (found.values, found.dropped) == ({name: value}, {})
+
+
+def test_settings_of_ray_1_that_todays_validation_refuses() -> None:
+    buffer = {"type": "MultiAgentReplayBuffer", "capacity": 5, "replay_batch_size": 16, "learning_starts": 10}
+    config = {"replay_buffer_config": buffer, "replay_batch_size": -1, "input_evaluation": ["is"]}
+    known: dict[str, Any] = dict.fromkeys(config)
+    found = configs.translate(config, target(**known, num_steps_sampled_before_learning_starts=0), False)
+    assert found.values == {
+        "replay_buffer_config": {"type": "MultiAgentReplayBuffer", "capacity": 5},
+        "num_steps_sampled_before_learning_starts": 10,
+    }
+    assert "off_policy" in found.dropped["input_evaluation"]
+
+
+def test_a_caller_may_use_rllibs_words_and_those_of_earlier_releases() -> None:
+    own = target(_env_to_module_connector=None, num_env_runners=0, lr=0.1)
+    for name, attribute in (
+        ("lr", "lr"),
+        ("env_to_module_connector", "_env_to_module_connector"),
+        ("num_workers", "num_env_runners"),
+        ("policies", "policies"),
+    ):
+        assert configs.find_attribute(own, name) == attribute
+    for name in ("gama", "num_sgd_iter", "__class__"):
+        with pytest.raises(InvalidRequest, match=name):
+            configs.find_attribute(own, name)
