@@ -99,9 +99,15 @@ def policy(raw: Mapping[str, Any], policy_id: str, source: str) -> dict[str, Any
         "extra": {
             **{key: value for key, value in old.items() if key not in taken},
             **_module(old.get("module_spec")),
+            **({"class": ctor["class"]} if _is_by_value(ctor.get("class")) else {}),
             **{key: value for key, value in kwargs.items() if key not in {"config", "model_config"} | spaces},
         },
     }
+
+
+def _is_by_value(kind: Any) -> bool:
+    """Whether a class was pickled with its code, so that its name says too little."""
+    return isinstance(kind, Opaque) and kind.args is not None
 
 
 def _module(spec: Any) -> dict[str, Any]:

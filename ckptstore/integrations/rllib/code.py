@@ -49,7 +49,10 @@ class Code:
             raise InvalidRequest(
                 name, f"{writer}, and its code means something else on Python {here}", remedy
             )
-        return _Builder().build(value)
+        try:
+            return _Builder().build(value)
+        except (ImportError, AttributeError) as error:
+            raise InvalidRequest(name, f"its code isn't here ({error!s:.120})", remedy) from error
 
 
 def _read_python(checkpoint: Checkpoint) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import UnreadableFormat
+from ckptstore.codec.opaque import Opaque
+from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import connectors
+from ckptstore.integrations.rllib.code import Code
 from ckptstore.integrations.rllib.oldstack import check_weights
 from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.rllib_formats.networks import new_stack, new_stack_module
 from ckptstore.rllib_formats.networks.normal import normal_of
 
+_DEFAULT_MODULE = re.compile(r"ray\.rllib\.algorithms\..*RLModule\Z")
+"""RLlib's defaults, whose classes moved and were renamed: the installed Ray knows its own."""
 _STEPS = "num_env_steps_sampled_lifetime"
 # Buffers that hold a constant, and that only some releases have.
 CONSTANTS = ("log_std_clip_param_const",)
@@ -86,19 +91,52 @@ def adapt(target: Any, state: Mapping[str, Any]) -> None:
 
 
 def specify_modules(
-    target: Any, policies: Mapping[str, Any], given: Collection[str], report: RestoreReport
+    target: Any, code: Code, policies: Mapping[str, Any], given: Collection[str], report: RestoreReport
 ) -> None:
-    """Set in the config `target` the model config that each module was built with, except what is `given`."""
+    """Set in the config `target` the class and model config of each module, except what is `given`.
+
+    Raises InvalidRequest, naming the class, for one that is neither Ray's own nor in a checkpoint to be
+    trusted: the default would take weights of the same names and compute something else.
+    """
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
     specs = {
-        policy_id: RLModuleSpec(model_config=build_model_config(target, policy, given))
+        policy_id: RLModuleSpec(
+            module_class=find_module_class(policy, policy_id, code),
+            model_config=build_model_config(target, policy, given),
+            learner_only=is_learner_only(policy),
+        )
         for policy_id, policy in policies.items()
     }
     single = specs.get(names.DEFAULT_POLICY) if len(specs) == 1 else None
     target.rl_module(rl_module_spec=single or MultiRLModuleSpec(rl_module_specs=specs))
     report.carried.append("model_config")
+
+
+def is_learner_only(policy: Mapping[str, Any]) -> bool:
+    """Whether a module is no agent's policy, but a part of the learner, such as a curiosity model."""
+    return bool(policy["extra"].get("learner_only"))
+
+
+def find_module_class(policy: Mapping[str, Any], policy_id: str, code: Code | None) -> Any:
+    """The class of a module that isn't RLlib's default; None for one that is.
+
+    Ray's own classes are imported; others are asked for, or built by the `code` of a trusted checkpoint.
+    """
+    name, _, _ = new_stack.read_description(policy)
+    if _DEFAULT_MODULE.match(name) or name.endswith("Policy"):
+        return None  # a policy that wraps a module without a record of it has the default
+    found = configs.resolve(Opaque(name))
+    if isinstance(found, type):
+        return found
+    remedy = 'Pass config={"rl_module_spec": RLModuleSpec(module_class=...)}'
+    what = f"module {policy_id!r}"
+    if code is None or not code.trusted:
+        raise InvalidRequest(
+            what, f"it is of the class {name:.120}, which isn't RLlib's own", f"{remedy}, or trusted=True"
+        )
+    return code.build(what, policy["extra"].get("class") or Opaque(name), remedy)
 
 
 def build_model_config(target: Any, policy: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
@@ -109,10 +147,11 @@ def build_model_config(target: Any, policy: Mapping[str, Any], given: Collection
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
     result = {**dataclasses.asdict(DefaultModelConfig()), **target._model_config_auto_includes}
-    _, stored, _ = new_stack.read_description(policy)
+    kind, stored, _ = new_stack.read_description(policy)
+    default = _DEFAULT_MODULE.match(kind) or kind.endswith("Policy")
     for key, value in stored.items():
         name = MODEL_RENAMED.get(key, key)
-        if name in result:
+        if name in result or not default:  # a class of one's own may have keys of its own
             result[name] = configs.resolve(value)
     result |= {name: value for name, value in target._model_config_auto_includes.items() if name in given}
     own = target._model_config if "_model_config" in given else None

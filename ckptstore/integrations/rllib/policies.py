@@ -13,6 +13,7 @@ from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.integrations.rllib.restore import choose_policies, find_algorithm_class
 from ckptstore.integrations.rllib.sources import CheckpointSource, open_source
+from ckptstore.rllib_formats.networks import new_stack
 from ckptstore.rllib_formats.versions import NEW_STACK
 
 
@@ -34,9 +35,9 @@ def policy_from_checkpoint(ckpt_or_url: CheckpointSource, policy_ids: Collection
     found = {}
     for policy_id in wanted:
         stored = source.policy(policy_id, False, False)
-        found[policy_id] = (
-            _build_module(policy_id, stored, report) if new else _build_policy(policy_id, stored, report)
-        )
+        # From Ray 2.5 to 2.37 a policy of the old stack may wrap a module.
+        build = _build_module if new or new_stack.is_one(stored) else _build_policy
+        found[policy_id] = build(policy_id, stored, report)
     return found[wanted[0]] if source.kind in ("Policy", "RLModule") else found
 
 
@@ -65,9 +66,19 @@ def _build_policy(policy_id: str, stored: Mapping[str, Any], report: RestoreRepo
 
 def _build_module(policy_id: str, stored: Mapping[str, Any], report: RestoreReport) -> Any:
     what = f"{report.source} policy {policy_id!r}"
-    target = find_algorithm_class({}, {policy_id: stored}, what).get_default_config()
-    target.api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
-    spec = target.get_default_rl_module_spec()
+    kind = newstack.find_module_class(stored, policy_id, None)
+    target: Any
+    if kind is not None:
+        from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+        from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+        target, spec = AlgorithmConfig(), RLModuleSpec(module_class=kind)
+        catalog = configs.resolve(stored["extra"].get("catalog_class"))
+        spec.catalog_class = catalog if isinstance(catalog, type) else None
+    else:
+        target = find_algorithm_class({}, {policy_id: stored}, what).get_default_config()
+        target.api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
+        spec = target.get_default_rl_module_spec()
     spec.observation_space = build_space(stored["observation_space"])
     spec.action_space = build_space(stored["action_space"])
     spec.model_config = newstack.build_model_config(target, stored)

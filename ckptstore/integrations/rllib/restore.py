@@ -55,7 +55,7 @@ def from_checkpoint(
     report = _build_report(checkpoint, source, stack, written, wanted)
     if report.converted:
         policies = newstack.convert(state, policies, report)
-    target = _build_config(state, policies, config, stack == "new", report)
+    target = _build_config(state, policies, config, stack == "new", trusted, report)
     if not isinstance(config, Mapping) and config is not None:
         overrides: dict[str, Any] = {}
         built = _restrict_config(target, wanted, policy_ids, policy_mapping_fn, policies_to_train)
@@ -67,19 +67,29 @@ def from_checkpoint(
             own, dropped = configs.translate_single_policies(state["config"], wanted, target, stack == "new")
             report.dropped |= dropped
             report.renamed += [f"{name}: {line}" for name, item in own.items() for line in item.renamed]
-        _set_policies(target, code, state, wanted, own, policy_mapping_fn, policies_to_train, overrides)
+        agents = [name for name in wanted if not newstack.is_learner_only(policies[name])]
+        kinds = {} if stack == "new" else _find_policy_classes(code, policies, overrides)
+        _set_policies(
+            target, code, state, agents, own, kinds, policy_mapping_fn, policies_to_train, overrides
+        )
         _set_environment(target, code, state, overrides)
         for name, value in overrides.items():
             setattr(target, name, value)
         report.dropped = {
             name: why for name, why in report.dropped.items() if name.removeprefix("config/") not in overrides
         }
+        if "config/input_" in report.dropped:
+            raise InvalidRequest(
+                "input_",
+                "it was trained on data of the machine that wrote it, which aren't read without trusted=True",
+                _INPUT,
+            )
         if stack == "new":
             if "_rl_module_spec" not in overrides:
-                newstack.specify_modules(target, policies, overrides, report)
+                newstack.specify_modules(target, code, policies, overrides, report)
             connectors.set_connectors(target, code, state, overrides, report)
         built = target
-    algo = _build(built)
+    algo = _build_checked(built, checkpoint.url)
     try:
         _set(algo, source, state, policies, written, overrides, report)
     except BaseException:
@@ -131,6 +141,40 @@ def _build_report(
 ) -> RestoreReport:
     converted = stack == "new" and written == "old"
     return RestoreReport(checkpoint.url, source.ray_version, stack, converted, tuple(wanted))
+
+
+def _build_checked(config: Any, url: str) -> Any:
+    """The algorithm of `config`; InvalidRequest where it needs what isn't here: packages, models or data."""
+    _check_models(config)
+    try:
+        return _build(config)
+    except ImportError as error:
+        raise InvalidRequest(
+            url,
+            f"Ray needs a package that isn't installed here: {error!s:.120}",
+            'Install it; with TensorFlow\'s, api_stack="new" goes on in torch',
+        ) from error
+    except ValueError as error:
+        if config.input_ in configs.PLACES["input_"]:
+            raise
+        raise InvalidRequest("input_", f"Ray says: {error!s:.200}", _INPUT) from error
+
+
+_INPUT = 'Pass config={"input_": ...}, your data, or "sampler" to train in the environment'
+
+
+def _check_models(config: Any) -> None:
+    """Raise InvalidRequest for a model of one's own that isn't registered in this process."""
+    from ray.rllib.models.catalog import ModelCatalog
+    from ray.tune.registry import RLLIB_MODEL, _global_registry
+
+    name = (config.model or {}).get("custom_model") if not config.enable_rl_module_and_learner else None
+    if isinstance(name, str) and not _global_registry.contains(RLLIB_MODEL, name):
+        raise InvalidRequest(
+            f"model {name!r}",
+            "the network is of a class of your own, which isn't registered here",
+            f"Call {ModelCatalog.__name__}.register_custom_model({name!r}, ...) first",
+        )
 
 
 def _build(config: Any) -> Any:
@@ -204,14 +248,19 @@ def choose_policies(url: str, source: Contents, policy_ids: Collection[str] | No
 
 
 def _build_config(
-    state: Mapping[str, Any], policies: Mapping[str, Any], config: Any, new_stack: bool, report: RestoreReport
+    state: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    config: Any,
+    new_stack: bool,
+    trusted: bool,
+    report: RestoreReport,
 ) -> Any:
     """A config of the installed Ray with the settings of the checkpoint's."""
     if config is not None and not isinstance(config, Mapping):
         return config.copy(copy_frozen=False)
     target = find_algorithm_class(state, policies, report.source).get_default_config()
     target.api_stack(enable_rl_module_and_learner=new_stack, enable_env_runner_and_connector_v2=new_stack)
-    found = configs.translate(state["config"], target, new_stack)
+    found = configs.translate(state["config"], target, new_stack, places=trusted)
     for name, value in found.values.items():
         if not (report.converted and name == "replay_buffer_config"):
             setattr(target, name, value)
@@ -223,6 +272,10 @@ def _build_config(
     return target
 
 
+_ALGORITHMS = {"VTraceTorchPolicy": "IMPALA", "VTraceTFPolicy": "IMPALA"}
+"""Algorithms of Ray 1.x whose policies had another name."""
+
+
 def find_algorithm_class(state: Mapping[str, Any], policies: Mapping[str, Any], url: str) -> Any:
     """The installed Ray's class of the algorithm that wrote the checkpoint."""
     from ray.rllib.algorithms.registry import ALGORITHMS, ALGORITHMS_CLASS_TO_NAME
@@ -230,15 +283,22 @@ def find_algorithm_class(state: Mapping[str, Any], policies: Mapping[str, Any], 
     name = (state.get("algorithm_class") or "").rpartition(".")[2]
     if not name:  # up to Ray 2.0, or a policy by itself: go by the policy's class
         classes = {str(policy["policy_class"]).rpartition(".")[2] for policy in policies.values()}
-        classes = {item.removeprefix("Default") for item in classes}
+        classes = {_ALGORITHMS.get(item, item).removeprefix("Default") for item in classes}
         name = next((known for known in ALGORITHMS if any(item.startswith(known) for item in classes)), "")
+    own = configs.resolve(Opaque(state.get("algorithm_class") or ""))
+    if name not in ALGORITHMS_CLASS_TO_NAME and isinstance(own, type):
+        return own  # Ray's, and not in its registry, as TQC
     if name not in ALGORITHMS_CLASS_TO_NAME:
         raise UnreadableFormat(
             url,
             f"this Ray has no algorithm {name!r}" if name else "it doesn't say which algorithm wrote it",
             "Pass config=, the AlgorithmConfig of that algorithm",
         )
-    return ALGORITHMS[ALGORITHMS_CLASS_TO_NAME[name]]()[0]
+    try:
+        return ALGORITHMS[ALGORITHMS_CLASS_TO_NAME[name]]()[0]
+    except ImportError as error:
+        what = f"Ray's {name} needs a package that isn't installed here: {error!s:.120}"
+        raise InvalidRequest(url, what, "Install it") from error
 
 
 def _restrict_config(
@@ -262,12 +322,39 @@ def _restrict_config(
     return target
 
 
+def _find_policy_classes(
+    code: Code, policies: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The classes of policies of the old stack that aren't their algorithm's own, such as heuristics.
+
+    Ray's are imported, others are built if they are trusted, or asked for.
+    """
+    from ray.rllib.algorithms.registry import get_policy_class
+
+    found: dict[str, Any] = {}
+    for policy_id, policy in policies.items():
+        name = str(policy["policy_class"] or "")
+        module, _, short = name.rpartition(".")
+        if not module or module.startswith("ray.rllib.policy.") or "policies" in overrides:
+            continue  # RLlib's own
+        if module.startswith("ray.rllib.algorithms.") or get_policy_class(short) is not None:
+            continue
+        kind = configs.resolve(Opaque(name))
+        if not isinstance(kind, type):
+            remedy = f'Pass config={{"policies": {{{policy_id!r}: PolicySpec(policy_class=...), ...}}}}'
+            what = f"policy {policy_id!r} of the class {name:.100}"
+            kind = code.build(what, policy["extra"].get("class") or Opaque(name), remedy)
+        found[policy_id] = kind
+    return found
+
+
 def _set_policies(
     target: Any,
     code: Code,
     state: Mapping[str, Any],
     wanted: list[str],
     own: Mapping[str, configs.Translation],
+    kinds: Mapping[str, Any],
     mapping: Callable[..., str] | None,
     trained: Collection[str] | Callable[..., bool] | None,
     overrides: dict[str, Any],
@@ -277,7 +364,7 @@ def _set_policies(
     mapping = mapping or overrides.pop("policy_mapping_fn", None)
     if trained is None:
         trained = overrides.pop("policies_to_train", None)
-    if wanted == [names.DEFAULT_POLICY] and not own:
+    if wanted == [names.DEFAULT_POLICY] and not own and not kinds:
         return
     if mapping is None and configs.is_code(state["policy_mapping_fn"]):
         mapping = code.build("policy_mapping_fn", state["policy_mapping_fn"], "Pass policy_mapping_fn=")
@@ -287,7 +374,9 @@ def _set_policies(
     elif trained is None and isinstance(stored, (list, tuple, set)):
         trained = [name for name in stored if name in wanted]
     values = {policy_id: item.values for policy_id, item in own.items()}
-    target.multi_agent(policies={name: PolicySpec(config=values.get(name)) for name in wanted})
+    target.multi_agent(
+        policies={name: PolicySpec(policy_class=kinds.get(name), config=values.get(name)) for name in wanted}
+    )
     if mapping is not None:
         target.multi_agent(policy_mapping_fn=mapping)
     target.policies_to_train = trained if trained is None or callable(trained) else list(trained)

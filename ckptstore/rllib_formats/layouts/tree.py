@@ -40,16 +40,30 @@ class Tree:
         self.components: tuple[str, ...] = tuple(sorted(parts))
 
     @cached_property
-    def _expected(self) -> frozenset[str]:
-        """Ids of the modules that the MultiRLModule was constructed with."""
+    def _specs(self) -> dict[str, Any]:
+        """What the MultiRLModule was constructed with, by the modules' ids."""
         if self.detected.modules is None:
-            return frozenset()
+            return {}
         ctor = self._ctor(self.detected.modules)
         specs = ctor["kwargs"].get("rl_module_specs")
         if specs is None and ctor["args"]:  # up to Ray 2.37 one config object
             fields = getattr(ctor["args"][0], "state", None)
             specs = fields.get("modules") if isinstance(fields, dict) else None
-        return frozenset(map(str, specs)) if isinstance(specs, dict) else frozenset()
+        return {str(name): spec for name, spec in specs.items()} if isinstance(specs, dict) else {}
+
+    @property
+    def _expected(self) -> frozenset[str]:
+        return frozenset(self._specs)
+
+    @property
+    def _learner_only(self) -> frozenset[str]:
+        """Ids of modules that no env runner has, such as a curiosity model; only the specs say so."""
+        fields = {name: getattr(spec, "state", None) for name, spec in self._specs.items()}
+        return frozenset(
+            name
+            for name, item in fields.items()
+            if isinstance(item, dict) and item.get("learner_only") is True
+        )
 
     @property
     def written(self) -> frozenset[str]:
@@ -89,6 +103,9 @@ class Tree:
         document: Raw = {"module_state": self.source.read_mapping(path)}
         if want.details:
             document["ctor"] = self._ctor(path.rpartition("/")[0])
+            if policy_id in self._learner_only:
+                kwargs = {**document["ctor"]["kwargs"], "learner_only": True}
+                document["ctor"] = {**document["ctor"], "kwargs": kwargs}
         if want.optimizer and self.detected.learner is not None:
             found = self._learner.get("optimizer")
             found = found if isinstance(found, dict) else {}

@@ -396,3 +396,21 @@ def test_targets_of_appo_have_their_names_of_today() -> None:
         algo.train()
     finally:
         algo.stop()
+
+
+def test_a_policy_that_wraps_a_module_is_that_module() -> None:
+    import torch
+
+    for name in ("v1_2/ray_2.12.0_hybrid_relu", "v1_2/ray_2.8.0_hybrid"):
+        case = DATA / name / "checkpoint"
+        place = case if (case / "policies").is_dir() else next(case.iterdir())
+        stored = Checkpoint.open(place)
+        for policy_id, module in rllib.policy_from_checkpoint(place).items():
+            equal(
+                dict(stored.weights(policy_id)),
+                {key: module.get_state()[key] for key in stored.weights(policy_id)},
+            )
+            size = stored.policies[policy_id]["observation_space"]["shape"]
+            module.forward_inference({"obs": torch.zeros(1, *size)})
+            if "relu" in name:
+                assert "ReLU" in str(module)
