@@ -135,6 +135,7 @@ def test_on_the_command_line(odd: Checkpoint, tmp_path: Path) -> None:
         "file": out,
         "bytes": os.path.getsize(out),
         "difference": None,
+        "unproven": [],
     }
     assert CliRunner().invoke(root, ["export", url, out]).exit_code == 2
     assert "pol.json" in CliRunner().invoke(root, ["export", url, str(tmp_path / "pol.json")]).stdout

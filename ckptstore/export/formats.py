@@ -239,22 +239,49 @@ def network_of(checkpoint: Exportable, policy_id: str) -> Network:
     source = checkpoint.rllib()
     policy = source.policy(policy_id, False, False)
     state = source.state() if source.kind == "Algorithm" else {}
-    found = (state.get("filters") or {}).get(policy_id)
     try:
-        _refuse_unseen(state, where)
-        return find_network(policy, found, where)
+        found = _find_filter(state, policy_id, where)
+        network = find_network(policy, found, where)
     except UnreadableFormat as error:
         raise UnreadableFormat(error.what, error.why, _REMEDY) from error
+    beside = [name for name in _list_connectors(state) if name != _FILTER]
+    if beside:
+        line = f"what its observations go through before it: {', '.join(beside)!s:.120}, not part of the file"
+        network = network._replace(module=network.module._replace(unproven=(*network.module.unproven, line)))
+    return network
+
+
+_FILTER = "MeanStdFilter"
+
+
+def _list_connectors(state: Mapping[str, Any]) -> list[str]:
+    """Names of the classes of the new stack's connectors before its modules, but for RLlib's defaults."""
+    pipelines = (state.get("extra") or {}).get("pipelines") or {}
+    return [str(item["class"]).rpartition(".")[2] for item in pipelines.get("env_to_module_connector") or ()]
+
+
+def _find_filter(state: Mapping[str, Any], policy_id: str, where: str) -> Any:
+    """The filter of a policy's observations, in the form of the old stack, whichever stack wrote it."""
+    old = (state.get("filters") or {}).get(policy_id)
+    kept = [path for path in state.get("connectors") or {} if "meanstd" in str(path).lower()]
+    if old is not None or not kept:
+        return old
+    [path, *more] = kept
+    own = state["connectors"][path]
+    if _list_connectors(state) != [_FILTER] or more or not isinstance(own, Mapping) or list(own) != [None]:
+        raise UnreadableFormat(
+            where, f"its observations went through {path!s:.80}, and not through that alone"
+        )
+    stored = own[None]
+    names = {"demean": "de_mean_to_zero", "destd": "de_std_to_one", "clip": "clip_by_value"}
+    return {
+        "filter": _FILTER,
+        "running_stats": stored["running_stats"],
+        **{name: stored[theirs] for name, theirs in names.items()},
+    }
 
 
 _REMEDY = "Export its weights (npz, safetensors, json) and build the network yourself"
-
-
-def _refuse_unseen(state: Mapping[str, Any], where: str) -> None:
-    """Refuse a policy whose observations a connector of the new stack normalised."""
-    normalised = [path for path in state.get("connectors") or {} if "meanstd" in str(path).lower()]
-    if normalised:
-        raise UnreadableFormat(where, f"its observations went through the connector {normalised[0]!s:.80}")
 
 
 _ENDINGS = {"pt": "torchscript", "ts": "torchscript"}
