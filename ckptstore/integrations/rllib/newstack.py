@@ -164,6 +164,7 @@ def load(
     policies: Mapping[str, Any],
     learner: Mapping[str, Any],
     given: Collection[str],
+    partial: bool,
     report: RestoreReport,
 ) -> None:
     """Set modules, optimizers, counters, iteration, connectors and KL coefficients, remote ones included.
@@ -171,13 +172,22 @@ def load(
     What the caller has `given`, by the names of attributes, isn't overwritten by what was saved.
     """
     ours = algo.learner_group.get_weights()
-    weights = {}
+    weights: dict[str, Any] = {}
+    new_parts: dict[str, set[str]] = {}
     for policy_id, policy in policies.items():
         what = f"{report.source} policy {policy_id!r}"
         stored = {_rename_target(name, ours[policy_id]): value for name, value in policy["weights"].items()}
-        check_weights(ours[policy_id], stored, what, optional=CONSTANTS)
+        odd = _find_odd_parts(ours[policy_id], stored) if partial else set()
+        if odd:
+            fitting, stored = _leave_out(ours[policy_id], odd), _leave_out(stored, odd)
+            check_weights(fitting, stored, what, optional=CONSTANTS)
+            why = "this Ray builds it otherwise, so it starts anew"
+            report.dropped |= {f"weights/{policy_id}/{part}": why for part in sorted(odd)}
+            new_parts[policy_id] = odd
+        else:
+            check_weights(ours[policy_id], stored, what, optional=CONSTANTS, remedy=_REMEDY)
         weights[policy_id] = {**ours[policy_id], **stored}
-    optimizers = _choose_optimizers(algo, policies, report)
+    optimizers = _choose_optimizers(algo, policies, new_parts, report)
     runner = _build_runner_state(algo, state, report)
     # An env runner that has seen this number or a higher one would keep its weights.
     sequence = max(_read_sequence(algo) + 1, int(learner.get("weights_seq_no") or 0))
@@ -219,8 +229,40 @@ def _rename_target(name: str, ours: Mapping[str, Any]) -> str:
     return f"_{name}" if name not in ours and f"_{name}" in ours else name
 
 
-def _choose_optimizers(algo: Any, policies: Mapping[str, Any], report: RestoreReport) -> dict[str, Any]:
-    """The learner's optimizers that have a stored state. RLlib ignores names that it doesn't know."""
+_CRITIC = re.compile(r"(_?target_)?qf")
+_ACTING = re.compile(r"(pi|pi_encoder|encoder|af)\Z")
+_REMEDY = (
+    "Pass config= with the settings of the model that was trained, or partial=True if only critics differ"
+)
+
+
+def _find_odd_parts(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> set[str]:
+    """The parts of a module, by the beginnings of the weights' names, that are others here and don't act.
+
+    Where anything of the critics is, all of them are: a head means nothing without its encoder.
+    """
+    names = [name for name in {*ours, *stored} if not name.endswith(CONSTANTS)]
+    odd = {
+        name.partition(".")[0]
+        for name in names
+        if name not in ours or name not in stored or np.shape(ours[name]) != np.shape(stored[name])
+    }
+    if any(_CRITIC.match(part) for part in odd):
+        odd |= {part for name in names if _CRITIC.match(part := name.partition(".")[0])}
+    return {part for part in odd if not _ACTING.match(part)}
+
+
+def _leave_out(weights: Mapping[str, Any], parts: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in weights.items() if name.partition(".")[0] not in parts}
+
+
+def _choose_optimizers(
+    algo: Any, policies: Mapping[str, Any], new_parts: Mapping[str, set[str]], report: RestoreReport
+) -> dict[str, Any]:
+    """The learner's optimizers that have a stored state. RLlib ignores names that it doesn't know.
+
+    One of a part that starts anew does so, too; so does the only one, if any part does.
+    """
     result = {}
     live = algo.learner_group.get_state(components="learner/optimizer")["learner"]["optimizer"]
     for policy_id, policy in policies.items():
@@ -230,14 +272,17 @@ def _choose_optimizers(algo: Any, policies: Mapping[str, Any], report: RestoreRe
             name: _without_targets(item, list(policy["weights"]))
             for name, item in policy["optimizer"].items()
         }
+        parts = new_parts.get(policy_id, set())
+        for name in [name for name in stored if parts and (len(stored) == 1 or name.startswith("qf"))]:
+            del stored[name]
         if len(ours) == len(stored) == 1:
             stored = dict(zip(ours, stored.values(), strict=True))  # Ray 2.5 named it after its module
         for name in sorted(ours ^ stored.keys()):
-            why = (
-                "it was saved, but this Ray has none"
-                if name in stored
-                else "none was saved, so it starts anew"
-            )
+            why = "none was saved, so it starts anew"
+            if name in stored:
+                why = "it was saved, but this Ray has none"
+            elif parts:
+                why = "what it trains starts anew, and so does it"
             report.dropped[f"optimizer/{policy_id}/{name}"] = why
         result.update(
             {
@@ -317,9 +362,11 @@ def _read_steps(state: Mapping[str, Any]) -> int | None:
 def _set_lifetime_sums(algo: Any, counters: Mapping[str, Any], report: RestoreReport) -> None:
     """Set the lifetime sums of the metrics by their paths, in the form that the installed Ray restores."""
     counters = {_COUNTERS.get(name, name): value for name, value in counters.items()}
-    for name in counters:
+    for name, value in counters.items():
         if name.startswith("num_agent_steps") and "/" not in name:
             report.dropped[f"counters/{name}"] = "the new stack counts each agent by itself"
+        elif "/" not in name and name != _STEPS and value:
+            report.dropped[f"counters/{name}"] = "the new stack has no such counter"
     classes = hasattr(algo.metrics, "stats_cls_lookup")  # since 2.53
     stats = {}
     for path, value in counters.items():

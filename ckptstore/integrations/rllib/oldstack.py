@@ -142,7 +142,11 @@ def _convert_optimizer(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_weights(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str, optional: tuple[str, ...] = ()
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    what: str,
+    optional: tuple[str, ...] = (),
+    remedy: str = "Pass config= with the settings of the model that was trained",
 ) -> None:
     """Raise UnreadableFormat unless both have the same names and shapes."""
     missing = [name for name in ours if name not in theirs and not name.endswith(optional or ("\0",))]
@@ -153,7 +157,7 @@ def check_weights(
         raise UnreadableFormat(
             what,
             f"the installed Ray builds another network for this config: {wrong}",
-            "Pass config= with the settings of the model that was trained",
+            remedy,
         )
 
 

@@ -11,7 +11,7 @@ from ckptstore.errors import UnreadableFormat
 from ckptstore.integrations.rllib import config as configs
 from ckptstore.integrations.rllib import newstack, oldstack
 from ckptstore.integrations.rllib.report import RestoreReport
-from ckptstore.integrations.rllib.restore import choose_policies, find_algorithm_class
+from ckptstore.integrations.rllib.restore import check_models, choose_policies, find_algorithm_class
 from ckptstore.integrations.rllib.sources import CheckpointSource, open_source
 from ckptstore.rllib_formats.networks import new_stack
 from ckptstore.rllib_formats.versions import NEW_STACK
@@ -51,6 +51,7 @@ def _build_policy(policy_id: str, stored: Mapping[str, Any], report: RestoreRepo
     for name, value in configs.translate(stored["config"], target, False).values.items():
         setattr(target, name, value)
     target.env = None
+    check_models(target)
     name = str(stored["policy_class"]).rpartition(".")[2]
     made = get_policy_class(name)
     if made is None:
@@ -93,17 +94,36 @@ def _build_module(policy_id: str, stored: Mapping[str, Any], report: RestoreRepo
 
 
 def build_space(described: Mapping[str, Any] | None) -> Any:
-    """The gymnasium space for a description in the model."""
+    """The gymnasium space for a description in the model.
+
+    A box that observations are flattened into has the space of the environment in ``original_space``, where
+    RLlib's models look for it. Raises UnreadableFormat for a kind that isn't known.
+    """
     import gymnasium.spaces as made
 
     if described is None:
         return None
-    kind = described["space"]
+    kind = str(described["space"]).replace("-", "_")
     if kind == "box":
         low, high = (np.asarray(described[side], described["dtype"]) for side in ("low", "high"))
-        return made.Box(low, high, tuple(described["shape"]), np.dtype(described["dtype"]))
+        box = made.Box(low, high, tuple(described["shape"]), np.dtype(described["dtype"]))
+        if described.get("original_space"):
+            box.original_space = build_space(described["original_space"])
+        return box
     if kind == "discrete":
         return made.Discrete(int(described["n"]), start=int(described.get("start", 0)))
+    if kind == "multi_discrete":
+        return made.MultiDiscrete(np.asarray(described["nvec"]))
+    if kind == "multi_binary":
+        return made.MultiBinary(described["n"])
+    inner = described.get("spaces") or {}
+    if kind == "tuple":
+        return made.Tuple([build_space(item) for item in inner])
+    if kind == "dict":
+        items = inner.items() if isinstance(inner, Mapping) else inner
+        return made.Dict({key: build_space(item) for key, item in items})
     raise UnreadableFormat(
-        "space", f"spaces of the kind {kind!r} can't be built", "Build the policy yourself"
+        "space",
+        f"spaces of the kind {kind!r:.40} can't be built",
+        "Use from_checkpoint, with the environment",
     )

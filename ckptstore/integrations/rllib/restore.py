@@ -28,6 +28,7 @@ def from_checkpoint(
     policies_to_train: Collection[str] | Callable[..., bool] | None = None,
     api_stack: ApiStack | None = None,
     trusted: bool = False,
+    partial: bool = False,
 ) -> Any:
     """The algorithm in a checkpoint of any Ray since 2.1, running on the installed Ray.
 
@@ -40,6 +41,9 @@ def from_checkpoint(
     `policy_mapping_fn` that maps to them is needed, and `policies_to_train` says which of them learn.
     `api_stack` defaults to "old" for checkpoints up to 1.1 and to "new" for later ones; ``"new"`` converts an
     old one.
+
+    With ``partial=True`` parts of a module that the installed Ray builds otherwise, such as SAC's critics,
+    start anew, with their optimizers, and the report names them; what acts has to fit.
 
     A function or class that was pickled by value is used only with ``trusted=True``, which runs it, and
     only on the Python that wrote it; otherwise it has to be passed, and InvalidRequest says so. Raises
@@ -91,7 +95,9 @@ def from_checkpoint(
         built = target
     algo = _build_checked(built, checkpoint.url)
     try:
-        _set(algo, source, state, policies, written, overrides, report)
+        if stack == "new" and (report.converted or source.version == "1.2"):
+            _check_images(algo)
+        _set(algo, source, state, policies, written, overrides, partial, report)
     except BaseException:
         algo.stop()
         raise
@@ -99,11 +105,11 @@ def from_checkpoint(
     return algo
 
 
-def restore(algo: Any, ckpt: CheckpointSource) -> RestoreReport:
+def restore(algo: Any, ckpt: CheckpointSource, partial: bool = False) -> RestoreReport:
     """Set a built algorithm to the state in a checkpoint of any release, and report what became of it.
 
     Every policy of `algo` must be in the checkpoint; others in the checkpoint are left out and reported. The
-    config of `algo` doesn't change. Raises as `from_checkpoint` does.
+    config of `algo` doesn't change. `partial` is as for `from_checkpoint`, and so are errors.
     """
     checkpoint, source = _open_algorithm(ckpt, "Name an algorithm's checkpoint")
     stack = "new" if algo.config.enable_rl_module_and_learner else "old"
@@ -117,7 +123,7 @@ def restore(algo: Any, ckpt: CheckpointSource) -> RestoreReport:
     policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
     if report.converted:
         policies = newstack.convert(state, policies, report)
-    _set(algo, source, state, policies, written, (), report)
+    _set(algo, source, state, policies, written, (), partial, report)
     keep(algo, report)
     return report
 
@@ -145,7 +151,7 @@ def _build_report(
 
 def _build_checked(config: Any, url: str) -> Any:
     """The algorithm of `config`; InvalidRequest where it needs what isn't here: packages, models or data."""
-    _check_models(config)
+    check_models(config)
     try:
         return _build(config)
     except ImportError as error:
@@ -155,15 +161,35 @@ def _build_checked(config: Any, url: str) -> Any:
             'Install it; with TensorFlow\'s, api_stack="new" goes on in torch',
         ) from error
     except ValueError as error:
+        if "No default encoder config" in str(error):
+            what = "RLlib's networks of the new stack don't take observations of this space by themselves"
+            flatten = "such as lambda env, spaces, device: FlattenObservations()"
+            raise InvalidRequest(
+                _CONNECTOR, what, f'Pass config={{"{_CONNECTOR}": ...}}, {flatten}'
+            ) from error
         if config.input_ in configs.PLACES["input_"]:
             raise
         raise InvalidRequest("input_", f"Ray says: {error!s:.200}", _INPUT) from error
 
 
+_CONNECTOR = "env_to_module_connector"
 _INPUT = 'Pass config={"input_": ...}, your data, or "sampler" to train in the environment'
 
 
-def _check_models(config: Any) -> None:
+def _check_images(algo: Any) -> None:
+    """Raise InvalidRequest where the old stack made numbers of images, and nothing does so now."""
+    space: Any = getattr(getattr(algo.env_runner, "env", None), "single_observation_space", None)
+    if len(getattr(space, "shape", None) or ()) != 3 or space.dtype.kind == "f":
+        return
+    if algo.config._env_to_module_connector is None:
+        raise InvalidRequest(
+            _CONNECTOR,
+            f"the environment's images are {space.dtype}, which the old stack made float32",
+            f'Pass config={{"{_CONNECTOR}": ...}}, a function that makes a connector for that',
+        )
+
+
+def check_models(config: Any) -> None:
     """Raise InvalidRequest for a model of one's own that isn't registered in this process."""
     from ray.rllib.models.catalog import ModelCatalog
     from ray.tune.registry import RLLIB_MODEL, _global_registry
@@ -209,13 +235,14 @@ def _set(
     policies: Mapping[str, Any],
     written: str,
     given: Collection[str],
+    partial: bool,
     report: RestoreReport,
 ) -> None:
     if report.api_stack == written == "old":
         oldstack.load(algo, state, policies, given, report)
     elif report.api_stack == "new":
         learner = source.component("learner") if "learner" in source.components else {}
-        newstack.load(algo, state, policies, learner, given, report)
+        newstack.load(algo, state, policies, learner, given, partial, report)
     else:
         raise UnreadableFormat(
             report.source,

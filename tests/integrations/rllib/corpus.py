@@ -90,14 +90,21 @@ def register(name: str, policy: Mapping[str, Any]) -> None:
 
     Images are floats: the new stack leaves it to the user to convert bytes.
     """
-    import gymnasium
     from ray import tune
 
     from ckptstore.integrations.rllib.policies import build_space
 
+    space = build_space({**policy["observation_space"], "dtype": "float32"})
+    tune.register_env(name, lambda config: make_noise(space, build_space(policy["action_space"])))
+
+
+def make_noise(observed: Any, acted: Any) -> Any:
+    """An environment of ten steps of noise in these spaces."""
+    import gymnasium
+
     class Noise(gymnasium.Env):  # type: ignore[misc, unused-ignore]
-        observation_space = build_space({**policy["observation_space"], "dtype": "float32"})
-        action_space = build_space(policy["action_space"])
+        observation_space = observed
+        action_space = acted
 
         def reset(self, **options: Any) -> Any:
             self.steps = 0
@@ -107,7 +114,7 @@ def register(name: str, policy: Mapping[str, Any]) -> None:
             self.steps += 1
             return self.observation_space.sample(), 1.0, self.steps > 9, False, {}
 
-    tune.register_env(name, lambda config: Noise())
+    return Noise()
 
 
 def by_ckptstore(root: Path) -> Any:

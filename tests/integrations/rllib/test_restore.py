@@ -414,3 +414,68 @@ def test_a_policy_that_wraps_a_module_is_that_module() -> None:
             module.forward_inference({"obs": torch.zeros(1, *size)})
             if "relu" in name:
                 assert "ReLU" in str(module)
+
+
+def test_critics_that_ray_builds_otherwise_start_anew_if_that_is_asked_for() -> None:
+    place = DATA / "v2_1/ray_2.44.1_sac/checkpoint"
+    with pytest.raises(UnreadableFormat, match="partial=True"):
+        rllib.from_checkpoint(place)
+    ckpt = Checkpoint.open(place)
+    algo = rllib.from_checkpoint(place, partial=True)
+    try:
+        stored, live = ckpt.weights(), weights(algo, "new")
+        acting = [name for name in stored if name.startswith(("pi.", "pi_encoder."))]
+        assert len(acting) > 4
+        for name in acting:
+            np.testing.assert_array_equal(live[name], stored[name])
+        dropped = rllib.report(algo).dropped
+        critics = {name.partition(".")[0] for name in live} - {"pi", "pi_encoder"}
+        assert {name.rpartition("/")[2] for name in dropped if name.startswith("weights/")} >= critics
+        assert {"optimizer/default_policy/qf", "optimizer/default_policy/qf_twin"} <= dropped.keys()
+        every = algo.learner_group.get_state()["learner"]["optimizer"]
+        moments = every["default_policy_policy"]["state"]["state"]
+        before = ckpt.policies["default_policy"]["optimizer"]["policy"]["state"]
+        assert moments.keys() == before.keys() != set()
+        np.testing.assert_allclose(moments[0]["exp_avg"], before[0]["exp_avg"])
+        assert algo.iteration == ckpt.state["iteration"]
+        algo.train()
+        rllib.restore(algo, place, partial=True)
+        np.testing.assert_array_equal(weights(algo, "new")[acting[0]], stored[acting[0]])
+    finally:
+        algo.stop()
+
+
+def test_a_policy_of_another_shape_is_refused_even_in_part(tmp_path: Path) -> None:
+    algo = training.ppo("new").build_algo()
+    ckpt = rllib.save(algo, tmp_path, step=0)
+    algo.stop()
+    other = training.ppo("new").rl_module(model_config={"fcnet_hiddens": [9]})
+    with pytest.raises(UnreadableFormat, match="another network"):
+        rllib.from_checkpoint(ckpt, config=other, partial=True)
+
+
+@pytest.mark.parametrize("stack", ["old", "new"])
+def test_policies_of_nested_spaces_act(stack: str, tmp_path: Path) -> None:
+    import gymnasium.spaces as made
+    import torch
+    from ray import tune
+
+    action_space = made.Tuple([made.Discrete(2), made.MultiDiscrete([3, 2])])
+    observed = {"a": made.Box(-1, 1, (3,), np.float32), "b": made.Discrete(2), "c": made.MultiBinary(2)}
+    space = made.Dict(observed) if stack == "old" else observed["a"]
+    tune.register_env("my_nested", lambda config: corpus.make_noise(space, action_space))
+    config = training.ppo(stack).environment("my_nested")
+    if stack == "old":
+        config.env_runners(observation_filter="NoFilter")
+    algo = config.build_algo()
+    algo.train()
+    ckpt = rllib.save(algo, tmp_path)
+    algo.stop()
+    policy = rllib.policy_from_checkpoint(ckpt)["default_policy"]
+    if stack == "old":
+        equal(dict(ckpt.weights()), dict(policy.get_weights()))
+        obs = np.zeros(policy.observation_space.shape, "f4")
+        assert action_space.contains(policy.compute_single_action(obs, explore=False)[0])
+    else:
+        out = policy.forward_inference({"obs": torch.zeros(1, 3)})
+        assert out["action_dist_inputs"].shape == (1, 2 + 3 + 2)
