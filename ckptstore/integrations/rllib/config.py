@@ -53,6 +53,7 @@ RENAMED = (
     Renamed("lambda", "lambda_", "2.2"),
     Renamed("num_cpus_for_driver", "num_cpus_for_main_process", "2.2"),
     Renamed("num_workers", "num_env_runners", "2.2"),
+    Renamed("learning_starts", "num_steps_sampled_before_learning_starts", "2.2"),
     # The first names of the learners.
     Renamed("num_trainer_workers", "num_learners", "2.4"),
     Renamed("num_cpus_per_trainer_worker", "num_cpus_per_learner", "2.4"),

@@ -95,7 +95,8 @@ def from_checkpoint(
         built = target
     algo = _build_checked(built, checkpoint.url)
     try:
-        if stack == "new" and (report.converted or source.version == "1.2"):
+        wrapped = any(str(policy["policy_class"]).endswith("Policy") for policy in policies.values())
+        if stack == "new" and (report.converted or wrapped):
             _check_images(algo)
         _set(algo, source, state, policies, written, overrides, partial, report)
     except BaseException:
