@@ -214,7 +214,7 @@ def translate(config: Mapping[str, Any], target: Any, new_stack: bool, places: b
             result.renamed.append(f"{name}/{_STARTS} -> {_BEFORE_LEARNING} (2.2)")
             result.values[_BEFORE_LEARNING] = value[_STARTS]
         if found is UNKNOWN:
-            result.dropped[name] = f"it is code ({_name_code(value)})"
+            result.dropped[name] = f"{IS_CODE} ({_name_code(value)})"
         else:
             result.values[name] = found
     return result
@@ -321,6 +321,8 @@ def _short_types(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 UNKNOWN = object()
+IS_CODE = "it is code"
+"""How the reason begins for a setting that is left out since it is code."""
 
 
 def resolve(value: Any) -> Any:

@@ -92,6 +92,8 @@ def from_checkpoint(
             if "_rl_module_spec" not in overrides:
                 newstack.specify_modules(target, code, policies, overrides, report)
             connectors.set_connectors(target, code, state, overrides, report)
+        if trusted:
+            _use_code(target, code, state["config"], report)
         built = target
     algo = _build_checked(built, checkpoint.url)
     try:
@@ -348,6 +350,20 @@ def _restrict_config(
     if trained is not None:
         target.policies_to_train = trained if callable(trained) else list(trained)
     return target
+
+
+def _use_code(target: Any, code: Code, config: Mapping[str, Any], report: RestoreReport) -> None:
+    """Set the settings that are code in a checkpoint to be trusted, such as ``learner_class``."""
+    for key in [key for key, why in report.dropped.items() if why.startswith(configs.IS_CODE)]:
+        name = key.removeprefix("config/")
+        if not isinstance(config.get(name), Opaque):
+            continue
+        try:
+            setattr(target, name, code.build(name, config[name], f'Pass config={{"{name}": ...}}'))
+        except InvalidRequest as error:
+            report.dropped[key] = f"{configs.IS_CODE}: {error.why}"
+        else:
+            del report.dropped[key]
 
 
 def _find_policy_classes(

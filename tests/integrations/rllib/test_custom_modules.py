@@ -335,3 +335,29 @@ def test_a_module_of_the_learner_alone_is_no_agents(tmp_path: Path) -> None:
         again.train()
     finally:
         again.stop()
+
+
+def test_a_learner_of_ones_own_is_used_if_it_is_trusted_and_told_of_otherwise(tmp_path: Path) -> None:
+    from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+
+    class Patient(PPOTorchLearner):  # type: ignore[misc]
+        """By value, as it is local."""
+
+    def none(observation_space: Any, action_space: Any) -> Any:
+        return []
+
+    algo = training.ppo("new").training(learner_class=Patient, learner_connector=none).build_algo()
+    ckpt = rllib.save(algo, tmp_path, step=0)
+    algo.stop()
+    algo = rllib.from_checkpoint(ckpt)
+    dropped = rllib.report(algo).dropped
+    assert type(training.learner_of(algo)) is PPOTorchLearner
+    assert {"config/_learner_class", "config/_learner_connector"} <= dropped.keys()
+    algo.stop()
+    for given in ({"trusted": True}, {"config": {"learner_class": Patient, "learner_connector": none}}):
+        algo = rllib.from_checkpoint(ckpt, **given)
+        assert type(training.learner_of(algo)).__name__ == "Patient"
+        assert algo.config._learner_connector is not None
+        assert not [name for name in rllib.report(algo).dropped if "learner" in name]
+        algo.train()
+        algo.stop()
