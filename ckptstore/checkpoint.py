@@ -28,7 +28,6 @@ from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import open_trust
 from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
-from ckptstore.read.download import copy_files, new_directory, write_description, write_file
 from ckptstore.read.files import Files, UnverifiedFiles
 from ckptstore.read.lazy import Lazy
 from ckptstore.read.locate import Located, list_files, locate
@@ -485,25 +484,9 @@ class Checkpoint:
         the original is its parent, with the same digests, and a signature doesn't come along.
         """
         wanted = None if policy_ids is None else self._check_known(policy_ids)
-        target = os.fspath(directory)
-        sizes = self._files.paths()
-        paths = list(sizes)
-        if wanted is not None:
-            paths = partial_copy.choose_paths(self._contents, self._files, wanted)
-        making = new_directory(target, {path: sizes[path] for path in paths}, wanted is None)
-        with making as new, logs.log_time("downloaded", self.url) as done:
-            copy_files(self._files, paths, new, _CONCURRENCY, progress)
-            files = self.manifest_files()
-            described = None if files is None else (files.parts_bytes(), files.manifest)
-            if wanted is not None:
-                others = set(self.policy_ids).difference(wanted)
-                info = partial_copy.rllib_json(self._files, self.version, wanted, others)
-                write_file(os.path.join(new, names.RLLIB_JSON), [info])
-                if isinstance(self._files, VerifiedFiles):
-                    described = partial_copy.describe_part(self._files, paths, wanted, info)
-            if described is not None:
-                write_description(new, *described)
-            done(sum(sizes[path] for path in paths))
+        with logs.log_time("downloaded", self.url) as done:
+            target = os.fspath(directory)
+            done(partial_copy.download(self._contents, self._files, target, wanted, _CONCURRENCY, progress))
         return target
 
     @contextmanager

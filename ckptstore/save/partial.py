@@ -1,8 +1,12 @@
-"""A committed checkpoint without some of its policies: the same files, described by a manifest of its own."""
+"""A local copy of a checkpoint, whole or without some of its policies.
+
+Of a committed one the copy is committed too: without policies by a manifest of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -12,9 +16,41 @@ from ckptstore.format import layout, names, parts, strictjson
 from ckptstore.format.digest import digest
 from ckptstore.format.manifest import File, Manifest, Parent
 from ckptstore.read.contents import Contents
+from ckptstore.read.download import copy_files, new_directory, write_description, write_file
 from ckptstore.read.files import Files
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.save.writing import Hasher
+from ckptstore.work import Progress
+
+
+def download(
+    contents: Contents,
+    files: Files,
+    target: str,
+    wanted: Collection[str] | None,
+    concurrency: int,
+    progress: Progress | None = None,
+) -> int:
+    """Copy `files` into the new or empty local directory `target`; returns their size in bytes.
+
+    The manifest comes last, where there is one: a copy cut short is not a checkpoint. Where only some
+    policies are `wanted` the files of the others stay behind. InvalidRequest where those can't be told
+    apart, or `target` isn't empty.
+    """
+    sizes = files.paths()
+    paths = list(sizes) if wanted is None else choose_paths(contents, files, wanted)
+    with new_directory(target, {path: sizes[path] for path in paths}, wanted is None) as new:
+        copy_files(files, paths, new, concurrency, progress)
+        described = (files.parts_bytes(), files.manifest) if isinstance(files, VerifiedFiles) else None
+        if wanted is not None:
+            others = set(contents.policy_ids).difference(wanted)
+            info = rllib_json(files, contents.version, wanted, others)
+            write_file(os.path.join(new, names.RLLIB_JSON), [info])
+            if isinstance(files, VerifiedFiles):
+                described = describe_part(files, paths, list(wanted), info)
+        if described is not None:
+            write_description(new, *described)
+    return sum(sizes[path] for path in paths)
 
 
 def choose_paths(contents: Contents, files: Files, wanted: Collection[str]) -> list[str]:
