@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -29,6 +30,7 @@ from ckptstore.format.signing import open_trust
 from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
 from ckptstore.read.files import Files, UnverifiedFiles
+from ckptstore.read.how import SAFELY, How
 from ckptstore.read.lazy import Lazy
 from ckptstore.read.locate import Located, list_files, locate
 from ckptstore.read.manifests import fetch_manifest
@@ -49,11 +51,16 @@ if TYPE_CHECKING:
 _CONCURRENCY = 8  # files moved or decoded at once
 
 
-class AlgorithmState(NamedTuple):
-    """What `Checkpoint.load` returns."""
-
+class _StateAndPolicies(NamedTuple):
     state: Any
     policies: dict[str, Any]
+
+
+class AlgorithmState(_StateAndPolicies):
+    """What `Checkpoint.load` returns: a pair, with `components` beside."""
+
+    components: Mapping[str, Any] = MappingProxyType({})
+    """Component name to component, decoded as asked of `load`, each when it is first asked for."""
 
 
 class Skipped(NamedTuple):
@@ -290,25 +297,33 @@ class Checkpoint:
         trusted: bool = False,
         mmap: bool = False,
         tensors: Literal["numpy", "torch"] = "numpy",
+        map_location: Any = None,
     ) -> AlgorithmState:
         """State and policies, decoded afresh; only the policies in `policy_ids` if given.
+
+        `components` of the result are fetched when they are asked for, and decoded in the same way.
 
         By default no code runs: data come back as they were, other objects as inert `Opaque` records.
         ``trusted=True`` unpickles real objects, which runs whatever code the pickle names. ``mmap=True``
         maps arrays copy-on-write from local files instead of reading them: fast, but they are checked
         by `verify` only, and a later write to the file shows through. What were torch tensors are arrays,
-        with ``tensors="torch"`` tensors again, made without running code; `trusted` makes tensors anyway.
+        with ``tensors="torch"`` tensors again, made without running code, on the device `map_location` if
+        given; `trusted` makes tensors anyway, where they were.
         """
-        how: dict[str, Any] = {"trusted": trusted, "mmap": mmap, "tensors": make_tensors(tensors)}
+        how = How(trusted, mmap, make_tensors(tensors, map_location))
         wanted = self._check_known(self.policy_ids if policy_ids is None else policy_ids)
         with logs.log_time("loaded", self.url) as done:
-            loads: list[Callable[[], Any]] = [partial(self._load_state, **how)]
-            loads += [partial(self._load_policy, each, **how) for each in wanted]
+            loads: list[Callable[[], Any]] = [partial(self._load_state, how)]
+            loads += [partial(self._load_policy, each, how) for each in wanted]
             mapped = mmap and isinstance(self._files, VerifiedFiles) and self._files.maps
             # Where nothing is read, more than two would wait for each other.
             state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else _CONCURRENCY)
             done(self._sizes(wanted))
-        return AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))
+        loaded_state = AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))
+        loaded_state.components = Lazy(
+            lambda: self._contents.components, lambda name: self._load_component(name, how), "components"
+        )
+        return loaded_state
 
     def verify(self, *, progress: Progress | None = None) -> VerifyReport:
         """Read every byte and check it. Raises CheckpointCorrupt listing each file that is wrong."""
@@ -527,17 +542,17 @@ class Checkpoint:
         assert isinstance(self._files, VerifiedFiles)
         return copy_items(self._files), self._files.parts_bytes()
 
-    def _load_state(self, **how: Any) -> Any:
+    def _load_state(self, how: How = SAFELY) -> Any:
         self._note_load()
-        return self._contents.state(**how)
+        return self._contents.state(how)
 
-    def _load_policy(self, policy_id: str, **how: Any) -> Any:
+    def _load_policy(self, policy_id: str, how: How = SAFELY) -> Any:
         self._note_load()
-        return self._contents.policy(policy_id, **how)
+        return self._contents.policy(policy_id, how)
 
-    def _load_component(self, name: str) -> Any:
+    def _load_component(self, name: str, how: How = SAFELY) -> Any:
         self._note_load()
-        return self._contents.component(name)
+        return self._contents.component(name, how)
 
     def _note_load(self) -> None:
         if self._on_load is not None:

@@ -237,7 +237,7 @@ def network_of(checkpoint: Exportable, policy_id: str) -> Network:
     """
     where = _describe(checkpoint, policy_id)
     source = checkpoint.rllib()
-    policy = source.policy(policy_id, False, False)
+    policy = source.policy(policy_id)
     state = source.state() if source.kind == "Algorithm" else {}
     try:
         found = _find_filter(state, policy_id, where)

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ckptstore.codec.pickles.torch_calls import Tensors
 from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.format.manifest import Manifest
 from ckptstore.logs import logger
 from ckptstore.read.files import Files
+from ckptstore.read.how import SAFELY, How
 from ckptstore.read.reader import Fill, VerifiedFiles
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.work import Lock
@@ -47,15 +47,13 @@ class Contents(Protocol):
     def components(self) -> tuple[str, ...]:
         """Names of the components."""
 
-    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
+    def state(self, how: How = SAFELY) -> Any:
         """The algorithm state."""
 
-    def policy(
-        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
-    ) -> Any:
+    def policy(self, policy_id: str, how: How = SAFELY) -> Any:
         """One policy."""
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str, how: How = SAFELY) -> Any:
         """One component."""
 
     def weights(self, policy_id: str) -> Any:
@@ -92,23 +90,21 @@ class SavedContents:
         """See `Contents`."""
         return policy_id in self.policy_ids
 
-    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
+    def state(self, how: How = SAFELY) -> Any:
         """See `Contents`; a policy alone is its own state."""
-        return self._reader.decode(names.POLICY_STATE if self._alone else names.STATE, trusted, mmap, tensors)
+        return self._reader.decode(names.POLICY_STATE if self._alone else names.STATE, how)
 
-    def policy(
-        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
-    ) -> Any:
+    def policy(self, policy_id: str, how: How = SAFELY) -> Any:
         """See `Contents`."""
-        return self._reader.decode(self.paths_of(policy_id)[0], trusted, mmap, tensors)
+        return self._reader.decode(self.paths_of(policy_id)[0], how)
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str, how: How = SAFELY) -> Any:
         """See `Contents`."""
-        return self._reader.decode(names.component_path(name))
+        return self._reader.decode(names.component_path(name), how)
 
     def weights(self, policy_id: str) -> Any:
         """The policy's "weights" where it is a dict that has them, else all of it."""
-        return _weights(self.policy(policy_id, False, False))
+        return _weights(self.policy(policy_id))
 
     def outline(self, policy_id: str) -> tuple[Any, Fill]:
         """See `Contents`."""
@@ -181,22 +177,21 @@ class RllibContents:
         with self._translate_errors():
             return self._foreign.components
 
-    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
+    def state(self, how: How = SAFELY) -> Any:
         """See `Contents`."""
-        self._check(trusted, tensors)
+        self._check(how)
         with self._translate_errors():
             return self._foreign.state()
 
-    def policy(
-        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
-    ) -> Any:
+    def policy(self, policy_id: str, how: How = SAFELY) -> Any:
         """See `Contents`."""
-        self._check(trusted, tensors)
+        self._check(how)
         with self._translate_errors():
             return self._foreign.policy(policy_id)
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str, how: How = SAFELY) -> Any:
         """See `Contents`."""
+        self._check(how)
         with self._translate_errors():
             return self._foreign.component(name)
 
@@ -236,14 +231,14 @@ class RllibContents:
                 what = self._label if whole else f"{self._label}/{error.what}"
                 raise type(error)(what, error.why, error.remedy) from error
 
-    def _check(self, trusted: bool, tensors: Tensors | None) -> None:
-        if tensors is not None:
+    def _check(self, how: How) -> None:
+        if how.tensors is not None:
             raise InvalidRequest(
                 "tensors='torch'",
                 "what RLlib wrote is read as arrays",
                 "Use torch.from_numpy on them",
             )
-        if trusted:
+        if how.trusted:
             raise InvalidRequest(
                 "trusted=True",
                 "what RLlib wrote is read as data only",
@@ -264,19 +259,17 @@ class UnknownContents:
         """Nothing, as far as anybody here can tell."""
         return False
 
-    def state(self, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None) -> Any:
+    def state(self, how: How = SAFELY) -> Any:
         """UnreadableFormat."""
         raise UnreadableFormat(
             "this checkpoint", "it holds files of another program", "Use as_directory() or download()"
         )
 
-    def policy(
-        self, policy_id: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
-    ) -> Any:
+    def policy(self, policy_id: str, how: How = SAFELY) -> Any:
         """UnreadableFormat."""
         return self.state()
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str, how: How = SAFELY) -> Any:
         """UnreadableFormat."""
         return self.state()
 

@@ -53,5 +53,8 @@ class Lazy(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # whoever gets a pickle of it has no checkpoint to fetch from
+
     def __repr__(self) -> str:
         return f"<{self._what}: {', '.join(map(repr, self._keys[:8]))}{', ...' if len(self) > 8 else ''}>"

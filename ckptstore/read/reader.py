@@ -12,7 +12,6 @@ from ckptstore.backends.base import Backend
 from ckptstore.backends.translate import explain_memory_error, retry_if_corrupt, translate_errors
 from ckptstore.codec.indexed.read import load_trusted, skeleton
 from ckptstore.codec.pickles import safe
-from ckptstore.codec.pickles.torch_calls import Tensors
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
@@ -25,6 +24,7 @@ from ckptstore.format.manifest import Manifest
 from ckptstore.format.markers import derive_marker
 from ckptstore.format.parts import FileParts, Part
 from ckptstore.read.foreign_code import refuse_foreign_code
+from ckptstore.read.how import SAFELY, How
 from ckptstore.read.manifests import fetch_manifest, key_of
 from ckptstore.read.memory import blank, fresh
 from ckptstore.read.report import VerifyReport
@@ -177,7 +177,7 @@ class VerifiedFiles:
                 skip_until = part.offset + spans[part.offset].length
             (missing if part.offset < skip_until else now).append(part)
         self._fetch_into(view, path, now)
-        value = self._decode_view(file, view, trusted=False)
+        value = self._decode_view(file, view)
         start = np.frombuffer(view, np.uint8).ctypes.data if file.size else 0
 
         def fill(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
@@ -212,27 +212,23 @@ class VerifiedFiles:
                     raise
                 yield known
 
-    def decode(
-        self, path: str, trusted: bool = False, mmap: bool = False, tensors: Tensors | None = None
-    ) -> object:
-        """The object in the pickle `path`: plain data, or with `trusted` whatever it makes.
+    def decode(self, path: str, how: How = SAFELY) -> object:
+        """The object in the pickle `path`: plain data, or what else `how` says.
 
-        With `mmap`, array data are mapped copy-on-write where the place has files, and are not
+        With its `mmap`, array data are mapped copy-on-write where the place has files, and are not
         read (nor checked) until touched.
         """
         file = self._file(path)
-        if not file.arrays or not mmap:
-            return self._decode_view(file, self.fetch(path), trusted, tensors)
+        if not file.arrays or not how.mmap:
+            return self._decode_view(file, self.fetch(path), how)
         view = self._map(path)
         self._check_gaps(file, view)
-        return self._decode_view(file, view, trusted, tensors)
+        return self._decode_view(file, view, how)
 
-    def _decode_view(
-        self, file: FileParts, view: memoryview, trusted: bool, tensors: Tensors | None = None
-    ) -> object:
+    def _decode_view(self, file: FileParts, view: memoryview, how: How = SAFELY) -> object:
         path = file.path
         if not file.arrays:
-            return self._decode(path, bytes(view), (), trusted, tensors)
+            return self._decode(path, bytes(view), (), how)
         gaps: list[memoryview] = []
         buffers: list[memoryview] = []
         end = 0
@@ -245,21 +241,14 @@ class VerifiedFiles:
             pickled = skeleton(gaps, file.arrays)
         except CheckpointCorrupt as error:
             raise self._corrupt(path, error.why) from error
-        return self._decode(path, pickled, buffers, trusted, tensors)
+        return self._decode(path, pickled, buffers, how)
 
-    def _decode(
-        self,
-        path: str,
-        pickled: bytes,
-        buffers: Sequence[memoryview],
-        trusted: bool,
-        tensors: Tensors | None,
-    ) -> object:
-        if trusted:
+    def _decode(self, path: str, pickled: bytes, buffers: Sequence[memoryview], how: How) -> object:
+        if how.trusted:
             refuse_foreign_code(f"{self.label}/{path}", pickled, self.manifest.writer)
             return load_trusted(pickled, buffers)
         with _about(f"{self.label}/{path}"):
-            return safe.loads(pickled, buffers, tensors=tensors)
+            return safe.loads(pickled, buffers, tensors=how.tensors() if how.tensors else None)
 
     @property
     def maps(self) -> bool:

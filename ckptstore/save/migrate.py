@@ -225,7 +225,7 @@ def _read_model(source: Contents, url: str, notes: list[str]) -> dict[str, Any]:
     """The whole model of ``docs/model.md``; what reading it had to infer or miss is added to `notes`."""
     model: dict[str, Any] = {
         "state": dict(source.state()),
-        "policies": {policy_id: source.policy(policy_id, False, False) for policy_id in source.policy_ids},
+        "policies": {policy_id: source.policy(policy_id) for policy_id in source.policy_ids},
         "components": {name: source.component(name) for name in source.components},
     }
     if not model["policies"]:

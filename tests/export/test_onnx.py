@@ -95,18 +95,14 @@ def test_it_says_where_it_is_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["dqn_plain", "dqn_conv", "ppo_lstm", "ppo_free_log_std"])
 @pytest.mark.parametrize("opset", onnxfile.OPSETS)
 def test_every_opset(case: str, opset: int) -> None:
-    policy = (
-        Checkpoint.open(DATA / "old_stack" / case / "checkpoint")
-        .rllib()
-        .policy("default_policy", False, False)
-    )
+    policy = Checkpoint.open(DATA / "old_stack" / case / "checkpoint").rllib().policy("default_policy")
     data, off = onnxfile.dumps(find_network(policy), {"policy": "p"}, "here", opset=opset)
     assert off < 1e-5
     assert onnx.load_from_string(data).opset_import[0].version == opset
 
 
 def test_an_unknown_opset() -> None:
-    policy = gaussian().rllib().policy("default_policy", False, False)
+    policy = gaussian().rllib().policy("default_policy")
     for opset in (True, 1, 12, 99):
         with pytest.raises(InvalidRequest, match="13 to 21"):
             onnxfile.dumps(find_network(policy), {"policy": "p"}, "here", opset=opset)
@@ -160,7 +156,7 @@ def test_what_is_not_rllibs_own_is_named(
     change: dict[str, Any], match: str, monkeypatch: Any, tmp_path: Path
 ) -> None:
     checkpoint = gaussian()
-    policy = {**checkpoint.rllib().policy("default_policy", False, False), **change}
+    policy = {**checkpoint.rllib().policy("default_policy"), **change}
     monkeypatch.setattr(type(checkpoint.rllib()), "policy", lambda *_: policy)
     with pytest.raises(UnreadableFormat, match=match) as caught:
         checkpoint.export(tmp_path / "x.onnx")
@@ -171,7 +167,7 @@ def test_what_is_not_rllibs_own_is_named(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_numbers(value: float, monkeypatch: Any, tmp_path: Path) -> None:
     checkpoint = gaussian()
-    policy = checkpoint.rllib().policy("default_policy", False, False)
+    policy = checkpoint.rllib().policy("default_policy")
     policy["weights"]["_logits._model.0.bias"][:] = value
     monkeypatch.setattr(type(checkpoint.rllib()), "policy", lambda *_: policy)
     with pytest.raises(UnreadableFormat, match="finite"):
@@ -180,10 +176,10 @@ def test_weights_that_are_not_numbers(value: float, monkeypatch: Any, tmp_path: 
 
 def test_a_filter_that_is_elsewhere(monkeypatch: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(DATA / "v1_1/ray_2.10.0_filter/checkpoint")
-    state = checkpoint.rllib().state(False, False)
+    state = checkpoint.rllib().state()
     contents = type(checkpoint.rllib())
     monkeypatch.setattr(contents, "state", lambda *_, **__: {**state, "filters": {}})
-    policy = checkpoint.rllib().policy("default_policy", False, False)
+    policy = checkpoint.rllib().policy("default_policy")
     checkpoint.export(tmp_path / "connected.onnx")
     (tmp_path / "connected.onnx").unlink()
     monkeypatch.setattr(contents, "policy", lambda *_, **__: {**policy, "connectors": {}})
@@ -196,7 +192,7 @@ def test_a_filter_that_is_elsewhere(monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.undo()
     connectors: dict[str, Any] = {"env_to_module_connector/MeanStdFilter": {}}
     modules = Checkpoint.open(DATA / "v2_0/ray_2.40.0_ppo/checkpoint")
-    state = modules.rllib().state(False, False)
+    state = modules.rllib().state()
     monkeypatch.setattr(contents, "state", lambda *_, **__: {**state, "connectors": connectors})
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
         modules.export(tmp_path / "x.onnx")
@@ -204,8 +200,8 @@ def test_a_filter_that_is_elsewhere(monkeypatch: Any, tmp_path: Path) -> None:
 
 def test_a_policys_own_connector_has_the_same_filter() -> None:
     source = Checkpoint.open(DATA / "v1_1/ray_2.10.0_filter/checkpoint").rllib()
-    normal = normal_of(source.state(False, False)["filters"]["default_policy"], "here")
-    own = normal_of(find_filter(source.policy("default_policy", False, False)), "here")
+    normal = normal_of(source.state()["filters"]["default_policy"], "here")
+    own = normal_of(find_filter(source.policy("default_policy")), "here")
     assert normal is not None
     assert own is not None
     assert normal.mean.std() > 0
@@ -249,7 +245,7 @@ def test_the_command_tells_the_difference(tmp_path: Path) -> None:
 def module(**weights: Any) -> dict[str, Any]:
     """SAC of the new stack, with other weights."""
     [truth] = [truth for truth in TRUTHS if "ray_2.44.1_sac" in truth.name]
-    policy = Checkpoint.open(truth.root).rllib().policy(truth.policy_id, False, False)
+    policy = Checkpoint.open(truth.root).rllib().policy(truth.policy_id)
     return {**policy, "weights": {**policy["weights"], **weights}}
 
 
@@ -302,11 +298,7 @@ HOSTILE: list[tuple[str, tuple[str, ...], Any]] = [
 def test_nothing_of_a_hostile_size_or_kind_is_computed_with(
     case: str, path: tuple[str, ...], value: Any
 ) -> None:
-    policy = (
-        Checkpoint.open(DATA / "old_stack" / case / "checkpoint")
-        .rllib()
-        .policy("default_policy", False, False)
-    )
+    policy = Checkpoint.open(DATA / "old_stack" / case / "checkpoint").rllib().policy("default_policy")
     inner = policy = copy.deepcopy(policy)
     for key in path[:-1]:
         inner = inner[key]
@@ -320,16 +312,14 @@ def test_nothing_of_a_hostile_size_or_kind_is_computed_with(
     "filter", [3, {"filter": np.zeros(3)}, {"filter": "MeanStdFilter"}, {}, {"filter": None}]
 )
 def test_a_filter_that_is_none(filter: Any) -> None:
-    policy = gaussian().rllib().policy("default_policy", False, False)
+    policy = gaussian().rllib().policy("default_policy")
     with pytest.raises(UnreadableFormat, match="filter"):
         find_network(policy, filter)
 
 
 @pytest.mark.parametrize("stride", [1, 0, -1])
 def test_kernels_that_only_the_config_of_a_module_claims(stride: int) -> None:
-    policy = (
-        Checkpoint.open(DATA / "old_stack/ppo_conv/checkpoint").rllib().policy("default_policy", False, False)
-    )
+    policy = Checkpoint.open(DATA / "old_stack/ppo_conv/checkpoint").rllib().policy("default_policy")
     made = new_stack_module(policy)
     network(made, where="here")
     filters = [list(item) for item in made.model_config["conv_filters"]]

@@ -6,6 +6,8 @@ arguments are checked. What is called otherwise stays a record.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -70,16 +72,50 @@ class AsArrays:
 
 
 class AsTorch:
-    """Tensors as torch's own, in the memory of the arrays; ImportError where torch is not installed."""
+    """Tensors as torch's own, in the memory of the arrays or moved to a device; for one pickle.
 
-    def __init__(self) -> None:
+    ImportError where torch is not installed.
+    """
+
+    def __init__(self, device: Any = None) -> None:
         import torch
 
         self._torch: Any = torch
+        self._device = device
+        self._starts: list[int] = []
+        self._moved: list[tuple[np.ndarray[Any, Any], int, Any]] = []
 
     def from_numpy(self, array: np.ndarray[Any, Any]) -> Any:
-        """See `Tensors`."""
-        return self._torch.from_numpy(array)
+        """See `Tensors`. Arrays that share memory here share it on the device."""
+        if self._device is None:
+            return self._torch.from_numpy(array)
+        itemsize = array.dtype.itemsize
+        low = array.ctypes.data
+        reach = [(length - 1) * step for length, step in zip(array.shape, array.strides, strict=True)]
+        if not array.size or any(step % itemsize or step < 0 for step in array.strides):
+            return self._torch.from_numpy(array).to(self._device)
+        storage, offset = self._storage(array, low, low + sum(reach) + itemsize)
+        if offset % itemsize:
+            return self._torch.from_numpy(array).to(self._device)
+        kind = self._torch.from_numpy(np.empty(0, array.dtype)).dtype
+        steps = tuple(step // itemsize for step in array.strides)
+        empty = self._torch.empty(0, dtype=kind, device=self._device)
+        return empty.set_(storage, offset // itemsize, array.shape, steps)
+
+    def _storage(self, array: np.ndarray[Any, Any], low: int, high: int) -> tuple[Any, int]:
+        """What holds the memory from `low` to `high` on the device, and the offset of `low` in it.
+
+        A storage that was written whole comes before the views of it (`codec.tensors`).
+        """
+        at = bisect.bisect_right(self._starts, low) - 1
+        if at >= 0 and high <= self._moved[at][1]:
+            return self._moved[at][2], low - self._starts[at]
+        itemsize = array.dtype.itemsize
+        flat = np.lib.stride_tricks.as_strided(array, ((high - low) // itemsize,), (itemsize,))
+        storage = self._torch.from_numpy(flat).to(self._device, copy=True).untyped_storage()
+        self._starts.insert(at + 1, low)
+        self._moved.insert(at + 1, (array, high, storage))
+        return storage, 0
 
     def view(self, tensor: Any, dtype: str) -> Any:
         """See `Tensors`."""
@@ -101,16 +137,29 @@ class AsTorch:
         return isinstance(value, self._torch.Tensor)
 
 
-def make_tensors(kind: str) -> Tensors | None:
-    """What makes tensors of `kind`, "torch" or "numpy": None for arrays. InvalidRequest for other kinds."""
+def make_tensors(kind: str, map_location: Any = None) -> Callable[[], Tensors] | None:
+    """What makes tensors of `kind`, "torch" or "numpy", one for each pickle; None for arrays.
+
+    `map_location` is the device that torch's go to. InvalidRequest for a kind or device that isn't there.
+    """
     if kind == "numpy":
+        if map_location is not None:
+            raise InvalidRequest("map_location", "arrays have no device", "Pass tensors='torch' with it")
         return None
     if kind != "torch":
         raise InvalidRequest("tensors", f"{kind!r} is not known", "Pass 'numpy' or 'torch'")
     try:
-        return AsTorch()
+        import torch
     except ImportError as error:
         raise InvalidRequest("tensors='torch'", "torch is not installed", "pip install torch") from error
+    if map_location is None:
+        return AsTorch
+    try:
+        device = torch.empty(0, device=map_location).device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0]
+        raise InvalidRequest("map_location", why, "Pass a device that is here, such as 'cpu'") from error
+    return functools.partial(AsTorch, device)
 
 
 def _from_numpy(tensors: Tensors, args: tuple[Any, ...]) -> Any:

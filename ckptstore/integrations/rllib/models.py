@@ -70,7 +70,7 @@ def _read_network(policy: Any, step: int) -> tuple[Network, dict[str, str], str,
             policy.save_to_path(directory)
         source = Checkpoint.open(directory).rllib()
         [policy_id] = source.policy_ids
-        network = find_network(source.policy(policy_id, False, False), where=what)
+        network = find_network(source.policy(policy_id), where=what)
     about = about_network(network, {"policy": policy_id, "step": str(step)})
     ask = _ask_policy if hasattr(policy, "compute_actions") else _ask_module
     return network, about, what, functools.partial(ask, policy, network)

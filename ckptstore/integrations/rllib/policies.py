@@ -34,7 +34,7 @@ def policy_from_checkpoint(ckpt_or_url: CheckpointSource, policy_ids: Collection
     )
     found = {}
     for policy_id in wanted:
-        stored = source.policy(policy_id, False, False)
+        stored = source.policy(policy_id)
         # From Ray 2.5 to 2.37 a policy of the old stack may wrap a module.
         build = _build_module if new or new_stack.is_one(stored) else _build_policy
         found[policy_id] = build(policy_id, stored, report)

@@ -53,7 +53,7 @@ def from_checkpoint(
     checkpoint, source = _open_algorithm(ckpt_or_url, "Use policy_from_checkpoint")
     wanted = choose_policies(checkpoint.url, source, policy_ids)
     state = _read_state(checkpoint, source)
-    policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
+    policies = {policy_id: source.policy(policy_id) for policy_id in wanted}
     written = _stack_of(source)
     stack = api_stack or written
     report = _build_report(checkpoint, source, stack, written, wanted)
@@ -123,7 +123,7 @@ def restore(algo: Any, ckpt: CheckpointSource, partial: bool = False) -> Restore
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
         report.dropped[f"{names.POLICIES}/{policy_id}"] = "this algorithm has no such policy"
     state = _read_state(checkpoint, source)
-    policies = {policy_id: source.policy(policy_id, False, False) for policy_id in wanted}
+    policies = {policy_id: source.policy(policy_id) for policy_id in wanted}
     if report.converted:
         policies = newstack.convert(state, policies, report)
     _set(algo, source, state, policies, written, (), partial, report)

@@ -138,10 +138,10 @@ def test_settings_of_single_policies_lead_nowhere_either() -> None:
 @pytest.mark.parametrize("case", ["v0_1/ray_2.0.1_ppo_filter", "v1_1/ray_2.10.0_filter"])
 def test_a_filter_has_no_place_on_the_new_stack_whatever_release_wrote_it(case: str) -> None:
     source = Checkpoint.open(DATA / case / "checkpoint").rllib()
-    policies = {name: source.policy(name, False, False) for name in source.policy_ids}
+    policies = {name: source.policy(name) for name in source.policy_ids}
     told = RestoreReport("here", source.ray_version, "new", True)
     with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
-        newstack.convert(source.state(False, False), policies, told)
+        newstack.convert(source.state(), policies, told)
 
 
 @pytest.mark.parametrize(

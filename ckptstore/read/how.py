@@ -1,0 +1,24 @@
+"""How the parts of a checkpoint are decoded, as `Checkpoint.load` was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckptstore.codec.pickles.torch_calls import Tensors
+
+
+@dataclass(frozen=True)
+class How:
+    """What to make of a part: plain data from private memory, unless asked otherwise."""
+
+    trusted: bool = False
+    """Unpickle real objects, which runs whatever code the part names."""
+    mmap: bool = False
+    """Map arrays copy-on-write where the place has files, instead of reading them."""
+    tensors: Callable[[], Tensors] | None = None
+    """Makes what makes the tensors of one part; arrays by default."""
+
+
+SAFELY = How()
+"""Plain data, read and checked."""
