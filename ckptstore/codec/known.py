@@ -265,6 +265,8 @@ _CLASSES: dict[tuple[str, str], Callable[[Opaque, str], Any]] = {
     ("numpy", "__generator_ctor"): _generator,
     ("numpy", "__randomstate_ctor"): _generator,
     ("numpy", "__bit_generator_ctor"): _bit_generator,
+    ("numpy", "Generator"): _generator,
+    **{("numpy", name): _bit_generator for name in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")},
     ("gym", "_generator_ctor"): _gym_generator,
     ("ray", "SampleBatch"): _sample_batch,
     ("ray", "MultiAgentBatch"): _multi_agent_batch,

@@ -248,7 +248,8 @@ class VerifiedFiles:
             refuse_foreign_code(f"{self.label}/{path}", pickled, self.manifest.writer)
             return load_trusted(pickled, buffers)
         with _about(f"{self.label}/{path}"):
-            return safe.loads(pickled, buffers, tensors=how.tensors() if how.tensors else None)
+            tensors = how.tensors() if how.tensors else None
+            return safe.loads(pickled, buffers, tensors=tensors, own=True)
 
     @property
     def maps(self) -> bool:

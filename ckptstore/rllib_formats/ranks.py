@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ckptstore.codec.pickles.dtypes import SCALAR_TYPES
+
 Rank = Literal["data", "library", "unknown", "code"]
 
 # Names whose call makes a value and nothing else. That says nothing about the rest of their packages.
@@ -28,18 +30,25 @@ _DATA = frozenset(
         "fractions.Fraction",
         "joblib.numpy_pickle.NumpyArrayWrapper",
         "numpy.dtype",
+        "numpy.matrix",
         "numpy.ndarray",
+        "numpy.rec.recarray",
+        "numpy.recarray",
+        "numpy.record",
+        "numpy.take",
         "pathlib.PosixPath",
         "pathlib.PurePosixPath",
         "pathlib.PureWindowsPath",
         "pathlib.WindowsPath",
+        "random.Random",
         "torch.Size",
         "torch.distributed.checkpoint.filesystem._StorageInfo",
         "torch.serialization._get_layout",
         "uuid.UUID",
     )
 )
-_NUMPY_DATA = frozenset(("_frombuffer", "_reconstruct", "scalar"))
+_NUMPY_DATA = frozenset(("_convert_to_stringdtype_kwargs", "_frombuffer", "_reconstruct", "scalar"))
+_NUMPY_SCALARS = frozenset(f"numpy.{name}" for name in SCALAR_TYPES)
 _TORCH_DATA = frozenset(
     (
         "_load_from_bytes",
@@ -72,7 +81,7 @@ _TORCH_METADATA = frozenset(
 _BUILTIN_TYPES = frozenset(
     f"builtins.{name}" for name in ("bool", "bytes", "float", "int", "list", "object", "str", "tuple")
 )
-_PLAIN = _DATA | _TORCH_DTYPES | _TORCH_TENSORS | _TORCH_METADATA | _BUILTIN_TYPES
+_PLAIN = _DATA | _NUMPY_SCALARS | _TORCH_DTYPES | _TORCH_TENSORS | _TORCH_METADATA | _BUILTIN_TYPES
 _LIBRARIES = (
     "gym.",
     "gymnasium.",

@@ -3,7 +3,8 @@
     python -m tests.codec.hostile [folder of honest checkpoints]...
 
 Calls: every way to call x every name x places for it. Bombs: sizes, lengths, memo and nesting at several
-orders of magnitude. Lies: every constructor of arrays x shapes x dtypes x amounts of bytes. Each must be
+orders of magnitude. Lies: every constructor of arrays x shapes x dtypes x amounts of bytes. Generators:
+every constructor of random generators x states. Each must be
 refused (`UnsafeContent`) or decode to inert data; an audit hook counts what happened beside that. The files
 below the folders, and values made by rule, are honest: none of those may be refused.
 """
@@ -17,6 +18,7 @@ import itertools
 import json
 import pathlib
 import pickle
+import random
 import resource
 import struct
 import sys
@@ -33,7 +35,7 @@ from ckptstore.codec.pickles import safe
 from ckptstore.errors import UnsafeContent
 from ckptstore.rllib_formats.scan import scan
 from ckptstore.rllib_formats.source import Source
-from tests.codec.opcodes import Raw, blob, called, file, name, number, plain, text
+from tests.codec.opcodes import Raw, blob, built, called, file, name, number, plain, text
 
 MARKER = "/tmp/ckptstore-hostile-marker"
 SHELL = f"touch {MARKER}"
@@ -439,6 +441,75 @@ def lies() -> Iterator[Case]:
         yield Case("lies", f"tensor {storage} {sizes!r:.30} {offset}", b"\x80\x02" + tensor + b".")
 
 
+def table(entries: dict[str, Any]) -> Raw:
+    """A dict."""
+    return Raw(b"(" + b"".join(text(key) + plain(value) for key, value in entries.items()) + b"d")
+
+
+def words(kind: str, count: int) -> Raw:
+    """An array of so many numbers."""
+    size = int(kind[1:])
+    return called(
+        "numpy", "ndarray", (count,), called("numpy", "dtype", kind, False, True), bytes(count * size)
+    )
+
+
+def generators() -> Iterator[Case]:
+    """Every constructor of random generators and kinds of arrays x states that lie about themselves."""
+    numbers: tuple[Any, ...] = (0, 1, 624, 625, -1, 2**31, 2**128, "1", None)
+    keys = [
+        words(kind, count) for kind, count in (("u4", 624), ("u4", 623), ("u8", 4), ("u8", 2), ("f8", 624))
+    ]
+    states: list[Any] = [(), None, 3, "state"]
+    for name_, key, place in itertools.product(("MT19937", "Philox", "PCG64", "SFC64", "os"), keys, numbers):
+        inner = table(
+            {
+                "key": key,
+                "pos": place,
+                "counter": key,
+                "state": place if name_ == "PCG64" else key,
+                "inc": place,
+            }
+        )
+        fields = {"bit_generator": name_, "state": inner, "buffer": key, "buffer_pos": place}
+        states.append(
+            table({**fields, "has_uint32": place, "uinteger": place, "gauss": place, "has_gauss": place})
+        )
+    seed = called("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence", Raw(b"N"), 0, None)
+    for pool, entropy in itertools.product(numbers, numbers):
+        states += [(entropy, 0, None, pool, ()), (3, pool, None, 4, (entropy,))]
+    makers: dict[str, tuple[Any, ...]] = {
+        "numpy.random._pickle.__generator_ctor": ("MT19937",),
+        "numpy.random._pickle.__randomstate_ctor": ("Philox",),
+        "numpy.random._pickle.__bit_generator_ctor": ("PCG64",),
+        "numpy.random._mt19937.MT19937": (built(seed, (3, 0, None, 4, ())),),
+        "numpy.random._philox.Philox": (built(seed, (3, 0, None, 4, ())),),
+        "numpy.random._sfc64.SFC64": (0,),
+        "numpy.random._generator.Generator": ("PCG64",),
+        "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": (None, 0, None),
+        "random.Random": (),
+    }
+    for (maker, args), state in itertools.product(makers.items(), states):
+        module, _, attribute = maker.rpartition(".")
+        yield Case(
+            "generators", f"{maker} {state!r:.60}", file(built(called(module, attribute, *args), state))
+        )
+    four = called("numpy", "dtype", "f4", False, True)
+    for kind, shape, amount in itertools.product(
+        ("matrix", "recarray", "memmap", "ndarray"), SHAPES, AMOUNTS
+    ):
+        for function in ("numpy._core.multiarray._reconstruct", "copyreg._reconstructor"):
+            module, _, attribute = function.rpartition(".")
+            args = (Raw(name("numpy", kind)), (0,), b"b")
+            if module == "copyreg":
+                args = (args[0], Raw(name("numpy", "ndarray")), (0,))
+            value = built(called(module, attribute, *args), (1, shape, four, False, bytes(amount)))
+            yield Case("generators", f"{kind} {shape!r:.40} {amount}", file(value))
+    for data, mask in itertools.product([*keys, "x", None], [*keys, words("u1", 624), None]):
+        args = (data, mask, None, False, True, 0, None, True, False)
+        yield Case("generators", "masked", file(called("numpy.ma", "MaskedArray", *args)))
+
+
 # -- honest --------------------------------------------------------------------------------------------
 
 
@@ -505,7 +576,8 @@ QUIET = frozenset(("builtins.id", "object.__getattr__", "object.__setattr__", "s
 INERT = (
     type(None), bool, int, float, complex, str, bytes, bytearray, memoryview, range, slice, type(Ellipsis),
     type(NotImplemented), np.ndarray, np.generic, np.dtype, decimal.Decimal, datetime.date, datetime.time,
-    datetime.timedelta, datetime.timezone, uuid.UUID, pathlib.PurePath,
+    datetime.timedelta, datetime.timezone, uuid.UUID, pathlib.PurePath, np.random.Generator,
+    np.random.BitGenerator, np.random.RandomState, np.random.SeedSequence, random.Random,
 )  # fmt: skip
 HOLDERS = (list, tuple, set, frozenset, collections.deque)
 
@@ -536,6 +608,16 @@ def decode(data: bytes) -> Any:
     return Source({"f.pkl": len(data)}, lambda _path: data).value("f.pkl")
 
 
+def decode_ours(data: bytes) -> Any:
+    """As a file is decoded that a manifest calls ours; a generator must have numbers to give."""
+    value = safe.loads(data, own=True)
+    if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+        value.random()
+    elif isinstance(value, np.random.BitGenerator):
+        value.random_raw()
+    return value
+
+
 def run(
     cases: Iterable[Case], strict: bool = True, decode: Callable[[bytes], Any] = decode
 ) -> dict[str, Any]:
@@ -547,6 +629,7 @@ def run(
         if watching and event not in QUIET:
             events.append(f"{event} {args!r:.150}")
 
+    assert np.ma.nomask is not None  # numpy imports that part when it is first used
     sys.addaudithook(hook)
     for warm in (
         b"\x80\x04N.",
@@ -564,14 +647,17 @@ def run(
         begin = time.perf_counter()
         value = None
         watching = True
-        try:
-            value = decode(case.data)
-        except UnsafeContent:
-            count[f"{case.family} refused"] += 1
-            if not strict:
-                wrong.append(f"refused: {case.label}")
-        except BaseException as error:  # noqa: BLE001 - whatever else comes out is what is looked for
-            wrong.append(f"{case.label}: {type(error).__name__} {error!s:.80}")
+        for how in (decode, decode_ours):
+            try:
+                value = how(case.data)
+            except UnsafeContent:
+                count[f"{case.family} refused"] += how is decode
+                if not strict:
+                    wrong.append(f"refused: {case.label}")
+            except BaseException as error:  # noqa: BLE001 - whatever else comes out is what is looked for
+                wrong.append(f"{case.label}: {type(error).__name__} {error!s:.80}")
+            if (found := stranger(value)) is not None:
+                wrong.append(f"{case.label}: holds a {type(found).__name__}")
         try:
             scan({"f.pkl": len(case.data)}, {"f.pkl": case.data}.__getitem__)
         except UnsafeContent:
@@ -580,15 +666,13 @@ def run(
             wrong.append(f"scan of {case.label}: {type(error).__name__} {error!s:.80}")
         watching = False
         slowest = max(slowest, (time.perf_counter() - begin, case.label))
-        if (found := stranger(value)) is not None:
-            wrong.append(f"{case.label}: holds a {type(found).__name__}")
     if pathlib.Path(MARKER).exists():
         wrong.append(f"{MARKER} is there")
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     return {"count": dict(count), "wrong": wrong, "events": events, "slowest": slowest, "peak_mib": peak}
 
 
-FAMILIES = {"calls": calls, "bombs": bombs, "lies": lies}
+FAMILIES = {"calls": calls, "bombs": bombs, "lies": lies, "generators": generators}
 
 
 def main(arguments: list[str]) -> int:

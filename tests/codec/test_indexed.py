@@ -209,8 +209,8 @@ def test_random_states_come_back_by_pickle() -> None:
     assert np.array_equal(a.get_state()[1], expected[0])
     assert b.bit_generator.state == expected[1]
     assert a.random_sample() == state.random_sample()
-    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
-        # Children come from the seed sequence, which is why generators keep numpy's own form.
+    if hasattr(b, "spawn"):
+        # Children come from the seed sequence, for which numpy 1's own form has no place.
         assert b.spawn(1)[0].random() == generator.spawn(1)[0].random()
 
 

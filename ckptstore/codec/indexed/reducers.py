@@ -10,13 +10,16 @@ array                     ``numpy.ndarray(shape, dtype, buffer, offset, strides,
 scalar                    ``numpy.float32(1.5)``, else ``numpy.take(array_of_one, 0)``
 array of objects          ``numpy.ndarray((0,), dtype)``, then its state
 subclass of ndarray       ``copyreg._reconstructor(cls, numpy.ndarray, (0,))``, then its state
+memory map                as an array: the file that it maps is another's
+masked array              ``numpy.ma.MaskedArray(data, mask, ...)``
+array of StringDType      ``numpy.ndarray((0,), dtype)``, then its state
 ``numpy.bool_`` (a type)  by that name: numpy 2 calls it ``numpy.bool``, which 1.24 has not
 RandomState               by the name of its generator, as numpy 1 does
+Generator                 ``numpy.random.Generator(bit_generator)``
+bit generator             ``numpy.random.PCG64(seed_sequence)``, then its state
 ========================  =============================================================
 
-``numpy.random.Generator`` stays as numpy writes it: numpy 1's form has no place for the seed sequence,
-and without it ``spawn`` would give other children after loading. Such a file needs the numpy generation
-that wrote it, like a ``numpy.recarray``, whose module was renamed.
+A ``numpy.recarray`` needs the numpy generation that wrote it when it is unpickled, as its module was renamed.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ Reducer = Callable[["Reducers", Any], Reduced]
 _RECONSTRUCT: Any = np.empty(0, object).__reduce__()[0]
 _RANDOM_STATE: Any = np.random.RandomState(0).__reduce__()[0]
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+_BIT_TYPES: tuple[type, ...] = tuple(getattr(np.random, name) for name in _BIT_GENERATORS)
 
 # Python's own number holds these exactly, except for the payload of a signalling NaN (see _scalar).
 _EXACT: dict[type, Any] = {t: t for code in "?bhilqBHILQefdFD" if (t := np.dtype(code).type)}
@@ -97,7 +101,15 @@ class Reducers:
         if issubclass(kind, type):
             return _class
         if issubclass(kind, np.ndarray):
-            return _default if _has_reducer(kind) else _subclass
+            if _has_reducer(kind):
+                return _default
+            if kind is np.memmap:
+                return _memory_map
+            return _reduce_masked if _is_masked(kind) else _subclass
+        if kind is np.random.Generator:
+            return _generator
+        if kind in _BIT_TYPES:
+            return _bit_generator
         if issubclass(kind, np.generic):
             return _default if _has_reducer(kind) else Reducers._scalar
         if issubclass(kind, np.random.RandomState):
@@ -134,7 +146,7 @@ class Reducers:
             reduced: Any = array.__reduce__()
             return np.ndarray, ((0,), "b"), reduced[2]
         if dtype.kind == "T":  # numpy's variable-width strings live in an arena, not in the array
-            return array.__reduce_ex__(5)
+            return np.ndarray, ((0,), "b"), array.__reduce__()[2]
         order = "C"
         if not array.flags.c_contiguous:
             if array.flags.f_contiguous:
@@ -200,6 +212,33 @@ def _subclass(reducers: Reducers, array: np.ndarray[Any, Any]) -> Reduced:
     if isinstance(reduced, tuple) and reduced[0] is _RECONSTRUCT and len(reduced[1]) == 3:
         return copyreg._reconstructor, (reduced[1][0], np.ndarray, (0,)), *reduced[2:]  # type: ignore[attr-defined]
     return reduced
+
+
+def _memory_map(reducers: Reducers, array: np.ndarray[Any, Any]) -> Reduced:
+    return reducers._array(array.view(np.ndarray))
+
+
+def _reduce_masked(reducers: Reducers, array: Any) -> Reduced:
+    if array.baseclass is not np.ndarray:
+        return _subclass(reducers, array)
+    fill = array._fill_value
+    given = (array.data, array.mask, None, False, True, 0, fill, True, array.hardmask)
+    return np.ma.MaskedArray, given
+
+
+def _is_masked(kind: type) -> bool:
+    return "numpy.ma" in sys.modules and kind is np.ma.MaskedArray  # numpy imports it when it is first used
+
+
+def _generator(reducers: Reducers, generator: np.random.Generator) -> Reduced:
+    return np.random.Generator, (generator.bit_generator,)
+
+
+def _bit_generator(reducers: Reducers, bits: Any) -> Reduced:
+    seed = getattr(bits, "seed_seq", None) or getattr(bits, "_seed_seq", None)  # before numpy 1.25
+    if type(seed) is not np.random.SeedSequence:
+        return DEFAULT_REDUCER  # a seed of the user's own, or none
+    return type(bits), (seed,), bits.state
 
 
 def _random_state(reducers: Reducers, state: np.random.RandomState) -> Reduced:

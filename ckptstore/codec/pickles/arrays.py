@@ -27,6 +27,7 @@ class Arrays:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
+        self.charge = meter.charge
         self._waiting: dict[int, Array] = {}
         self.dtypes = Dtypes()
 
@@ -65,6 +66,9 @@ class Arrays:
             raise UnsafeContent("pickle", "malformed numpy array state")
         shape = self._shape(shape, dtype)
         count = math.prod(shape)
+        if dtype.kind == "T":
+            self._fill_text(array, shape, dtype, fortran, content)
+            return
         if dtype.hasobject:
             if dtype != np.dtype(object) or type(content) is not list or len(content) != count:
                 raise UnsafeContent("pickle", "numpy array of objects without its objects")
@@ -78,6 +82,22 @@ class Arrays:
         self._meter.charge(len(content))
         # A copy: numpy would take the bytes object itself as writable memory, and others may hold it too.
         self._set(array, (1, shape, dtype, bool(fortran), bytes(memoryview(content))))
+
+    def _fill_text(
+        self, array: Array, shape: tuple[int, ...], dtype: Any, fortran: Any, content: Any
+    ) -> None:
+        """Strings of any length: a list of them, with what stands for a missing one."""
+        missing = getattr(dtype, "na_object", "")
+        if type(content) is not list or len(content) != math.prod(shape):
+            raise UnsafeContent("pickle", "numpy array of text without its text")
+        for item in content:
+            if type(item) is not str and (
+                item is not missing
+                and not (type(item) is float and item != item and isinstance(missing, float))
+            ):
+                raise UnsafeContent("pickle", "numpy array of text that holds something else")
+        self._meter.charge(sum(len(item) for item in content if type(item) is str) + 16 * len(content))
+        self._set(array, (1, shape, dtype, bool(fortran), content))
 
     @staticmethod
     def _set(array: Any, checked: tuple[Any, ...]) -> None:

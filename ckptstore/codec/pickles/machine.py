@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore.codec.opaque import Opaque
+from ckptstore.codec.pickles import own_kinds
 from ckptstore.codec.pickles.arrays import Arrays, is_scalar_type
 from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.codec.pickles.containers import Containers
@@ -49,12 +50,14 @@ class Machine:
         budget: Budget,
         uses: list[GlobalUse] | None = None,
         tensors: Tensors | None = None,
+        own: bool = False,
     ) -> None:
         self.data = data if type(data) is bytes else bytes(data)
         self.buffers = None if buffers is None else iter(buffers)
         self.budget = budget
         self.uses = uses
         self.tensors: Tensors = tensors or AsArrays()
+        self.own = own
         self.after_build: Callable[[Any, int], int] | None = None
         """Gets what has its state now, and returns where to go on: some writers put data in between."""
         meter = Meter(budget, len(self.data))
@@ -113,6 +116,9 @@ class Machine:
             return torch_maker(self.tensors, args)
         if name == _OWN_RECORD:
             return _own_record(args)
+        own_maker = own_kinds.MAKERS.get(name) if self.own else None
+        if own_maker is not None:
+            return own_maker(self.arrays, args)
         if name == "copyreg._reconstructor" and len(args) == 3 and _is_class(args[0]):
             # How protocols 0 and 1 create any object; the base class matters only if it holds content.
             cls, base, content = args
@@ -177,6 +183,13 @@ class Machine:
             return True
         if origin.name == _OWN_RECORD:
             _restore_record(value, state)
+            return True
+        if self.own:
+            try:
+                made = own_kinds.finish(self.arrays, value, origin.name, origin.args, state)
+            except NotPlainError:
+                return False
+            self.replace(stack, origin, made)
             return True
         return False
 

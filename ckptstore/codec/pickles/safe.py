@@ -25,15 +25,17 @@ def loads(
     buffers: Sequence[memoryview | bytearray | bytes] = (),
     budget: Budget = DEFAULT,
     tensors: Tensors | None = None,
+    own: bool = False,
 ) -> Any:
     """The value in `data`: plain Python and numpy values, and :class:`Opaque` for everything else.
 
     `buffers` is the memory of out-of-band arrays, in order: writable ones are used in place, read-only
     ones are copied where the array was writable. Bytes after the end of the pickle are ignored, as
-    by ``pickle.loads``. `tensors` makes what torch tensors were written as; arrays by default. Raises
-    UnsafeContent.
+    by ``pickle.loads``. `tensors` makes what torch tensors were written as; arrays by default. With `own`
+    the data are of a file that we wrote, where random generators and kinds of arrays are made as well.
+    Raises UnsafeContent.
     """
-    return run(Machine(data, buffers, budget, tensors=tensors))
+    return run(Machine(data, buffers, budget, tensors=tensors, own=own))
 
 
 def globals_in(data: bytes | memoryview, budget: Budget = DEFAULT) -> list[GlobalUse]:
