@@ -14,6 +14,7 @@ import numpy as np
 from ckptstore import logs
 from ckptstore.backends.base import Backend
 from ckptstore.backends.local.scratch import temporary_directory
+from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.torch_calls import make_tensors
 from ckptstore.errors import (
     CheckpointCorrupt,
@@ -298,6 +299,7 @@ class Checkpoint:
         mmap: bool = False,
         tensors: Literal["numpy", "torch"] = "numpy",
         map_location: Any = None,
+        classes: Iterable[type] = (),
     ) -> AlgorithmState:
         """State and policies, decoded afresh; only the policies in `policy_ids` if given.
 
@@ -308,9 +310,11 @@ class Checkpoint:
         maps arrays copy-on-write from local files instead of reading them: fast, but they are checked
         by `verify` only, and a later write to the file shows through. What were torch tensors are arrays,
         with ``tensors="torch"`` tensors again, made without running code, on the device `map_location` if
-        given; `trusted` makes tensors anyway, where they were.
+        given; `trusted` makes tensors anyway, where they were. Instances of `classes` (dataclasses, enums,
+        named tuples, others) are made of their fields, and no constructor or other method of theirs is run.
         """
-        how = How(trusted, mmap, make_tensors(tensors, map_location))
+        listed = tuple(classes) if not isinstance(classes, type) else (classes,)
+        how = How(trusted, mmap, make_tensors(tensors, map_location), Classes(listed) if listed else None)
         wanted = self._check_known(self.policy_ids if policy_ids is None else policy_ids)
         with logs.log_time("loaded", self.url) as done:
             loads: list[Callable[[], Any]] = [partial(self._load_state, how)]

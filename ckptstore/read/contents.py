@@ -238,6 +238,8 @@ class RllibContents:
                 "what RLlib wrote is read as arrays",
                 "Use torch.from_numpy on them",
             )
+        if how.classes is not None:
+            raise InvalidRequest("classes", "what RLlib wrote is read as data only", "Leave them out")
         if how.trusted:
             raise InvalidRequest(
                 "trusted=True",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.torch_calls import Tensors
 
 
@@ -18,6 +19,8 @@ class How:
     """Map arrays copy-on-write where the place has files, instead of reading them."""
     tensors: Callable[[], Tensors] | None = None
     """Makes what makes the tensors of one part; arrays by default."""
+    classes: Classes | None = None
+    """Classes whose instances are made, of their fields."""
 
 
 SAFELY = How()

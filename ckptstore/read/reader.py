@@ -249,7 +249,7 @@ class VerifiedFiles:
             return load_trusted(pickled, buffers)
         with _about(f"{self.label}/{path}"):
             tensors = how.tensors() if how.tensors else None
-            return safe.loads(pickled, buffers, tensors=tensors, own=True)
+            return safe.loads(pickled, buffers, tensors=tensors, own=True, classes=how.classes)
 
     @property
     def maps(self) -> bool:

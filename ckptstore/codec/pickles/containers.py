@@ -15,6 +15,7 @@ import numpy as np
 
 from ckptstore.codec.opaque import Opaque
 from ckptstore.codec.pickles.budget import Budget, Meter
+from ckptstore.codec.pickles.classes import fields_of
 from ckptstore.errors import UnsafeContent
 
 _FAST = frozenset((str, bytes, bool, float, type(None)))
@@ -25,7 +26,9 @@ _CROWD = 100  # keys of one dict that may share a hash
 class Containers:
     """Fills the dicts and sets of one pickle."""
 
-    def __init__(self, meter: Meter, budget: Budget, size: int) -> None:
+    def __init__(self, meter: Meter, budget: Budget, size: int, kinds: frozenset[type] = frozenset()) -> None:
+        """`kinds` are classes of the caller's, whose instances have a hash of their own making."""
+        self._kinds = kinds
         self.charge = meter.charge
         self._unhashable = 0
         self._deepest = budget.depth
@@ -56,7 +59,9 @@ class Containers:
             self._nodes_left -= 1
             if kind is np.ndarray:
                 return self._stand_in(key)
-            if kind is tuple or kind is frozenset:
+            if kind in self._kinds:
+                todo.extend((part, depth + 1) for part in fields_of(value).values())
+            if kind is frozenset or isinstance(value, tuple):
                 todo.extend((part, depth + 1) for part in value)
             elif kind is Opaque:
                 self._nodes_left -= len(value.args or ())
@@ -64,6 +69,8 @@ class Containers:
                 self._nodes_left -= value.bit_length() >> 6
             if self._nodes_left < len(todo) or depth > self._deepest:
                 raise UnsafeContent("pickle", "a dict key or set member that is too large to hash")
+        if self._kinds:
+            _try_hash(key)
         if len(target) >= _CROWD:
             _, crowd = self._crowds.setdefault(id(target), (target, {}))
             code = hash(key)
@@ -80,3 +87,13 @@ class Containers:
         self._unhashable += 1
         kind = type(key)
         return Opaque(f"{kind.__module__}.{kind.__qualname__}", (self._unhashable, key))
+
+
+def _try_hash(key: Any) -> None:
+    """UnsafeContent for whatever a hash of the caller's making raises."""
+    try:
+        hash(key)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        raise UnsafeContent("pickle", f"a key that can't be hashed: {error!r:.200}") from error

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore.codec.opaque import Opaque
-from ckptstore.codec.pickles import own_kinds
+from ckptstore.codec.pickles import classes, own_kinds
 from ckptstore.codec.pickles.arrays import Arrays, is_scalar_type
 from ckptstore.codec.pickles.budget import Budget, Meter
+from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.containers import Containers
 from ckptstore.codec.pickles.dtypes import NotPlainError
 from ckptstore.codec.pickles.torch_calls import TORCH_MAKERS, VIEW, AsArrays, Tensors
@@ -51,6 +52,7 @@ class Machine:
         uses: list[GlobalUse] | None = None,
         tensors: Tensors | None = None,
         own: bool = False,
+        listed: Classes | None = None,
     ) -> None:
         self.data = data if type(data) is bytes else bytes(data)
         self.buffers = None if buffers is None else iter(buffers)
@@ -58,11 +60,13 @@ class Machine:
         self.uses = uses
         self.tensors: Tensors = tensors or AsArrays()
         self.own = own
+        self.classes = listed
+        self.kinds: frozenset[type] = listed.kinds if listed is not None else frozenset()
         self.after_build: Callable[[Any, int], int] | None = None
         """Gets what has its state now, and returns where to go on: some writers put data in between."""
         meter = Meter(budget, len(self.data))
         self.arrays = Arrays(meter)
-        self.containers = Containers(meter, budget, len(self.data))
+        self.containers = Containers(meter, budget, len(self.data), self.kinds)
         self.memo: list[Any] = []
         self.metastack: list[list[Any]] = []
         self.origins: dict[tuple[int, int], _Origin] = {}
@@ -93,12 +97,16 @@ class Machine:
         try:
             # Plain data are never made with keyword arguments, or by what a call returned.
             known = not kwargs and (callee.args is None or name == VIEW)
-            value = self.make(name if known else "", args)
+            cls = self.classes.find(callee) if self.classes is not None and not kwargs else None
+            if cls is not None:
+                value = classes.make(cls, args if callee.args is None else args[1:])
+            else:
+                value = self.make(name if known else "", args)
         except NotPlainError:
             value = Opaque(name, args)
             value.kwargs = kwargs or None
             self.note_setter(args, pos)
-        if isinstance(value, _REPLACEABLE):
+        if isinstance(value, _REPLACEABLE) or type(value) in self.kinds:
             key = self.memo_key(pos)
             self.origins[len(self.metastack), len(stack)] = _Origin(value, name, args, key)
         stack.append(value)
@@ -114,6 +122,8 @@ class Machine:
         torch_maker = TORCH_MAKERS.get(name)
         if torch_maker is not None:
             return torch_maker(self.tensors, args)
+        if name == "builtins.getattr" and self.classes is not None:
+            return self.classes.member(args)
         if name == _OWN_RECORD:
             return _own_record(args)
         own_maker = own_kinds.MAKERS.get(name) if self.own else None
@@ -170,6 +180,13 @@ class Machine:
                 self.replace(stack, origin, record)
         elif kind in (OrderedDict, Counter):
             _set_attributes(value, state)
+        elif kind in self.kinds and origin is not None:
+            try:
+                classes.set_fields(value, state)
+            except NotPlainError:
+                record = Opaque(origin.name, origin.args)
+                record.state = state
+                self.replace(stack, origin, record)
         else:
             raise UnsafeContent("pickle", f"state for a value of type {kind.__name__}")
 
@@ -234,6 +251,8 @@ class Machine:
             if target.items is None:
                 target.items = []
             target.items.extend(items)
+        elif type(target) in self.kinds and isinstance(target, list):
+            list.extend(target, items)
         else:
             raise UnsafeContent("pickle", f"appends to a value of type {type(target).__name__}")
 
@@ -247,6 +266,10 @@ class Machine:
             if target.entries is None:
                 target.entries = []
             target.entries.extend(pairs)
+        elif type(target) in self.kinds and isinstance(target, dict):
+            entries: dict[Any, Any] = {}
+            self.containers.put_entries(entries, pairs)
+            dict.update(target, entries)
         else:
             raise UnsafeContent("pickle", f"sets items of a value of type {type(target).__name__}")
 

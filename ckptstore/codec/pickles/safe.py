@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckptstore.codec.pickles.budget import DEFAULT, Budget
+from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.loop import run
 from ckptstore.codec.pickles.machine import GlobalUse, Machine
 from ckptstore.codec.pickles.torch_calls import Tensors
@@ -26,6 +27,7 @@ def loads(
     budget: Budget = DEFAULT,
     tensors: Tensors | None = None,
     own: bool = False,
+    classes: Classes | None = None,
 ) -> Any:
     """The value in `data`: plain Python and numpy values, and :class:`Opaque` for everything else.
 
@@ -33,9 +35,9 @@ def loads(
     ones are copied where the array was writable. Bytes after the end of the pickle are ignored, as
     by ``pickle.loads``. `tensors` makes what torch tensors were written as; arrays by default. With `own`
     the data are of a file that we wrote, where random generators and kinds of arrays are made as well.
-    Raises UnsafeContent.
+    `classes` are made too, of their fields. Raises UnsafeContent.
     """
-    return run(Machine(data, buffers, budget, tensors=tensors, own=own))
+    return run(Machine(data, buffers, budget, tensors=tensors, own=own, listed=classes))
 
 
 def globals_in(data: bytes | memoryview, budget: Budget = DEFAULT) -> list[GlobalUse]:
