@@ -20,9 +20,7 @@ from ckptstore.commit.failures import is_of_another_step
 from ckptstore.commit.identity import Identity, Standing
 from ckptstore.errors import (
     CheckpointError,
-    CheckpointGone,
     CheckpointNotFound,
-    CheckpointProtected,
     InvalidRequest,
 )
 from ckptstore.find.latest import find_latest, find_step
@@ -441,20 +439,12 @@ class CheckpointStore:
         `dry_run` it only tells what would go.
         """
         rule = retention.rule(keep)
-        pruned = []
         if not dry_run:
             self._catalog.tidy()
         found = self.checkpoints()  # before the tags: one that is set meanwhile is looked for at the delete
         living = self._removal.holds.read_living(remove=not dry_run)
-        for target in choose_unneeded(found, rule, living, self._lineage.in_use):
-            if not dry_run:
-                try:
-                    self._removal.delete(target, superseded=True)
-                except (CheckpointGone, CheckpointProtected) as error:
-                    logs.logger.info("not pruned: %s", error)
-                    continue
-            pruned.append(str(target.name))
-        return pruned
+        targets = choose_unneeded(found, rule, living, self._lineage.in_use)
+        return [str(target.name) for target in (targets if dry_run else self._removal.prune(targets))]
 
     def gc(self, grace: float | None = None, *, dry_run: bool = False) -> Swept:
         """Remove what crashed or aborted saves and interrupted deletes left behind.

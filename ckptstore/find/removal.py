@@ -16,6 +16,7 @@ from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target
 from ckptstore.format.names import CheckpointName
+from ckptstore.logs import logger
 
 
 def refuse_newer(skipped: Iterable[Skipped], step: int, url: str) -> None:
@@ -36,6 +37,18 @@ class Removal:
         self._tags = tags
         self.holds = Holds(catalog, tags)
         """What rollbacks hold."""
+
+    def prune(self, targets: Iterable[Target]) -> list[Target]:
+        """Delete those that nothing came to protect meanwhile, and that are still there; returns them."""
+        removed = []
+        for target in targets:
+            try:
+                self.delete(target, superseded=True)
+            except (CheckpointGone, CheckpointProtected) as error:
+                logger.info("not pruned: %s", error)
+                continue
+            removed.append(target)
+        return removed
 
     def delete(
         self, target: Target, superseded: bool = False, held: Hold | None = None, dry_run: bool = False
