@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnsafeContent,
     )
     from ckptstore.retention import BestN, EveryNSteps, LatestDuration, LatestN, Tagged
+    from ckptstore.save.asked import Raw
     from ckptstore.staging import Staged
     from ckptstore.store import CheckpointStore
 
@@ -55,6 +56,7 @@ __all__ = [
     "LatestDuration",
     "LatestN",
     "Opaque",
+    "Raw",
     "SaveAborted",
     "Staged",
     "StoreDenied",
@@ -85,6 +87,7 @@ _HOMES = {
     "LatestDuration": "retention",
     "LatestN": "retention",
     "Opaque": "codec.opaque",
+    "Raw": "save.asked",
     "SaveAborted": "errors",
     "Staged": "staging",
     "StoreDenied": "errors",

@@ -21,6 +21,7 @@ from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import Signer, Trust
+from ckptstore.save.asked import ask
 from ckptstore.save.background import Background
 from ckptstore.save.fingerprints import Seen
 from ckptstore.save.local_files import model_items
@@ -77,6 +78,7 @@ class Run:
         if_exists: IfExists,
     ) -> tuple[Request, list[Item]]:
         """The manifest's request and the files of a save. InvalidRequest before a byte is written."""
+        given = ask(given)
         request = self.build_request(given.kind, given.policy_ids, step, metrics, labels, if_exists)
         if given.is_empty and not models and not metrics:
             logs.logger.warning(

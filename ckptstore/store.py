@@ -161,9 +161,11 @@ class CheckpointStore:
         """Commit a checkpoint of `step`; durable when this returns, invisible if it fails.
 
         `state`, each of `policies` and each of `components` becomes one file, an ordinary pickle.
-        `policy` saves one policy alone instead. `models` names local directories of native exports by
-        policy id; their files travel untouched. `metrics` and `labels` go into the manifest. Where the
-        step is committed already, `if_exists` says what to do: "error", "replace" it, or "return" it.
+        What has a `state_dict()`, as `state` or right inside of it or of `components`, is asked for that;
+        `Raw(x)` is pickled as it is. `policy` saves one policy alone instead. `models` names local
+        directories of native exports by policy id; their files travel untouched. `metrics` and `labels`
+        go into the manifest. Where the step is committed already, `if_exists` says what to do: "error",
+        "replace" it, or "return" it.
 
         Raises InvalidRequest before a byte is written; CheckpointExists; SaveAborted; StoreFull,
         StoreDenied, StoreUnavailable.

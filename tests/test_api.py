@@ -140,7 +140,7 @@ def test_the_public_names() -> None:
         "AlgorithmState", "BestN", "Checkpoint", "CheckpointCorrupt", "CheckpointError", "CheckpointExists",
         "CheckpointGone", "CheckpointNotFound", "CheckpointProtected", "CheckpointStore",
         "CheckpointUntrusted", "EveryNSteps", "InvalidRequest", "LatestDuration", "LatestN", "Opaque",
-        "SaveAborted", "Staged", "StoreDenied", "StoreFull", "StoreNotFound", "StoreUnavailable",
+        "Raw", "SaveAborted", "Staged", "StoreDenied", "StoreFull", "StoreNotFound", "StoreUnavailable",
         "StoreUnsuitable", "Tagged", "UnreadableFormat", "UnsafeContent",
     ]  # fmt: skip
 

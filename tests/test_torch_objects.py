@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore import Checkpoint, CheckpointStore, InvalidRequest, Opaque
+from ckptstore import Checkpoint, CheckpointStore, InvalidRequest, Opaque, Raw
 from ckptstore.errors import UnreadableFormat
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -193,7 +193,10 @@ def read_plainly(checkpoint: Checkpoint, file: str) -> Any:
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_is_acknowledged_opens(store: CheckpointStore, name: str, how: str) -> None:
     value = MAKERS[name]()
-    given: dict[str, Any] = {"state": {"v": value, "beside": 1}, "policies": {"p": {"weights": {"v": value}}}}
+    given: dict[str, Any] = {
+        "state": {"v": Raw(value), "beside": 1},
+        "policies": {"p": {"weights": {"v": value}}},
+    }
     try:
         saved = store.save(1, **given) if how == "save" else store.save_async(1, **given).result()
     except InvalidRequest:
@@ -235,7 +238,7 @@ def test_a_state_dict_comes_back_in_two_lines(store: CheckpointStore) -> None:
 
 def test_objects_work_and_share_what_they_shared(store: CheckpointStore) -> None:
     model, optimizer = trained()
-    store.save(1, {"model": model, "optimizer": optimizer, "tied": tied()})
+    store.save(1, {"model": Raw(model), "optimizer": Raw(optimizer), "tied": Raw(tied())})
     state = CheckpointStore(store.url).get(1).load(trusted=True).state
     assert state["optimizer"].param_groups[0]["params"][0] is state["model"][0].weight
     assert state["tied"][0].weight is state["tied"][1].weight
