@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,6 @@ from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.torch_calls import make_tensors
 from ckptstore.errors import (
     CheckpointCorrupt,
-    CheckpointError,
     CheckpointGone,
     CheckpointNotFound,
     InvalidRequest,
@@ -30,6 +30,7 @@ from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import open_trust
 from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
+from ckptstore.read.decoding import check_decoding
 from ckptstore.read.files import Files, UnverifiedFiles
 from ckptstore.read.how import SAFELY, How
 from ckptstore.read.lazy import Lazy
@@ -44,6 +45,7 @@ from ckptstore.work import Progress, off_main, run_all
 
 if TYPE_CHECKING:
     from ckptstore.export.formats import Exported
+    from ckptstore.restore.report import RestoreReport
     from ckptstore.rllib_formats.migrate import Step
     from ckptstore.rllib_formats.notes import Note
     from ckptstore.rllib_formats.scan import Use
@@ -97,13 +99,12 @@ class Checkpoint:
         self.skipped = tuple(skipped)
         """Newer checkpoints that `latest` passed over to find this one, and why."""
         self._state: Any = layout.UNSET
+        self._report: RestoreReport | None = None
         self.policies: Mapping[str, Any] = Lazy(
             lambda: self.policy_ids, self._load_policy, "policies", lambda key: self._contents.holds(key)
         )
         """Policy id to policy, each fetched and decoded when it is first asked for."""
-        self.components: Mapping[str, Any] = Lazy(
-            lambda: self._contents.components, self._load_component, "components"
-        )
+        self.components: Mapping[str, Any] = self._lazy_components(SAFELY)
         """Component name to component, each fetched and decoded when it is first asked for."""
 
     @classmethod
@@ -158,10 +159,7 @@ class Checkpoint:
 
     @classmethod
     def from_listing(cls, backend: Backend, prefix: str, listing: Mapping[str, int]) -> Checkpoint:
-        """What RLlib wrote into the directory `prefix`, which holds `listing`: path to size in bytes.
-
-        UnreadableFormat if it isn't a checkpoint of RLlib's.
-        """
+        """RLlib's in the directory `prefix`, which holds `listing` (path to size); else UnreadableFormat."""
         checkpoint = cls(backend, prefix, UnverifiedFiles(backend, listing, prefix), None)
         checkpoint._contents  # noqa: B018  # refuse now what isn't understood
         return checkpoint
@@ -323,11 +321,42 @@ class Checkpoint:
             # Where nothing is read, more than two would wait for each other.
             state, *loaded = run_all(lambda load: load(), loads, 2 if mapped else _CONCURRENCY)
             done(self._sizes(wanted))
-        loaded_state = AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))
-        loaded_state.components = Lazy(
-            lambda: self._contents.components, lambda name: self._load_component(name, how), "components"
-        )
-        return loaded_state
+        made = AlgorithmState(state, dict(zip(wanted, loaded, strict=True)))
+        made.components = self._lazy_components(how)
+        return made
+
+    def restore(self, target: Any, *, strict: bool = True) -> Any:
+        """Put what was saved into `target`, a dict of live objects and trees, or one of them.
+
+        Names are looked up in `state`, then in `components`. What has `load_state_dict` and random
+        generators are restored in place; all else is rebuilt like the target, arrays on its device or
+        sharding, and is in what comes back. No code that a file names is run. Everything is compared first,
+        and put back where an object's own loader raises. `report` says what was done.
+
+        Args:
+            target: what was saved, or a part of it, as a fresh run makes it.
+            strict: whether all of it must be there, of its shape and type; else what fits is taken.
+
+        Returns:
+            `target` with what was saved in its place.
+        Raises:
+            InvalidRequest: the target doesn't fit, by path; nothing is changed.
+        Example:
+            >>> store.latest().restore({"model": model, "optimizer": optimizer})
+        """
+        from ckptstore.restore.restore import restore  # here, as reading alone doesn't need it
+
+        how = SAFELY
+        if "torch" in sys.modules and isinstance(self._contents, SavedContents):
+            how = How(tensors=make_tensors("torch"))
+        parts = self._lazy_components(how)
+        made, self._report = restore(target, self._load_state(how), parts, self.url, strict)
+        return made
+
+    @property
+    def report(self) -> RestoreReport | None:
+        """What the last `restore` did; None if there was none."""
+        return self._report
 
     def verify(self, *, progress: Progress | None = None) -> VerifyReport:
         """Read every byte and check it. Raises CheckpointCorrupt listing each file that is wrong."""
@@ -342,7 +371,7 @@ class Checkpoint:
         Where there is no manifest there are no digests: then this reads and decodes all there is.
         """
         if self._manifest is None:
-            return self._check_decoding()
+            return check_decoding(self._contents, self._files)
         now = fetch_manifest(self._backend, self._prefix, self.url)
         if now is None:
             raise CheckpointGone(self.url, "its manifest is not there any more")
@@ -350,22 +379,6 @@ class Checkpoint:
             return VerifyReport(self.url, 0, 0, (f"{names.MANIFEST}: it is another one than was opened",))
         assert isinstance(self._files, VerifiedFiles)
         return self._files.verify(self.listing(), progress)
-
-    def _check_decoding(self) -> VerifyReport:
-        problems: list[str] = []
-        tries: list[Callable[[], object]] = [self._load_state]
-        tries += [partial(self._load_policy, policy_id) for policy_id in self.policy_ids]
-        tries += [partial(self._load_component, name) for name in self.components]
-        for attempt in tries:
-            try:
-                attempt()
-            except CheckpointError as error:
-                problems.append(f"{error.what}: {error.why}")
-        problems += [str(note) for note in self.notes if note.kind in ("mismatch", "missing")]
-        sizes = self._files.paths()
-        problems += [f"{path}: a link, pipe or device" for path, size in sizes.items() if size < 0]
-        read = sum(size for size in sizes.values() if size > 0)
-        return VerifyReport(self.url, len(sizes), read, tuple(dict.fromkeys(problems)))
 
     def migrate(
         self,
@@ -558,6 +571,10 @@ class Checkpoint:
         self._note_load()
         return self._contents.component(name, how)
 
+    def _lazy_components(self, how: How) -> Lazy:
+        load = partial(self._load_component, how=how)
+        return Lazy(lambda: self._contents.components, load, "components")
+
     def _note_load(self) -> None:
         if self._on_load is not None:
             self._on_load(self)
@@ -572,9 +589,8 @@ class Checkpoint:
         return wanted
 
     def _sizes(self, policy_ids: Iterable[str]) -> int:
-        sizes = self._files.paths()
         paths = {names.STATE, *(path for name in policy_ids for path in self._contents.paths_of(name))}
-        return sum(sizes.get(path, 0) for path in paths)
+        return sum(size for path, size in self._files.paths().items() if path in paths)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and (self.url, self.id) == (other.url, other.id)

@@ -26,7 +26,7 @@ FLOORS = [
     ["format"],
     ["commit", "rllib_formats", "retention"],
     ["read", "testing"],
-    ["save", "export"],
+    ["save", "export", "restore"],
     ["checkpoint"],
     ["find"],
     ["run", "repair"],

@@ -349,8 +349,8 @@ def test_tensors_of_an_unknown_kind() -> None:
 
 def test_the_page_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its examples run, and the first one goes on where it ended, as if it had never been stopped."""
-    page = (Path(__file__).parent.parent / "docs/torch.md").read_text(encoding="utf-8")
-    first, second = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    page = (Path(__file__).parent.parent / "docs/trainers/pytorch.md").read_text(encoding="utf-8")
+    first, *others = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     weights = []
     for run, lengths in (("stopped", (3, 3)), ("whole", (6,))):
         (tmp_path / run).mkdir()
@@ -359,9 +359,11 @@ def test_the_page_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for length in lengths:
             names: dict[str, Any] = {}
             exec(first.replace("first_step + 3", f"first_step + {length}"), names)
-            torch.manual_seed(1)  # a new process doesn't have the old one's generator
+            torch.manual_seed(1)  # a new process doesn't have the old one's model
         weights.append(names["net"].weight.detach().numpy().copy())
-    exec(second, names)
+    for other in others:
+        exec(other, names)
+    assert len(others) == 3
     assert (weights[0] == weights[1]).all()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import total_ordering
 from typing import NamedTuple, SupportsIndex
 from urllib.parse import unquote
@@ -140,10 +140,14 @@ def refuse_unknown_policies(
     where: str, unknown: Iterable[str], known: Iterable[str], reason: str = ""
 ) -> CheckpointNotFound:
     """The error for policies that the checkpoint `where` doesn't hold; it holds those in `known`."""
-    held = list(known)
-    shown = ", ".join(map(repr, held[:20])) + (", ..." if len(held) > 20 else "")
     why = f"it holds no policy {', '.join(map(repr, unknown))}" + (f": {reason}" if reason else "")
-    return CheckpointNotFound(where, why, f"It holds {len(held)}: {shown}" if held else "It holds none")
+    return CheckpointNotFound(where, why, list_policies(list(known)))
+
+
+def list_policies(held: Sequence[str]) -> str:
+    """A sentence that names the policies of a checkpoint, the first ones at least."""
+    shown = ", ".join(map(repr, held[:20])) + (", ..." if len(held) > 20 else "")
+    return f"It holds {len(held)}: {shown}" if held else "It holds none"
 
 
 def check_checkpoint_name(text: str, what: str, remedy: str) -> CheckpointName:

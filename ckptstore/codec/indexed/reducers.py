@@ -17,6 +17,7 @@ array of StringDType      ``numpy.ndarray((0,), dtype)``, then its state
 RandomState               by the name of its generator, as numpy 1 does
 Generator                 ``numpy.random.Generator(bit_generator)``
 bit generator             ``numpy.random.PCG64(seed_sequence)``, then its state
+random key of jax         the call of its class with the implementation and an array
 ========================  =============================================================
 
 A ``numpy.recarray`` needs the numpy generation that wrote it when it is unpickled, as its module was renamed.
@@ -122,6 +123,8 @@ class Reducers:
             return _call
         if is_tensor_subclass(kind):
             return _tensor_subclass
+        if kind.__name__ == "PRNGKeyArray" and kind.__module__.startswith("jax."):
+            return _jax_key
         if kind is memoryview:
             return Reducers._reduce_by_protocol
         if issubclass(kind, (*_CONTENT, pickle.PickleBuffer)):
@@ -239,6 +242,12 @@ def _bit_generator(reducers: Reducers, bits: Any) -> Reduced:
     if type(seed) is not np.random.SeedSequence:
         return DEFAULT_REDUCER  # a seed of the user's own, or none
     return type(bits), (seed,), bits.state
+
+
+def _jax_key(reducers: Reducers, key: Any) -> Reduced:
+    # As jax pickles it, with an array of its own inside, it would come back with one of numpy's, and broken.
+    jax: Any = sys.modules["jax"]
+    return type(key), (key._impl, np.asarray(jax.random.key_data(key)))
 
 
 def _random_state(reducers: Reducers, state: np.random.RandomState) -> Reduced:

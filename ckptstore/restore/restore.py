@@ -1,0 +1,57 @@
+"""Restore a target from a checkpoint: what `Checkpoint.restore` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptstore.codec.opaque import Opaque
+from ckptstore.errors import InvalidRequest
+from ckptstore.restore import live, trees
+from ckptstore.restore.apply import apply
+from ckptstore.restore.findings import Findings
+from ckptstore.restore.report import RestoreReport
+
+_SHOWN = 10
+
+
+def restore(
+    target: Any, state: Any, components: Mapping[str, Any], where: str, strict: bool
+) -> tuple[Any, RestoreReport]:
+    """The tree of `target` with what `state` and then `components` hold, and a report.
+
+    Everything is compared before anything is changed. `where` names the checkpoint in errors.
+    """
+    findings = Findings()
+    left: list[str] = []
+    if isinstance(target, Mapping) and not live.is_live(target):
+        held = state if isinstance(state, Mapping) else {}
+        builds: dict[Any, trees.Build] = {}
+        for key, mine in target.items():
+            if key in held:
+                builds[key] = trees.compare(f"{key}", mine, held[key], findings)
+            elif isinstance(key, str) and key in components:
+                builds[key] = trees.compare(key, mine, components[key], findings)
+            else:
+                findings.missing.append(f"{key}")
+                builds[key] = trees.keep(mine)
+        left = [f"{key}" for key in (*held, *components) if key not in target]
+
+        def build() -> Any:
+            return {key: make() for key, make in builds.items()}
+    elif isinstance(target, (type, str, bytes, int, float, type(None), Opaque)):
+        raise InvalidRequest("target", f"it is {target!r:.80}", "Pass a dict of live objects, or one object")
+    else:
+        build = trees.compare("", target, state, findings)
+    problems = findings.problems()
+    if strict and problems:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InvalidRequest(
+            where,
+            f"the target doesn't fit, and nothing is changed: {shown}{more}",
+            "Make the target as the one that was saved, or pass strict=False to take what fits",
+        )
+    made = build()  # before anything is changed: an array that finds no memory raises here
+    apply(findings.changes, where)
+    return made, findings.report(left)

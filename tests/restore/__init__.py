@@ -1,0 +1,1 @@
+"""Restoring into live objects and trees."""
