@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any, SupportsIndex
 
 from ckptstore import logs
@@ -25,6 +26,7 @@ from ckptstore.save.asked import ask
 from ckptstore.save.background import Background
 from ckptstore.save.fingerprints import Seen
 from ckptstore.save.local_files import model_items
+from ckptstore.save.opaque import Mode, Watch, check_mode
 from ckptstore.save.requests import Request, build_request
 from ckptstore.save.save import Save, write_checkpoint
 from ckptstore.work import Progress
@@ -55,6 +57,7 @@ class Run:
         self._lineage = lineage
         self._fingerprints = Seen()
         self._looked = False
+        self._opaques = Watch()
 
     def build_request(
         self,
@@ -76,15 +79,24 @@ class Run:
         metrics: Mapping[str, Any] | None,
         labels: Iterable[str],
         if_exists: IfExists,
+        opaque: Mode = "warn",
     ) -> tuple[Request, list[Item]]:
         """The manifest's request and the files of a save. InvalidRequest before a byte is written."""
+        check_mode(opaque)
         given = ask(given)
+        if opaque != "allow":
+            given = replace(given, look=partial(self._opaques.look, opaque))
         request = self.build_request(given.kind, given.policy_ids, step, metrics, labels, if_exists)
         if given.is_empty and not models and not metrics:
             logs.logger.warning(
                 "step %d is saved with nothing in it. Pass a state, or policies", request.step
             )
-        return request, given.items(request.step) + model_items(given, models or {})
+        items = given.items(request.step)
+        if opaque == "error":
+            for item in items:
+                if item.live:
+                    item.emit(lambda data: None)
+        return request, items + model_items(given, models or {})
 
     def save(self, request: Request, items: Sequence[Item], progress: Progress | None = None) -> Checkpoint:
         """Write and commit `items` now."""

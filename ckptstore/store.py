@@ -46,6 +46,7 @@ from ckptstore.repair.sources import Source
 from ckptstore.retention import Keep
 from ckptstore.run import Run
 from ckptstore.save import adopt as adopting
+from ckptstore.save.opaque import Mode
 from ckptstore.save.save import Save
 from ckptstore.staging import Job, Staged
 from ckptstore.work import Progress, off_main
@@ -156,6 +157,7 @@ class CheckpointStore:
         metrics: Mapping[str, Any] | None = None,
         labels: Iterable[str] = (),
         if_exists: IfExists = "error",
+        opaque: Mode = "warn",
         progress: Progress | None = None,
     ) -> Checkpoint:
         """Commit a checkpoint of `step`; durable when this returns, invisible if it fails.
@@ -165,13 +167,14 @@ class CheckpointStore:
         `Raw(x)` is pickled as it is. `policy` saves one policy alone instead. `models` names local
         directories of native exports by policy id; their files travel untouched. `metrics` and `labels`
         go into the manifest. Where the step is committed already, `if_exists` says what to do: "error",
-        "replace" it, or "return" it.
+        "replace" it, or "return" it. What a default load will give as a record is said once, in the log
+        with its path; with `opaque` "error" it is refused, with "allow" nothing is said.
 
         Raises InvalidRequest before a byte is written; CheckpointExists; SaveAborted; StoreFull,
         StoreDenied, StoreUnavailable.
         """
         given = layout.Contents(state, policies, components, policy)
-        request, items = self._run.prepare(given, models, step, metrics, labels, if_exists)
+        request, items = self._run.prepare(given, models, step, metrics, labels, if_exists, opaque)
         self.wait()
         return self._run.save(request, items, progress)
 
@@ -187,6 +190,7 @@ class CheckpointStore:
         metrics: Mapping[str, Any] | None = None,
         labels: Iterable[str] = (),
         if_exists: IfExists = "error",
+        opaque: Mode = "warn",
     ) -> Future[Checkpoint]:
         """Like `save`, but returns once everything is snapshotted: the caller may go on changing it.
 
@@ -196,7 +200,7 @@ class CheckpointStore:
         `close` raises it. The interpreter doesn't exit under a save in flight.
         """
         given = layout.Contents(state, policies, components, policy)
-        return self._run.submit(*self._run.prepare(given, models, step, metrics, labels, if_exists))
+        return self._run.submit(*self._run.prepare(given, models, step, metrics, labels, if_exists, opaque))
 
     def wait(self) -> None:
         """Return when no save is in flight any more."""

@@ -104,6 +104,8 @@ class Storages:
     def __init__(self) -> None:
         # By device and address, which stay unique: the pickler's memo keeps every tensor to its end.
         self._written: dict[tuple[str, int], pickle.PickleBuffer] = {}
+        self.dtypes: set[Any] = set()
+        """Types of torch's that are named because a tensor is of them."""
 
     def reduce(self, tensor: Any, buffer_of: Callable[[np.ndarray[Any, Any]], pickle.PickleBuffer]) -> Any:
         """A reduce tuple for `tensor`, or NotImplemented for what torch has to pickle itself.
@@ -125,6 +127,7 @@ class Storages:
             return NotImplemented
         made: tuple[Any, tuple[Any, ...]] = (torch.from_numpy, (self._array(plain, buffer_of),))
         if name not in _NUMPY_HAS:
+            self.dtypes.add(plain.dtype)
             made = (Method(torch.Tensor, "view"), (Call(*made), plain.dtype))
         return _with_kind(tensor, made)
 

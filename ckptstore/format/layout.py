@@ -55,13 +55,23 @@ class Stored:
         raise NotImplementedError
 
 
-def pickle_item(path: str, value: object) -> Item:
-    """A file that holds `value` as an indexed pickle."""
+Look = Callable[[str, object, "set[str]"], None]
+
+
+def pickle_item(path: str, value: object, where: str = "", look: Look | None = None) -> Item:
+    """A file that holds `value` as an indexed pickle.
+
+    `look` is told, when that is written, what in it the default load may make nothing of, as part `where`.
+    """
 
     def emit(write: Write) -> Sequence[tuple[int, int]]:
         from ckptstore.codec.indexed import write as indexed  # here, so that reading needs no cloudpickle
 
-        return indexed.dump(value, write)
+        strange: set[str] = set()
+        regions = indexed.dump(value, write, strange)
+        if look is not None and strange:
+            look(where, value, strange)
+        return regions
 
     return Item(path, emit, live=True)
 
@@ -88,6 +98,8 @@ class Contents:
     policies: Mapping[str, Any] | None = None
     components: Mapping[str, Any] | None = None
     policy: Any = UNSET
+    look: Look | None = None
+    """See `pickle_item`."""
 
     def __post_init__(self) -> None:
         for name, value in (("policies", self.policies), ("components", self.components)):
@@ -134,26 +146,27 @@ class Contents:
         that file is minimal, and the two markers aren't empty.
         """
         if self.alone:
-            return _policy(self.policy, str)
+            return self._policy(self.policy, str, "policy")
         policies, components = self.policies or {}, self.components or {}
         items = [
             *(literal(path, data) for path, data in markers(step).items()),
             literal(names.RLLIB_JSON, rllib_json("Algorithm", self.policy_ids)),
-            pickle_item(names.STATE, {} if self.state is UNSET else self.state),
+            pickle_item(names.STATE, {} if self.state is UNSET else self.state, "state", self.look),
         ]
         for policy_id, policy in policies.items():
-            items += _policy(policy, functools.partial(names.policy_path, policy_id))
-        items += [pickle_item(names.component_path(name), value) for name, value in components.items()]
+            place = functools.partial(names.policy_path, policy_id)
+            items += self._policy(policy, place, f"policies[{policy_id!r}]")
+        for name, value in components.items():
+            items.append(pickle_item(names.component_path(name), value, f"components[{name!r}]", self.look))
         return items
 
-
-def _policy(policy: object, path: Callable[[str], str]) -> list[Item]:
-    if isinstance(policy, Stored):
-        return policy.items(path)
-    return [
-        literal(path(names.RLLIB_JSON), rllib_json("Policy")),
-        pickle_item(path(names.POLICY_STATE), policy),
-    ]
+    def _policy(self, policy: object, path: Callable[[str], str], where: str) -> list[Item]:
+        if isinstance(policy, Stored):
+            return policy.items(path)
+        return [
+            literal(path(names.RLLIB_JSON), rllib_json("Policy")),
+            pickle_item(path(names.POLICY_STATE), policy, where, self.look),
+        ]
 
 
 def rllib_json(kind: str, policy_ids: Sequence[str] | None = None) -> bytes:

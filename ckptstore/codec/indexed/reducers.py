@@ -35,6 +35,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
+from ckptstore.codec.pickles import made
 from ckptstore.codec.tensors import Call, Method, Storages, is_tensor_subclass, refuse_lossy, tensor_types
 
 DEFAULT_REDUCER = NotImplemented
@@ -71,6 +72,9 @@ _CONTENT = (
     pickle.PickleBuffer,
 )
 
+_NAMED = (types.FunctionType, types.MethodType)
+_FUNCTIONS = ("_ArrayFunctionDispatcher", "cython_function_or_method", "ufunc", "method_descriptor")
+
 _PICKLING = (
     "__reduce__",
     "__reduce_ex__",
@@ -88,6 +92,8 @@ class Reducers:
         self._made = made
         self._storages = Storages()
         self._by_type: dict[type, Reducer] = {np.ndarray: Reducers._array}
+        self.strange: set[str] = set()
+        """Names of what was pickled that the default load may make nothing of: a hint, never too short."""
 
     def reduce(self, obj: Any) -> Reduced:
         """A reduce tuple for `obj`, or DEFAULT_REDUCER. Asked for every object but the plainest."""
@@ -95,7 +101,23 @@ class Reducers:
         reducer = self._by_type.get(kind)
         if reducer is None:
             reducer = self._by_type[kind] = self._reducer_for(kind)
+            reducer = self._by_type[kind] = self._note(kind, reducer)
         return reducer(self, obj)
+
+    def _note(self, kind: type, reducer: Reducer) -> Reducer:
+        """`reducer`, noting what may be strange: once for a kind, each time for functions and the like."""
+        if kind in _NAMED or kind.__name__ in _FUNCTIONS:
+            return _function
+        if kind.__name__ == "dtype" and kind.__module__ == "torch":
+            return _torch_dtype
+        if not issubclass(kind, (type, np.dtype, types.BuiltinFunctionType)) and kind not in (Call, Method):
+            self._note_name(kind)
+        return reducer
+
+    def _note_name(self, thing: Any) -> None:
+        name = f"{thing.__module__}.{getattr(thing, '__qualname__', thing)}"
+        if name not in made.NAMES:
+            self.strange.add(name)
 
     def _reducer_for(self, kind: type) -> Reducer:
         """Chosen once for each type, since a checkpoint may hold a million small objects."""
@@ -193,8 +215,21 @@ def _default(reducers: Reducers, obj: object) -> Reduced:
     return DEFAULT_REDUCER
 
 
+def _function(reducers: Reducers, obj: Any) -> Reduced:
+    reducers._note_name(obj)
+    return DEFAULT_REDUCER
+
+
+def _torch_dtype(reducers: Reducers, obj: Any) -> Reduced:
+    if obj not in reducers._storages.dtypes:
+        reducers.strange.add("torch.dtype")
+    return DEFAULT_REDUCER
+
+
 def _builtin(reducers: Reducers, obj: Any) -> Reduced:
     # By its name in torch: pickle would write it as a method of a class that is torch's own affair.
+    if obj is not getattr(sys.modules.get("torch"), "from_numpy", None):
+        reducers._note_name(obj)
     return "from_numpy" if obj is getattr(sys.modules.get("torch"), "from_numpy", None) else DEFAULT_REDUCER
 
 
@@ -207,6 +242,8 @@ def _tensor_subclass(reducers: Reducers, obj: Any) -> Reduced:
 
 
 def _class(reducers: Reducers, obj: type) -> Reduced:
+    if obj not in reducers._by_type and obj is not np.dtype:  # else it is called, to make one of it
+        reducers.strange.add(f"{obj.__module__}.{obj.__qualname__}")
     return "bool_" if obj is np.bool_ else DEFAULT_REDUCER
 
 

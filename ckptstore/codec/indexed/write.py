@@ -31,8 +31,10 @@ ALIGNMENT = 64
 Write = Callable[["bytes | memoryview"], object]
 
 
-def dump(obj: object, write: Write) -> list[Region]:
+def dump(obj: object, write: Write, strange: set[str] | None = None) -> list[Region]:
     """Pickle `obj` through `write` and return the regions of its large arrays, in file order.
+
+    `strange` collects names of what the default load may make nothing of.
 
     `write` takes bytes or a memoryview and must consume all of it before it returns; what it is given
     may be reused afterwards. Array data of contiguous arrays are passed as views, never copied. What
@@ -43,12 +45,15 @@ def dump(obj: object, write: Write) -> list[Region]:
     """
     sink = _Sink(write)
     try:
-        _Pickler(sink, sink.made).dump(obj)
+        pickler = _Pickler(sink, sink.made)
+        pickler.dump(obj)
     except Exception as error:
         if sink.failed or (isinstance(error, CheckpointError) and not isinstance(error, InvalidRequest)):
             raise
         raise explain(obj, error, lambda part: _Pickler(_Nowhere(), {}).dump(part)) from error
     sink.flush()
+    if strange is not None:
+        strange |= pickler.reducers.strange
     return sink.regions
 
 
@@ -125,8 +130,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: object, made: dict[int, pickle.PickleBuffer]) -> None:
         super().__init__(file, protocol=5)
-        self._reducers = Reducers(made)
+        self.reducers = Reducers(made)
 
     def reducer_override(self, obj: Any) -> Any:
-        reduced = self._reducers.reduce(obj)
+        reduced = self.reducers.reduce(obj)
         return super().reducer_override(obj) if reduced is DEFAULT_REDUCER else reduced

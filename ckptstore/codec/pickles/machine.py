@@ -116,7 +116,7 @@ class Machine:
         maker = MAKERS.get(name)
         if maker is not None:
             return maker(self.containers, args)
-        array_maker = _ARRAY_MAKERS.get(name)
+        array_maker = ARRAY_MAKERS.get(name)
         if array_maker is not None:
             return array_maker(self.arrays, args)
         torch_maker = TORCH_MAKERS.get(name)
@@ -368,7 +368,7 @@ def _set_attributes(value: Any, state: Any) -> None:
 # What may be replaced by something else when its state arrives.
 _REPLACEABLE = (Opaque, np.ndarray, np.dtype)
 
-_ARRAY_MAKERS: dict[str, Callable[[Arrays, tuple[Any, ...]], Any]] = {
+ARRAY_MAKERS: dict[str, Callable[[Arrays, tuple[Any, ...]], Any]] = {
     "numpy.dtype": lambda arrays, args: arrays.dtypes.dtype(args),
     "numpy.ndarray": Arrays.ndarray,
     "numpy.take": Arrays.take,

@@ -34,7 +34,7 @@ _BIT_NAMES = {
         ("_sfc64", "SFC64"),
     )
 }
-_KINDS: dict[str, Any] = {
+KINDS: dict[str, Any] = {
     "numpy.matrix": np.matrix,
     "numpy.matrixlib.defmatrix.matrix": np.matrix,
     "numpy.recarray": np.recarray,
@@ -231,7 +231,7 @@ MAKERS: dict[str, Callable[[Arrays, tuple[Any, ...]], Any]] = {
 }
 """What is whole once it is called."""
 
-_FINISHERS: dict[str, Callable[[str, tuple[Any, ...], Any], Any]] = {
+FINISHERS: dict[str, Callable[[str, tuple[Any, ...], Any], Any]] = {
     **dict.fromkeys(_BIT_NAMES, _finish_bits),
     "numpy.random._pickle.__bit_generator_ctor": _finish_native_bits,
     "numpy.random._pickle.__generator_ctor": _finish_generator,
@@ -246,15 +246,15 @@ def finish(arrays: Arrays, record: Opaque, name: str, args: tuple[Any, ...], sta
 
     Raises NotPlainError for what isn't known here.
     """
-    finisher = _FINISHERS.get(name)
+    finisher = FINISHERS.get(name)
     if finisher is not None:
         arrays.charge(_GENERATOR_BYTES)
         return finisher(name, args, state)
     if name == "copyreg._reconstructor" and len(args) == 3:
-        kind, empty = _KINDS.get(record.name), type(args[2]) is tuple and args[2] == (0,)
+        kind, empty = KINDS.get(record.name), type(args[2]) is tuple and args[2] == (0,)
     else:
         known = name.endswith(".multiarray._reconstruct") and len(args) == 3 and isinstance(args[0], Opaque)
-        kind, empty = (_KINDS.get(args[0].name), args[1] == (0,)) if known else (None, False)
+        kind, empty = (KINDS.get(args[0].name), args[1] == (0,)) if known else (None, False)
     if kind is None or not empty:
         raise NotPlainError
     array = arrays.make_empty()
