@@ -15,6 +15,7 @@ from ckptstore.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ckptstore.checkpoint import AlgorithmState, Checkpoint
+    from ckptstore.checkpointer import Checkpointer
     from ckptstore.codec.opaque import Opaque
     from ckptstore.errors import (
         CheckpointCorrupt,
@@ -51,6 +52,7 @@ __all__ = [
     "CheckpointProtected",
     "CheckpointStore",
     "CheckpointUntrusted",
+    "Checkpointer",
     "EveryNSteps",
     "InvalidRequest",
     "LatestDuration",
@@ -82,6 +84,7 @@ _HOMES = {
     "CheckpointProtected": "errors",
     "CheckpointStore": "store",
     "CheckpointUntrusted": "errors",
+    "Checkpointer": "checkpointer",
     "EveryNSteps": "retention",
     "InvalidRequest": "errors",
     "LatestDuration": "retention",

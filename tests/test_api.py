@@ -104,9 +104,9 @@ def test_every_public_name_is_listed(name: str) -> None:
     assert set(MODULES[name]) == public_names(module)
 
 
-@pytest.mark.parametrize("name", ["CheckpointStore", "Checkpoint", "Staged"])
+@pytest.mark.parametrize("name", ["CheckpointStore", "Checkpoint", "Checkpointer", "Staged"])
 def test_every_public_member_is_listed(name: str) -> None:
-    assert MEMBERS.keys() == {"CheckpointStore", "Checkpoint", "Staged"}
+    assert MEMBERS.keys() == {"CheckpointStore", "Checkpoint", "Checkpointer", "Staged"}
     assert not MEMBERS[name] & OTHERS[name]
     assert MEMBERS[name] | OTHERS[name] == public_members(getattr(ckptstore, name))
 
@@ -139,7 +139,8 @@ def test_the_public_names() -> None:
     assert sorted(ckptstore.__all__) == [
         "AlgorithmState", "BestN", "Checkpoint", "CheckpointCorrupt", "CheckpointError", "CheckpointExists",
         "CheckpointGone", "CheckpointNotFound", "CheckpointProtected", "CheckpointStore",
-        "CheckpointUntrusted", "EveryNSteps", "InvalidRequest", "LatestDuration", "LatestN", "Opaque",
+        "CheckpointUntrusted", "Checkpointer", "EveryNSteps", "InvalidRequest", "LatestDuration", "LatestN",
+        "Opaque",
         "Raw", "SaveAborted", "Staged", "StoreDenied", "StoreFull", "StoreNotFound", "StoreUnavailable",
         "StoreUnsuitable", "Tagged", "UnreadableFormat", "UnsafeContent",
     ]  # fmt: skip

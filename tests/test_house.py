@@ -32,7 +32,7 @@ FLOORS = [
     ["run", "repair"],
     ["staging"],
     ["store"],
-    ["bulk", "integrations"],
+    ["bulk", "checkpointer", "integrations"],
     ["cli"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -363,7 +363,7 @@ def test_the_page_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         weights.append(names["net"].weight.detach().numpy().copy())
     for other in others:
         exec(other, names)
-    assert len(others) == 3
+    assert len(others) == 4
     assert (weights[0] == weights[1]).all()
 
 
