@@ -18,7 +18,7 @@ from ckptstore.read.memory import blank
 
 Mode = Literal["warn", "error", "allow"]
 _SHOWN = 5
-_REMEDY = "Load with classes=[...] or trusted=True, restore() into a target, or save what they are made of"
+_REMEDY = "Load with classes=[...], restore() or trusted=True, save other data, or pass opaque='allow'"
 
 
 class Watch:
@@ -43,9 +43,7 @@ class Watch:
         listed = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else "")
         if mode == "error":
             raise InvalidRequest(listed, "a default load gives records of it (Opaque)", _REMEDY)
-        logger.warning(
-            "a default load gives records (Opaque) of %s. %s, or pass opaque='allow'", listed, _REMEDY
-        )
+        logger.warning("a default load gives records (Opaque) of %s. %s", listed, _REMEDY)
 
 
 def check_mode(mode: str) -> None:
