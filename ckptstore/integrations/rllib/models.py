@@ -100,7 +100,7 @@ def _ask_module(module: Any, network: Network, given: Mapping[str, Any]) -> dict
         for name, value in tensors.items():
             *roles, part = name.removeprefix("state_in_").split("_")
             inner = states.setdefault(roles[0], {}) if roles else states
-            inner[part] = value
+            inner[part] = value[:, None]  # RLlib's has an axis for layers
     with torch.no_grad():
         if "qf_preds" in network.outputs:
             return {"qf_preds": module.compute_q_values(batch)["qf_preds"].numpy()}

@@ -28,7 +28,8 @@ _LAYER = re.compile(
     r"((?:\w+_)?encoder\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.(?:mlp|0\.cnn))\.(\d+)\.weight\Z"
 )
 _TAIL = re.compile(
-    r"(?:\.net\.(?:mlp|0\.cnn)\.\d+\.(?:weight|bias)|\.lstm\.(?:weight|bias)_(?:ih|hh)_l0"
+    r"(?:(?:\.base_encoders\.\w+)?\.net\.(?:mlp|0\.cnn)\.\d+\.(?:weight|bias)"
+    r"|\.(?:fusion_layers\.\d+|output_layer)\.(?:weight|bias)|\.lstm\.(?:weight|bias)_(?:ih|hh)_l0"
     rf"|\.log_std|\.{CLIP})\Z"
 )
 _PLACES = {

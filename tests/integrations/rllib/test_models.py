@@ -239,7 +239,8 @@ def test_files_that_rllib_exported_travel_with_the_checkpoint(tmp_path: Path) ->
     again.stop()
 
 
-def test_a_filter_among_connectors_is_refused(tmp_path: Path) -> None:
+def test_a_filter_among_connectors_is_the_first_step(tmp_path: Path) -> None:
+    import torch
     from ray.rllib.connectors.env_to_module import MeanStdFilter
 
     config = training.ppo("new")
@@ -247,10 +248,17 @@ def test_a_filter_among_connectors_is_refused(tmp_path: Path) -> None:
     algo = config.build_algo()
     algo.train()
     saved = rllib.save(algo, tmp_path / "runs")
+    connector = algo.env_runner._env_to_module.connectors[0]
+    obs = np.random.default_rng(3).standard_normal((9, 4)).astype("f4")
+    filtered = np.stack([connector._filters[None](item, update=False) for item in obs]).astype("f4")
+    module = training.learner_of(algo).module["default_policy"]
+    truth = (
+        module.forward_inference({"obs": torch.from_numpy(filtered)})["action_dist_inputs"].detach().numpy()
+    )
     algo.stop()
-    with pytest.raises(UnreadableFormat, match="MeanStdFilter"):
-        saved.export(tmp_path / "x.onnx")
-    saved.export(tmp_path / "x.npz")
+    saved.export(tmp_path / "x.onnx")
+    found = run_onnx(tmp_path / "x.onnx", {"obs": obs})["action_dist_inputs"]
+    assert np.abs(found - truth).max() < 1e-5
 
 
 @pytest.mark.parametrize("stack", ["old", "new"])
