@@ -55,11 +55,10 @@ def compare(path: str, target: Any, saved: Any, findings: Findings, rebuild: Reb
 
 def _match_names(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, str]:
     """Of each name in `there` the one that it has in `here`; names of wrappers count only if they must."""
-    if here.keys() & there.keys() or not (here and there):
-        return {name: name for name in there}
-    bare = {_WRAPPERS.sub("", name): name for name in here}
-    found = {name: bare.get(_WRAPPERS.sub("", name), name) for name in there}
-    unique = len(bare) == len(here) and len(set(found.values())) == len(there)
+    left = [name for name in here if name not in there]
+    bare = {_WRAPPERS.sub("", name): name for name in left}
+    found = {name: name if name in here else bare.get(_WRAPPERS.sub("", name), name) for name in there}
+    unique = len(bare) == len(left) and len(set(found.values())) == len(there)
     return found if unique else {name: name for name in there}
 
 

@@ -289,6 +289,17 @@ def test_names_of_wrappers_are_understood(store: CheckpointStore, wrapped: Any, 
     assert torch.equal(next(again.parameters()), plain[0].weight)
 
 
+def test_names_of_wrappers_around_a_part_are_understood(store: CheckpointStore) -> None:
+    def make(wrap: Any) -> Any:
+        return torch.nn.ModuleDict({"body": wrap(net(4, 8)), "head": net(8, 2), "module": net(2, 2)})
+
+    plain, parallel = make(lambda body: body), make(torch.nn.DataParallel)
+    for given, target in ((plain, make(torch.nn.DataParallel)), (parallel, make(lambda body: body))):
+        checkpoint = store.save(1, {"m": given}, if_exists="replace")
+        checkpoint.restore({"m": target})
+        assert equal(list(target.state_dict().values()), list(given.state_dict().values()))
+
+
 def test_a_module_that_is_called_module_is_no_wrapper(store: CheckpointStore) -> None:
     class Holder(torch.nn.Module):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
