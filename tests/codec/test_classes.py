@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import abc
 import collections
+import contextlib
 import dataclasses
 import enum
+import importlib
 import pickle
+import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore, InvalidRequest, Opaque, UnsafeContent
 from ckptstore.codec.pickles import safe
 from ckptstore.codec.pickles.classes import Classes
+from tests.codec import hostile
+from tests.codec.opcodes import plain
 from tests.codec.support import dumped
 
 
@@ -358,3 +364,67 @@ def test_what_rllib_wrote_is_data(tmp_path: Any) -> None:
     theirs = Checkpoint.open(Path(__file__).parents[1] / "data/rllib_1_0_ppo_multi5/checkpoint")
     with pytest.raises(InvalidRequest, match="classes"):
         theirs.load(classes=[Frozen])
+
+
+class Traced:
+    """Tells of whatever of it is run."""
+
+    ran: ClassVar[list[str]] = []
+
+    def __new__(cls, *args: Any, **how: Any) -> Any:
+        cls.ran.append("__new__")
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        self.ran.append("__init__")
+
+    def __call__(self, *args: Any, **how: Any) -> None:
+        self.ran.append("__call__")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.ran.append("__setattr__")
+
+    def __setstate__(self, state: Any) -> None:
+        self.ran.append("__setstate__")
+
+    def __reduce__(self) -> Any:
+        self.ran.append("__reduce__")
+        return Traced, ()
+
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> Any:
+        cls.ran.append("__class_getitem__")
+
+    def append(self, item: Any) -> None:
+        self.ran.append("append")
+
+    def extend(self, items: Any) -> None:
+        self.ran.append("extend")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.ran.append("__setitem__")
+
+
+@pytest.mark.parametrize("dotted", ["subprocess.Popen", "threading.Thread", "logging.FileHandler", "Traced"])
+def test_no_way_to_call_a_listed_class_runs_it(dotted: str) -> None:
+    """Those of the hostile generator: every opcode that calls, in every place."""
+    if dotted == "Traced":
+        kind: Any = Traced
+        dotted, args = f"{__name__}.Traced", (1, "x")
+    else:
+        module, _, name = dotted.rpartition(".")
+        kind, args = getattr(importlib.import_module(module), name), hostile.TARGETS[dotted]
+    before = threading.active_count()
+    count = 0
+    for _, pushed in hostile.ways(dotted, args):
+        for end in (b"", b"}b", b"(K\x01K\x02u", b"(K\x01e", b"K\x01a", b"}" + plain("a") + b"K\x01sb"):
+            for head, tail in hostile.PLACES.values():
+                count += 1
+                with contextlib.suppress(UnsafeContent):
+                    safe.loads(
+                        b"\x80\x04" + head + pushed + end + tail + b".", own=True, classes=Classes([kind])
+                    )
+    assert count > 500
+    assert not Path(hostile.MARKER).exists()
+    assert threading.active_count() == before
+    assert Traced.ran == []
