@@ -511,13 +511,13 @@ class Checkpoint:
     ) -> str:
         """Copy it, verified, into the new or empty local `directory`; returns that directory's path.
 
-        It is filled at the end, at once. Of several processes one does, and the others find it done.
-        The copy is a committed checkpoint like the original. With `policy_ids` it holds those policies only,
-        the original is its parent, with the same digests, and a signature doesn't come along.
+        Of several processes one fills it, at once, and the others find it done. The copy is a committed
+        checkpoint as well. With `policy_ids` it holds those only, the original is its parent, with the same
+        digests, and a signature doesn't come along.
         """
         wanted = None if policy_ids is None else self._check_known(policy_ids)
+        target = os.fspath(directory)
         with logs.log_time("downloaded", self.url) as done:
-            target = os.fspath(directory)
             done(partial_copy.download(self._contents, self._files, target, wanted, _CONCURRENCY, progress))
         return target
 
@@ -538,9 +538,7 @@ class Checkpoint:
         Raises InvalidRequest if ckptstore didn't write this checkpoint from objects.
         """
         if self._manifest is None or self._manifest.origin != "save":
-            raise InvalidRequest(
-                self.url, "its files are as another program wrote them", "Pass `policies[id]`"
-            )
+            raise InvalidRequest(self.url, "another program wrote its files", "Pass `policies[id]`")
         paths = self.files_of(policy_id)
         top = "" if self.kind == "Policy" else names.policy_path(policy_id, "")
         assert isinstance(self._files, VerifiedFiles)
@@ -576,15 +574,14 @@ class Checkpoint:
         return Lazy(lambda: self._contents.components, load, "components")
 
     def _note_load(self) -> None:
-        if self._on_load is not None:
+        if self._on_load:
             self._on_load(self)
 
     def _check_known(self, policy_ids: Iterable[str]) -> list[str]:
         if isinstance(policy_ids, str):
             raise InvalidRequest("policy_ids", f"{policy_ids!r} is of type str", "Pass a list or set of ids")
         wanted = list(dict.fromkeys(policy_ids))
-        unknown = [policy_id for policy_id in wanted if policy_id not in self.policies]
-        if unknown:
+        if unknown := [policy_id for policy_id in wanted if policy_id not in self.policies]:
             raise names.refuse_unknown_policies(self.url, unknown, self.policy_ids)
         return wanted
 
@@ -599,5 +596,5 @@ class Checkpoint:
         return hash((self.url, self.id))
 
     def __repr__(self) -> str:
-        text = f"<Checkpoint {self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}>"
-        return clean(text)
+        about = f"{self.url} {self.kind} step={self.step} policies={len(self.policy_ids)}"
+        return f"<Checkpoint {clean(about)}>"
