@@ -156,4 +156,4 @@ def test_a_checkpoint_costs_few_modules() -> None:
     code = "import sys, ckptstore; ckptstore.Checkpoint; "
     code += "print(sum(name.startswith('ckptstore') for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= 70
+    assert int(done.stdout) <= 75
