@@ -23,6 +23,9 @@ from ckptstore.save.save import Save
 from ckptstore.work import run_off_main
 
 Job = Callable[[], Checkpoint]
+_PREFIX = "ckptstore-stage-"
+"""Of temporary directories, which only the next stage removes when they are dead: no reader takes a
+killed trainer's work away."""
 
 
 class Staged(os.PathLike[str]):
@@ -76,7 +79,7 @@ class Staged(os.PathLike[str]):
             self._save = self._run.begin(self._request)
             self._directory = self._save.begin().attempt.directory
         if self._directory is None:
-            self._temporary = Scratch()
+            self._temporary = Scratch(prefix=_PREFIX)
             # Within it, as a program may put another directory in the place of its own.
             self._directory = os.path.join(self._temporary.make(), "files")
             os.mkdir(self._directory)

@@ -23,6 +23,11 @@ NOT_OF_THE_COMMANDS = ("integrations", "testing", "cli")
 # No command saves objects or unpickles; the options are RLlib's.
 SPELLED_FOR_PYTHON = {
     "<CheckpointStore 7>",
+    "Gather it first: get_model_state_dict(..., full_state_dict=True)",
+    "Pass tensors='torch' with it",
+    ", saved whole: only trusted=True makes it again",
+    "Make the target as the one that was saved, or pass strict=False to take what fits",
+    "Load with classes=[...], restore() or trusted=True, save other data, or pass opaque='allow'",
     "Pass tensor.full_tensor(), or get_model_state_dict(..., full_state_dict=True)",
     "its layers are noisy (noisy=True)",
     "it is built with no_final_linear=True",
