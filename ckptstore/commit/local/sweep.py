@@ -231,6 +231,8 @@ def _take_lock(disk: Disk, staging: Directory, attempt: str) -> Lock | None:
     try:
         fd = disk.open_lock(staging, name)
     except FileNotFoundError:
+        if _age(disk, staging, attempt) == float("inf"):
+            return None  # it ended meanwhile
         try:
             fd = disk.create(staging, name)  # a directory without lock file: somebody removed that
         except FileExistsError:
