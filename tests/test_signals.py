@@ -185,7 +185,7 @@ for url in ("memory://locks", sys.argv[1]):
     if not child:
         assert all(lock.acquire(5) and not lock.release() for lock in list(_all))
         store.save(2 if url == sys.argv[1] else 8, {"i": 1})
-        assert store.latest().load().state == {}
+        assert store.latest().load().state == {"i": 1}
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     done.set()

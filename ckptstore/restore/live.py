@@ -258,7 +258,7 @@ def _access(kind: str, target: Any) -> tuple[Callable[[], Any], Callable[[Any], 
 
 def _set_bits(bits: Any, state: tuple[Any, Any]) -> None:
     """With the seed sequence where numpy has a way to set it (2.0 on): children of `spawn` come from it."""
-    if state[1] is not None and np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+    if state[1] is not None and int(np.__version__.partition(".")[0]) >= 2:
         bits.__setstate__(state)
     else:
         bits.state = state[0]

@@ -19,6 +19,7 @@ from ckptstore.read.contents import Contents
 from ckptstore.read.download import copy_files, new_directory, write_description, write_file
 from ckptstore.read.files import Files
 from ckptstore.read.reader import VerifiedFiles
+from ckptstore.rllib_formats.versions import select_versions
 from ckptstore.save.writing import Hasher
 from ckptstore.work import Progress
 
@@ -59,7 +60,7 @@ def choose_paths(contents: Contents, files: Files, wanted: Collection[str]) -> l
     Raises InvalidRequest where policies share their files, or nobody here knows which are whose.
     """
     owners: dict[str, set[str]] = {}
-    if contents.kind == "Algorithm" and contents.version != "0.1":  # which has one file for all
+    if contents.kind == "Algorithm" and contents.version not in select_versions("single_file"):
         for policy_id in contents.policy_ids:
             for path in contents.files_of(policy_id):
                 owners.setdefault(path, set()).add(policy_id)
