@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ckptstore import Checkpoint, CheckpointStore
+from ckptstore import Checkpoint, CheckpointStore, staging
 from ckptstore.backends.local import scratch
 from ckptstore.backends.local.scratch import Scratch, remove_dead
 from ckptstore.errors import CheckpointCorrupt, CheckpointExists, InvalidRequest
@@ -216,7 +216,12 @@ def test_what_the_killed_left_goes_and_what_lives_stays(
         assert len(left()) == 3
         for process in living[:2]:
             end(process)
-        if what == "download":
+        if what == "stage":
+            read_directory(ckpt)
+            assert len(left()) == 3, "no reader takes a trainer's work away"
+            with CheckpointStore("memory://other/run").stage(1) as path:
+                Path(path, "file").write_bytes(b"x")
+        elif what == "download":
             ckpt.download(tmp_path / "other")
         else:
             read_directory(ckpt)
@@ -224,7 +229,8 @@ def test_what_the_killed_left_goes_and_what_lives_stays(
     finally:
         for process in living:
             end(process)
-    remove_dead(str(place), download._PRIVATE if what == "download" else scratch.TEMPORARY)
+    prefixes = {"download": download._PRIVATE, "stage": staging._PREFIX, "as_directory": scratch.TEMPORARY}
+    remove_dead(str(place), prefixes[what])
     assert left() == set()
 
 
