@@ -7,7 +7,7 @@ SCRATCH := .scratch
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test full rllib lint clients-smoke compat torture fuzz bench bench-smoke clean
+.PHONY: help demo test test-files test-folders full rllib lint clients-smoke compat torture fuzz bench bench-smoke clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,9 +15,11 @@ help:  ## this list
 demo: $(READY)  ## a tour in about a minute: a Ray checkpoint without Ray, a killed trainer, an S3 server
 	@$(RUN)python examples/demo.py
 
-test: lint  ## what every change must pass
-	$(RUN)pytest -q -m "not slow"
-	@$(MAKE) --no-print-directory rllib
+test: lint  ## what every change must pass, two parts at a time
+	@$(MAKE) --no-print-directory --output-sync=target -j2 test-files test-folders rllib
+
+test-files test-folders: $(READY)
+	$(RUN)pytest -q -p no:cacheprovider -m "not slow" $(if $(filter %files,$@),tests/*.py,tests/*/)
 
 RAY := $(SCRATCH)/ray
 rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; passed over where that fails
