@@ -22,10 +22,12 @@ test-files test-folders: $(READY)
 	$(RUN)pytest -q -p no:cacheprovider -m "not slow" $(if $(filter %files,$@),tests/*.py,tests/*/)
 
 RAY := $(SCRATCH)/ray
+WITH_TORCH := tests/restore tests/codec/test_torch.py tests/export/test_torchscript.py tests/rllib_formats/test_scan_content.py \
+  tests/test_asked.py tests/test_checkpointer.py tests/test_loading.py tests/test_torch_objects.py
 rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; passed over where that fails
 	@mkdir -p $(SCRATCH)
 	@if $(MAKE) --no-print-directory $(RAY)/.ready >$(SCRATCH)/ray.log 2>&1; then \
-	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib tests/export/test_torchscript.py tests/codec/test_torch.py tests/test_torch_objects.py; \
+	  $(RAY)/bin/python -m pytest -q -m "not slow" tests/integrations/rllib $(WITH_TORCH); \
 	else \
 	  echo "SKIPPED tests/integrations/rllib: Ray doesn't install here: $$(grep -m1 -i error $(SCRATCH)/ray.log || tail -1 $(SCRATCH)/ray.log)"; \
 	fi
