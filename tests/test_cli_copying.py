@@ -192,3 +192,28 @@ def test_the_note_tells_no_local_path(store: CheckpointStore, tmp_path: Path) ->
     [note] = Path("copies/_ckptstore/mirrors").iterdir()
     assert str(tmp_path) not in note.read_text()
     assert f"{tmp_path.name}/store" in note.read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("./**", "copies"),
+        ("**", "./copies"),
+        ("{here}/**", "copies"),
+        ("**", "{here}/copies"),
+        ("../{name}/**", "copies"),
+        ("file://{here}/**", "copies"),
+        ("link/**", "copies"),
+    ],
+)
+def test_a_destination_below_the_source_is_refused_however_they_are_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: str
+) -> None:
+    here = tmp_path / "here"
+    CheckpointStore(here / "run").save(1, {"i": 1})
+    (here / "link").symlink_to(here)
+    monkeypatch.chdir(here)
+    names = {"here": here, "name": "here"}
+    done = ckptstore("cp", source.format(**names), target.format(**names), exits=2)
+    assert "below" in done.output
+    assert not (here / "copies").exists()

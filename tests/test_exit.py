@@ -63,3 +63,31 @@ def test_the_last_save_is_kept(how: str, threads: str, tmp_path: Path) -> None:
     assert newest is not None
     assert newest.step == 1
     assert [checkpoint.step for checkpoint in store.checkpoints()] == ([0, 1] if how == "both" else [1])
+
+
+INTERRUPTED = """
+import signal, sys, threading
+import numpy as np
+from ckptstore import CheckpointStore
+from ckptstore.save import background
+
+real, hit = background.Background.wait, []
+
+def wait(self):
+    if not hit:
+        hit.append(1)
+        raise KeyboardInterrupt  # as the first moment of waiting may be interrupted
+    return real(self)
+
+background.Background.wait = wait
+CheckpointStore(sys.argv[1]).save_async(1, {"a": np.ones(300_000)})
+"""
+
+
+def test_the_first_interrupt_at_the_end_loses_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "interrupt once more" in done.stderr
+    latest = CheckpointStore(tmp_path / "run").latest()
+    assert latest is not None
+    assert latest.step == 1

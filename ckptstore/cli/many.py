@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import click
 
 from ckptstore import bulk
+from ckptstore.backends.registry import open_backend
 from ckptstore.cli.advice import in_shell
 from ckptstore.cli.session import Session
 from ckptstore.cli.text import format_count, to_json_value
@@ -122,7 +124,14 @@ def open_mirror(session: Session, url: str, destination: str, options: Mapping[s
 
     InvalidRequest if `destination` is below `url`, where the next run would take the copies for sources.
     """
-    source, target = (text.rstrip("/") + "/" for text in (url, destination))
+    source, target = _where(url, session.options), _where(destination, options)
     if target.startswith(source):
         raise InvalidRequest(destination, f"it is below {url}", "Name a destination outside it")
     return bulk.Mirror(destination, options, **session.trusted)
+
+
+def _where(url: str, options: Mapping[str, Any] | None) -> str:
+    """What is the same for each spelling of one place; it ends in a slash."""
+    backend = open_backend(url, options)
+    root = getattr(backend, "root", None)
+    return (os.path.realpath(root) if isinstance(root, str) else backend.url).rstrip("/") + "/"

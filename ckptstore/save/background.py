@@ -256,7 +256,11 @@ def _drain_all() -> None:
     _ended = True
     for background in list(_in_flight):
         try:
-            background.wait()
+            try:
+                background.wait()
+            except KeyboardInterrupt:  # the first one is heard: the save would be lost, and exit code 0
+                logger.warning("a save is being finished; interrupt once more to leave without it")
+                background.wait()
         except Exception:  # noqa: BLE001  # nobody is left to raise it to: said in the log, in full
             logger.exception("a save in the background failed while the program ended")
 
