@@ -141,6 +141,8 @@ class Run:
         store = self.make_store()
         if not self._looked:
             self._looked = True
+            if self._trust is not None and self.signer is None:
+                logs.logger.warning("what is saved here is not signed, and so this store won't read it")
             if not self._identity.made:
                 self._warn_of_other_line(request.step)
         return replace(request, store=store, parent=self._lineage.parent)

@@ -185,3 +185,13 @@ def test_the_key_shows_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert secret not in repr((store, Signer(PRIVATE))) + caplog.text
     with pytest.raises(TypeError):
         pickle.dump(Signer(PRIVATE), io.BytesIO())
+
+
+def test_a_save_that_will_not_be_trusted_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = CheckpointStore(tmp_path, trusted_keys=[PUBLIC])
+    store.save(1, {"i": 1})
+    store.save(2, {"i": 2})
+    told = [record.getMessage() for record in caplog.records if "is not signed" in record.getMessage()]
+    assert len(told) == 1
