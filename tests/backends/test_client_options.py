@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,8 +15,10 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.backends.objects.any_fsspec import FsspecClient
+from ckptstore.backends.objects.backend import ObjectBackend
 from ckptstore.backends.objects.gcs import GcsClient
 from ckptstore.backends.objects.s3 import S3Client
+from ckptstore.backends.registry import open_backend
 from ckptstore.errors import CheckpointError, InvalidRequest, StoreUnavailable, StoreUnsuitable
 from tests.servers import Server
 
@@ -172,3 +175,25 @@ def test_a_refusal_says_what_the_server_says(
         assert type(caught.value) is typed
         assert "Frobnicat" in caught.value.why
         assert ("later" in caught.value.remedy) == (typed is StoreUnavailable)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("s3://bucket/run", {"key": "somebody", "secret": "s3cr3t"}),
+        ("gs://bucket/run", {"token": {"client_secret": "s3cr3t"}}),
+        ("memory://somewhere/run", {}),
+        ("ftp://host/run", {"password": "s3cr3t"}),
+    ],
+)
+def test_another_place_of_it_has_what_it_has(url: str, options: dict[str, Any], pickled: bool) -> None:
+    backend = open_backend(url, options, timeout=7, retries=3, concurrency=5)
+    if pickled:
+        backend = pickle.loads(pickle.dumps(backend))
+    assert isinstance(backend, ObjectBackend)
+    for made in (backend.below("a").above(1), backend.above(1).below("run")):
+        assert made.url == backend.url
+        mine, its = backend.__getstate__(), made.__getstate__()
+        assert (mine.pop("opener").lost, its.pop("opener").lost) == (pickled and bool(options),) * 2
+        assert its == mine

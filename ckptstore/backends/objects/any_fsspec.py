@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import errno
 import posixpath
 import re
@@ -63,20 +62,17 @@ class FsspecOpener:
         """The root, without credentials."""
         return self._url.rstrip("/")
 
-    def above(self, levels: int) -> FsspecOpener:
-        """What opens the same file system so many directories up."""
-        return FsspecOpener(self.url.rsplit("/", levels)[0], self._options, 0, 0)
+    def at(self, url: str) -> FsspecOpener:
+        """What opens `url`, another directory of the same file system, with the same options."""
+        made = FsspecOpener(url, self._options, 0, 0)
+        made.lost = self.lost
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_url": self._url, "_options": {}, "lost": self.lost or bool(self._options)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"lost": False, **state})
-
-    def below(self, name: str) -> FsspecOpener:
-        made = copy.copy(self)
-        made._url, made._options = f"{self.url}/{name}", self._options
-        return made
 
     def __call__(self) -> FsspecClient:
         with explain_bad_options(self._options):

@@ -94,13 +94,14 @@ class ObjectBackend:
 
     def below(self, name: str) -> ObjectBackend:
         """The directory `name` below, by the same options."""
-        retry = self._retry_policy
-        return ObjectBackend(
-            self._opener.below(name),
-            timeout=retry.timeout,
-            retries=retry.retries,
-            concurrency=self.concurrency,
-        )
+        return self._at(f"{self.url}/{name}")
+
+    def above(self, levels: int) -> ObjectBackend:
+        """The same bucket, so many directories up."""
+        return self._at(self.url.rsplit("/", levels)[0])
+
+    def _at(self, url: str) -> ObjectBackend:
+        return ObjectBackend(**{**self.__getstate__(), "opener": self._opener.at(url)})
 
     @property
     def client(self) -> BucketClient:
@@ -135,11 +136,6 @@ class ObjectBackend:
     def place(self) -> str:
         """The URL and its endpoint: two endpoints may have buckets of the same name."""
         return self.client.place
-
-    def above(self, levels: int) -> ObjectBackend:
-        """The same bucket, so many directories up."""
-        state = self.__getstate__()
-        return ObjectBackend(self._opener.above(levels), timeout=state["timeout"], retries=state["retries"])
 
     def describe(self) -> dict[str, str]:
         """What this backend promises, in words, by subject."""

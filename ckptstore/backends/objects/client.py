@@ -131,11 +131,8 @@ class Opener(Protocol):
     lost: bool
     """Whether it comes from a pickle that lacks options which it was made with."""
 
-    def above(self, levels: int) -> Opener:
-        """What opens the same bucket so many directories up."""
-
-    def below(self, name: str) -> Opener:
-        """One with the same options for the directory `name` below."""
+    def at(self, url: str) -> Opener:
+        """What opens `url`, another directory of the same place, with the same options."""
 
     def __call__(self) -> BucketClient:
         """Make the client. BadOptions if it can't be set up with these options."""

@@ -123,12 +123,9 @@ class MemoryOpener:
         self.url = url.rstrip("/")
         self.lost = False
 
-    def above(self, levels: int) -> MemoryOpener:
-        """What opens the directory so many levels up."""
-        return MemoryOpener(self.url.rsplit("/", levels)[0])
-
-    def below(self, name: str) -> MemoryOpener:
-        return MemoryOpener(f"{self.url}/{name}")
+    def at(self, url: str) -> MemoryOpener:
+        """What opens `url`."""
+        return MemoryOpener(url)
 
     def __call__(self) -> MemoryClient:
         return MemoryClient(self.url)

@@ -96,7 +96,7 @@ class Carrier:
         _first_user = os.getpid()
         try:
             reply = run(self._loop, work(), seconds)
-        except TimeoutError:  # two classes before Python 3.11
+        except TimeoutError:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the client's answer is the one that counts
             self.refusals += 1

@@ -49,10 +49,12 @@ class BucketOpener(ABC):
         """The root, without credentials."""
         return display_url(self.client_class().scheme, self._state[0])
 
-    def above(self, levels: int) -> BucketOpener:
-        """What opens the same bucket so many directories up."""
-        url, options, timeout, concurrency = self._state
-        return type(self)(url.rstrip("/").rsplit("/", levels)[0], options, timeout, concurrency)
+    def at(self, url: str) -> BucketOpener:
+        """What opens `url`, another directory of the same bucket, with the same options."""
+        _, options, timeout, concurrency = self._state
+        made = type(self)(url, options, timeout, concurrency)
+        made.lost = self.lost
+        return made
 
     def __getstate__(self) -> tuple[Any, ...]:
         url, options, timeout, concurrency = self._state
@@ -62,10 +64,6 @@ class BucketOpener(ABC):
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         *first, self.lost = state
         self._state = (first[0], first[1], first[2], first[3])
-
-    def below(self, name: str) -> BucketOpener:
-        url, options, timeout, concurrency = self._state
-        return type(self)(f"{url.rstrip('/')}/{name}", options, timeout, concurrency)
 
     def __call__(self) -> SomeClient:
         options = self._state[1]
