@@ -463,7 +463,8 @@ class CheckpointStore:
         if self._identity.look() is Standing.NOTHING:
             return Swept([], 0)
         self._identity.prove()
-        self._removal.holds.remove_dead()
+        if not dry_run:
+            self._removal.holds.remove_dead()
         with translate_errors(self.url):
             return self._catalog.sweep(grace, functools.partial(refs.check_unnamed, self._backend), dry_run)
 

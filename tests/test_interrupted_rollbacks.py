@@ -273,3 +273,20 @@ def test_a_dry_run_removes_no_hold(tmp_path: Path) -> None:
     store._tags.point(HOLD + "dead", store._identify(1))
     assert "checkpoint_000001" in store.prune(1, dry_run=True)
     assert held(store) == [HOLD + "dead"]
+
+
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_a_dry_run_leaves_the_hold_of_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(holds, "BOUND", -1.0)  # where no lock tells: dead at once
+    url = str(tmp_path) if where == "local" else f"memory://{uuid.uuid4().hex}"
+    store = CheckpointStore(url)
+    fill(store)
+    target = refs.Target("checkpoint_000000", store.get(0).id)
+    refs.write(open_backend(url), f"{HOLD}dead", target)
+    for _ in range(2):
+        store.gc(dry_run=True)
+        store.prune(1, dry_run=True)
+        store.delete(1, dry_run=True)
+        assert held(store) == [f"{HOLD}dead"]
