@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckptstore.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ckptstore.checkpoint import AlgorithmState, Checkpoint
+    from ckptstore.checkpoint import Checkpoint
     from ckptstore.checkpointer import Checkpointer
     from ckptstore.codec.opaque import Opaque
     from ckptstore.errors import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnreadableFormat,
         UnsafeContent,
     )
+    from ckptstore.read.how import AlgorithmState
     from ckptstore.retention import BestN, EveryNSteps, LatestDuration, LatestN, Tagged
     from ckptstore.save.asked import Raw
     from ckptstore.staging import Staged
@@ -73,7 +74,7 @@ __all__ = [
 
 # Found on first use: `import ckptstore` in a tool that may never touch a checkpoint costs next to nothing.
 _HOMES = {
-    "AlgorithmState": "checkpoint",
+    "AlgorithmState": "read.how",
     "BestN": "retention",
     "Checkpoint": "checkpoint",
     "CheckpointCorrupt": "errors",

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -32,7 +31,7 @@ from ckptstore.printable import clean
 from ckptstore.read.contents import Contents, RllibContents, SavedContents, contents_of
 from ckptstore.read.decoding import check_decoding
 from ckptstore.read.files import Files, UnverifiedFiles
-from ckptstore.read.how import SAFELY, How
+from ckptstore.read.how import SAFELY, AlgorithmState, How
 from ckptstore.read.lazy import Lazy
 from ckptstore.read.locate import Located, list_files, locate
 from ckptstore.read.manifests import fetch_manifest
@@ -41,7 +40,7 @@ from ckptstore.read.report import VerifyReport
 from ckptstore.read.weights import ask_which, choose, flatten
 from ckptstore.save import partial as partial_copy
 from ckptstore.save.handover import StoredPolicy, base_of, copy_items
-from ckptstore.work import Progress, off_main, run_all
+from ckptstore.work import Progress, off_main, run_all, run_off_main
 
 if TYPE_CHECKING:
     from ckptstore.export.formats import Exported
@@ -54,18 +53,6 @@ if TYPE_CHECKING:
 _CONCURRENCY = 8  # files moved or decoded at once
 
 
-class _StateAndPolicies(NamedTuple):
-    state: Any
-    policies: dict[str, Any]
-
-
-class AlgorithmState(_StateAndPolicies):
-    """What `Checkpoint.load` returns: a pair, with `components` beside."""
-
-    components: Mapping[str, Any] = MappingProxyType({})
-    """Component name to component, decoded as asked of `load`, each when it is first asked for."""
-
-
 class Skipped(NamedTuple):
     """A newer checkpoint that was passed over, and why."""
 
@@ -75,7 +62,10 @@ class Skipped(NamedTuple):
     """Whether a later release of ckptstore wrote it, and this one can't read it: nothing is wrong with it."""
 
 
-@off_main("open", "from_listing", "notes", "step", "version", "ray_version", "kind", "policy_ids", "state")
+@off_main(
+    *("open", "from_listing", "notes", "step", "version", "ray_version", "kind", "policy_ids"),
+    at_once=lambda checkpoint: checkpoint._manifest is not None and checkpoint._manifest.origin == "save",
+)
 class Checkpoint:
     """One checkpoint, ours or RLlib's own. Made by a store or by `Checkpoint.open`; safe in threads."""
 
@@ -263,7 +253,7 @@ class Checkpoint:
     def state(self) -> Any:
         """The algorithm state as plain data, decoded on first use and then kept."""
         if self._state is layout.UNSET:
-            self._state = self._load_state()
+            self._state = run_off_main(self._load_state)
         return self._state
 
     def weights(

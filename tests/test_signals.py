@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptstore import CheckpointStore
+from ckptstore.work.threads import threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX signals, forks and limits")
 
@@ -216,3 +217,18 @@ def test_it_ends_and_keeps_what_it_says(what: str, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run")
     assert [each.step for each in store.checkpoints()] == ([1, 2] if what == "while it logs" else [1, 2, 3])
     assert all(report.ok for report in store.verify())
+
+
+def test_what_the_manifest_says_needs_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CheckpointStore(tmp_path).save(1, {"i": 1}, {"p": {"w": 1}})
+    latest = CheckpointStore(tmp_path).latest()
+    assert latest is not None
+
+    def refuse(task: object) -> bool:
+        raise AssertionError("a thread was asked")
+
+    monkeypatch.setattr(threads, "run", refuse)
+    assert (latest.step, latest.kind, latest.policy_ids, latest.notes) == (1, "Algorithm", ("p",), ())
+    assert "step=1" in repr(latest)
+    with pytest.raises(AssertionError, match="a thread was asked"):
+        latest.state  # noqa: B018 - which is read

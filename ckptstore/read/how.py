@@ -1,9 +1,11 @@
-"""How the parts of a checkpoint are decoded, as `Checkpoint.load` was asked."""
+"""How the parts of a checkpoint are decoded, as `Checkpoint.load` was asked, and what it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.torch_calls import Tensors
@@ -25,3 +27,15 @@ class How:
 
 SAFELY = How()
 """Plain data, read and checked."""
+
+
+class _StateAndPolicies(NamedTuple):
+    state: Any
+    policies: dict[str, Any]
+
+
+class AlgorithmState(_StateAndPolicies):
+    """What `Checkpoint.load` returns: a pair, with `components` beside."""
+
+    components: Mapping[str, Any] = MappingProxyType({})
+    """Component name to component, decoded as asked of `load`, each when it is first asked for."""

@@ -86,13 +86,18 @@ def _is_main() -> bool:
     return _thread.get_ident() == threading.main_thread().ident
 
 
-def off_main(*others: str) -> Callable[[type[C]], type[C]]:
-    """Have the public methods of a class, and `others`, do their work off the main thread."""
+def off_main(
+    *others: str, at_once: Callable[[Any], bool] = lambda instance: False
+) -> Callable[[type[C]], type[C]]:
+    """Have the public methods of a class, and `others`, do their work off the main thread.
+
+    Properties of an instance for which `at_once` is true have their answer at hand, and need no thread.
+    """
 
     def decorate(cls: type[C]) -> type[C]:
         for name, value in list(vars(cls).items()):
             if name in others and isinstance(value, property):
-                setattr(cls, name, property(_wrap(value.fget), doc=value.__doc__))
+                setattr(cls, name, property(_wrap(value.fget, at_once), doc=value.__doc__))
             elif name in others and isinstance(value, classmethod):
                 setattr(cls, name, classmethod(_wrap(value.__func__)))
             elif callable(value) and not isinstance(value, type) and (name in others or name[0] != "_"):
@@ -102,10 +107,10 @@ def off_main(*others: str) -> Callable[[type[C]], type[C]]:
     return decorate
 
 
-def _wrap(function: Any) -> Any:
+def _wrap(function: Any, at_once: Callable[[Any], bool] | None = None) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _thread.get_ident() != threading.main_thread().ident:
+        if at_once is not None and at_once(args[0]):
             return function(*args, **kwargs)
         return run_off_main(functools.partial(function, *args, **kwargs))
 
