@@ -9,7 +9,7 @@ import sys
 import time
 import weakref
 
-from ckptstore.backends.local.posix import Disk
+from ckptstore.backends.local.posix import Directory, Disk
 
 if sys.platform == "win32":
     import msvcrt
@@ -60,6 +60,18 @@ class Lock:
         _locks.discard(self)
         if fd >= 0:
             self._disk.close(fd)
+
+
+def is_free(disk: Disk, directory: Directory, name: str) -> bool | None:
+    """Whether nobody holds the lock file `name`, or it isn't there; None where nothing can be locked."""
+    try:
+        lock = Lock(disk, disk.open_lock(directory, name))
+    except FileNotFoundError:
+        return True
+    try:
+        return try_lock(lock.fd)
+    finally:
+        lock.release()
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from ckptstore.backends.local.locks import Lock, try_lock
+from ckptstore.backends.local.locks import is_free
 from ckptstore.backends.local.paths import open_below
 from ckptstore.commit.local.root import LOCK, LocalRoot, drop_lock, new_lock
 from ckptstore.format.names import STAGING
@@ -31,16 +31,13 @@ def show_life(store: LocalRoot, holder: str) -> Iterator[None]:
 def is_dead(store: LocalRoot, holder: str, prefix: str, bound: float) -> bool:
     """See :class:`ckptstore.commit.base.Catalog`."""
     disk = store.backend.disk
-    with store.backend.open_root() as root, contextlib.ExitStack() as stack:
-        try:
-            staging = stack.enter_context(disk.open_dir(root, STAGING))
-            lock = Lock(disk, disk.open_lock(staging, holder + LOCK))
-        except FileNotFoundError:
-            return True
-        try:
-            free = try_lock(lock.fd)
-        finally:
-            lock.release()
+    free: bool | None = True  # where nothing is, nobody lives
+    with (
+        store.backend.open_root() as root,
+        contextlib.suppress(FileNotFoundError),
+        disk.open_dir(root, STAGING) as staging,
+    ):
+        free = is_free(disk, staging, holder + LOCK)
     if free is None:
         times = [entry.modified for entry in store.backend.list(prefix)]
         return all(moment is not None and time.time() - moment > bound for moment in times)

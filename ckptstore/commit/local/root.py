@@ -162,19 +162,15 @@ def new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lo
     A sweep that finds the file before it is locked takes it for a dead writer's and removes it. So
     the lock counts only if the name still leads to the file that was locked.
     """
-    deadline, first = time.monotonic() + timeout, True
+    deadline = time.monotonic() + timeout
     while True:
         try:
-            lock: Lock | None = Lock(disk, disk.create(staging, attempt + LOCK))
+            lock = Lock(disk, disk.create(staging, attempt + LOCK))
         except FileExistsError:
-            if first:
-                raise InvalidRequest(f"attempt id {attempt!r}", "it is in use", "Save again") from None
-            lock = None  # another sweep's, which found the one before
-        first = False
-        if lock is not None:
-            if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
-                return lock  # also where there are no locks: the root's warning says what that means
-            lock.release()
+            raise InvalidRequest(f"attempt id {attempt!r}", "it is in use", "Save again") from None
+        if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
+            return lock  # also where there are no locks: the root's warning says what that means
+        lock.release()
         if time.monotonic() > deadline:
             raise TimeoutError(f"no lock on {attempt + LOCK} within {timeout:g} s")
         time.sleep(0.001)

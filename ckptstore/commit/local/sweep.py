@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from ckptstore.backends.local.backend import is_temporary
-from ckptstore.backends.local.locks import Lock, try_lock
+from ckptstore.backends.local.locks import Lock, is_free, try_lock
 from ckptstore.backends.local.mounts import is_shared
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk
@@ -84,14 +84,7 @@ def foresee(store: LocalRoot, grace: float) -> Swept:
 
 
 def _is_dead(disk: Disk, staging: Directory, attempt: str, grace: float) -> bool:
-    try:
-        lock = Lock(disk, disk.open_lock(staging, attempt + LOCK))
-    except FileNotFoundError:
-        return _age(disk, staging, attempt) >= grace
-    try:
-        return bool(try_lock(lock.fd)) and _age(disk, staging, attempt) >= grace
-    finally:
-        lock.release()
+    return bool(is_free(disk, staging, attempt + LOCK)) and _age(disk, staging, attempt) >= grace
 
 
 def _sync_trash(store: LocalRoot, root: Directory) -> list[str]:
@@ -143,7 +136,7 @@ def _may_be_dead(disk: Disk, staging: Directory, found: Sequence[str]) -> list[s
     given, to rename it into place. Nobody can tell whose it is, so it stays while any attempt lives.
     """
     locked = sorted(name.removesuffix(LOCK) for name in found if name.endswith(LOCK))
-    if any(_is_open(disk, staging, attempt + LOCK) for attempt in locked):
+    if any(is_free(disk, staging, attempt + LOCK) is False for attempt in locked):
         return locked
     return sorted({name.removesuffix(LOCK) for name in found})
 
@@ -199,22 +192,10 @@ def _sweep_strays_in(store: LocalRoot, root: Directory, path: str, pending: list
                 not entry.is_dir
                 and is_temporary(entry.name)
                 and _age(disk, directory, entry.name) > _STRAY_AGE
-                and not _is_open(disk, directory, entry.name)
+                and is_free(disk, directory, entry.name) is not False  # its writer holds a lock on it
             ):
                 freed += disk.remove_tree(directory, entry.name)
     return freed
-
-
-def _is_open(disk: Disk, parent: Directory, name: str) -> bool:
-    """Whether somebody is writing the temporary file `name`: its writer holds a lock on it."""
-    try:
-        fd = disk.open_lock(parent, name)
-    except FileNotFoundError:
-        return False
-    try:
-        return try_lock(fd) is False
-    finally:
-        disk.close(fd)
 
 
 def _age(disk: Disk, parent: Directory, name: str) -> float:
