@@ -162,13 +162,16 @@ class Register:
 
     def remove_payload(self, files: Iterable[Listed]) -> int:
         """Remove a dead attempt's files but those that keep it dead; bytes freed."""
-        doomed = [
-            entry
-            for entry in files
-            if stays_below(entry.key) and entry.key.partition("/")[2] not in REGISTERS
-        ]
+        doomed = payload_of(files)
         self.backend.delete([entry.key for entry in doomed])
         return sum(entry.size for entry in doomed)
+
+
+def payload_of(files: Iterable[Listed]) -> list[Listed]:
+    """What of a dead attempt's files can go: not those that keep it dead, nor names that lead elsewhere."""
+    return [
+        entry for entry in files if stays_below(entry.key) and entry.key.partition("/")[2] not in REGISTERS
+    ]
 
 
 @contextmanager

@@ -8,12 +8,12 @@ directory may be used again once its register is gone, which takes at least a wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ckptstore.backends.base import Listed, TooLarge
 from ckptstore.commit.base import Check, Swept, allow
-from ckptstore.commit.objects.register import Register
-from ckptstore.commit.objects.states import REGISTERS, State, group_by_directory, sizes, small_state, state_of
+from ckptstore.commit.objects.register import Register, payload_of
+from ckptstore.commit.objects.states import State, group_by_directory, sizes, small_state, state_of
 from ckptstore.errors import StoreUnavailable
 from ckptstore.format.names import (
     CHECKPOINTS,
@@ -72,35 +72,33 @@ class Sweep:
             raise StoreUnavailable(self._backend.url, "the sweep took so long that its listing is stale")
 
     def _directory(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
-        state = state_of(sizes(files))
+        state, payload = state_of(sizes(files)), payload_of(files.values())
         if state is State.CLAIMED and self._older(files, self._grace):
             if self._register.is_protected(name, self._check):
                 return
             if self._dry_run:
-                self._foresee(name, files)
+                if payload:
+                    self._remove(name, payload)
                 return
             self._fence()
             # Sealed first: a writer that is alive after all must find that out when it commits.
             state = self._register.seal(name)
         if state is not State.DEAD:
             return
-        payload = [entry for path, entry in files.items() if path not in REGISTERS and stays_below(entry.key)]
-        if self._dry_run:
+        if payload:
             if self._is_dead(name, files) and not self._register.is_protected(name, self._check):
-                self._foresee(name, files)
-        elif payload:
-            if self._is_dead(name, files) and not self._register.is_protected(name, self._check):
-                self._fence()
-                self._bytes += self._register.remove_payload(payload)
-                self._attempts.append(str(name))
-        elif self._older(files, self._register.horizon):
+                self._remove(name, payload)
+        elif not self._dry_run and self._older(files, self._register.horizon):
             self._retire(name, files)
 
-    def _foresee(self, name: CheckpointName, files: Mapping[str, Listed]) -> None:
-        payload = [entry.size for path, entry in files.items() if path not in REGISTERS]
-        if payload:
-            self._attempts.append(str(name))
-            self._bytes += sum(payload)
+    def _remove(self, name: CheckpointName, payload: Sequence[Listed]) -> None:
+        """Remove the payload of a dead attempt, or only tell of it."""
+        if self._dry_run:
+            self._bytes += sum(entry.size for entry in payload)
+        else:
+            self._fence()
+            self._bytes += self._register.remove_payload(payload)
+        self._attempts.append(str(name))
 
     def _is_dead(self, name: CheckpointName, files: Mapping[str, Listed]) -> bool:
         """Whether the register itself says so: a size in a listing is a hint, and this is for ever."""
