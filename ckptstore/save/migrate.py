@@ -137,16 +137,9 @@ def commit(
     request, backend = replace(request, store=make_store()), catalog.backend
     with logs.log_time("migrated", f"{backend.url}/{CheckpointName(request.step)}") as done:
         save = Save(catalog, request.step, request.if_exists, concurrency)
-        files, (name, manifest) = save.run(lambda save: _write(save, request, items))
+        name, manifest, files = save.run(lambda save: save.write_and_commit(request, items))
         done(manifest.size)
     return Result(backend, name, manifest, {file.path: file for file in files})
-
-
-def _write(
-    save: Save, request: Request, items: Sequence[Item]
-) -> tuple[list[FileParts], tuple[CheckpointName, Manifest]]:
-    files = save.write(items)
-    return files, save.commit(request, files)
 
 
 @dataclass(frozen=True)

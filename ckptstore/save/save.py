@@ -104,6 +104,18 @@ class Save:
         reuse.check()
         return files
 
+    def write_and_commit(
+        self,
+        request: Request,
+        items: Sequence[Item],
+        progress: Progress | None = None,
+        base: Base | None = None,
+        seen: Seen | None = None,
+    ) -> tuple[names.CheckpointName, Manifest, list[FileParts]]:
+        """`write` and `commit`, in one."""
+        files = self.write(items, progress, base, seen)
+        return *self.commit(request, files), files
+
     def copy(
         self, of: tuple[Sequence[Item], bytes], manifest: Manifest, progress: Progress | None
     ) -> tuple[names.CheckpointName, Manifest]:
@@ -154,19 +166,14 @@ def write_checkpoint(
 
     def write_over(save: Save) -> tuple[names.CheckpointName, Manifest, list[FileParts]]:
         seen.next()
-        files = save.write(items, progress, base, seen)
-        return *save.commit(request, files), files
-
-    def write_anew(save: Save) -> tuple[names.CheckpointName, Manifest, list[FileParts]]:
-        files = save.write(items, progress)
-        return *save.commit(request, files), files
+        return save.write_and_commit(request, items, progress, base, seen)
 
     try:
         return begin(request).run(write_over)
     except CheckpointGone:
         if base is None:
             raise
-    return begin(request).run(write_anew)
+    return begin(request).run(lambda save: save.write_and_commit(request, items, progress))
 
 
 def _check_replaceable(backend: Backend, name: names.CheckpointName) -> None:
