@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from ckptstore.backends.base import Backend
@@ -65,7 +66,10 @@ class Found:
     @property
     def url(self) -> str:
         """Where it lies; holds no credentials."""
-        return f"{self.backend.url.rstrip('/')}/{self.path}" if self.path else self.backend.url
+        return self._url_of(self.path)
+
+    def _url_of(self, path: str) -> str:
+        return f"{self.backend.url.rstrip('/')}/{path}" if path else self.backend.url
 
     @property
     def home(self) -> tuple[str, int | None]:
@@ -80,8 +84,7 @@ class Found:
     @property
     def source(self) -> str:
         """URL of the directory that a mirror of it stands for: its store, or itself where it is alone."""
-        root, (path, _) = self.backend.url, self.home
-        return f"{root.rstrip('/')}/{path}" if path else root
+        return self._url_of(self.home[0])
 
     def open(self) -> Checkpoint:
         """The checkpoint itself."""
@@ -236,16 +239,15 @@ class Mirror(Stores):
     this one; each store notes which directories have filled it.
     """
 
-    def __init__(
-        self,
-        url: str | os.PathLike[str],
-        storage_options: Mapping[str, Any] | None = None,
-        trusted_keys: Iterable[bytes | str] | None = None,
-        trusted_stores: Iterable[str] | None = None,
-    ) -> None:
-        super().__init__(url, storage_options, trusted_keys, trusted_stores)
-        self._tags: dict[tuple[str, str], dict[str, refs.Target]] = {}
-        self._noted: set[tuple[str, str]] = set()
+    @cached_property
+    def _tags(self) -> dict[tuple[str, str], dict[str, refs.Target]]:
+        """The tags of each store that is copied, by backend and path: read once."""
+        return {}
+
+    @cached_property
+    def _noted(self) -> set[tuple[str, str]]:
+        """Stores here, and the directories whose checkpoints they are known to hold."""
+        return set()
 
     def migrate(
         self, found: Found, *, to: Writable = "1.1", steps: Iterable[Step] = (), dry_run: bool = False

@@ -142,7 +142,7 @@ def _store_above(url: str) -> str:
     """The store that `url` would lie in, by its words alone; empty if they name no part of one."""
     parts = url.rstrip("/").split("/")
     for index, part in enumerate(parts):
-        if index and (CheckpointName.parse(part) is not None or part in (META, ".staging", ".trash")):
+        if index and (CheckpointName.parse(part) is not None or part in (META, STAGING, TRASH)):
             return "/".join(parts[:index])
     return ""
 

@@ -13,13 +13,15 @@ from ckptstore.format.names import (
     META,
     RETIRED,
     SMALL_STATE_BYTES,
+    STAGING,
     STORE,
+    TRASH,
     CheckpointName,
     stays_below,
 )
 from ckptstore.logs import logger
 
-_HIDDEN = frozenset({".staging", ".trash", META})
+_HIDDEN = frozenset({STAGING, TRASH, META})
 
 
 class Place(NamedTuple):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, SupportsIndex, TypeVar
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointNotFound, InvalidRequest
-from ckptstore.format.names import CheckpointName
+from ckptstore.format.names import CheckpointName, step_number
 
 T = TypeVar("T")
 
@@ -66,16 +65,15 @@ def directories_of(
     """
     chosen: list[CheckpointName] = []
     for item in which:
-        if isinstance(item, Checkpoint) or (isinstance(item, str) and item.startswith("tag:")):
-            chosen.append(identify(item).name)
-            continue
         name = CheckpointName.parse(item) if isinstance(item, str) else None
-        if isinstance(item, str):
-            found = [name] if name is not None else [identify(item).name]
+        if name is not None:
+            found = [name] if name in listed else []
+        elif isinstance(item, (str, Checkpoint)):
+            found = [identify(item).name]
         else:
-            step = operator.index(item)
+            step = step_number(item)
             found = [each for each in listed if each.step == step]
-        if not set(found) & set(listed):
+        if not found:
             raise CheckpointNotFound(
                 str(item), "there is no directory of that name or step", "See `ckptstore ls`"
             )

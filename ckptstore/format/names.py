@@ -146,8 +146,12 @@ def refuse_unknown_policies(
 
 def list_policies(held: Sequence[str]) -> str:
     """A sentence that names the policies of a checkpoint, the first ones at least."""
-    shown = ", ".join(map(repr, held[:20])) + (", ..." if len(held) > 20 else "")
-    return f"It holds {len(held)}: {shown}" if held else "It holds none"
+    return f"It holds {len(held)}: {show_ids(held)}" if held else "It holds none"
+
+
+def show_ids(ids: Sequence[str]) -> str:
+    """The first of them, for a message."""
+    return ", ".join(map(repr, ids[:20])) + (", ..." if len(ids) > 20 else "")
 
 
 def check_checkpoint_name(text: str, what: str, remedy: str) -> CheckpointName:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
+from ckptstore.format.names import show_ids
 
 Array = npt.NDArray[Any]
 
@@ -28,8 +29,7 @@ def ask_which(what: str, policy_ids: Sequence[str]) -> InvalidRequest:
     """The error for weights of `what` where no policy was named, and there is not just one."""
     if not policy_ids:
         return InvalidRequest(what, "it holds no policies", "Read `state` or `components`")
-    shown = ", ".join(map(repr, policy_ids[:20])) + (", ..." if len(policy_ids) > 20 else "")
-    remedy = f"Say which one, for example weights({policy_ids[0]!r}); they are {shown}"
+    remedy = f"Say which one, for example weights({policy_ids[0]!r}); they are {show_ids(policy_ids)}"
     return InvalidRequest(what, f"it holds {len(policy_ids)} policies", remedy)
 
 

@@ -9,7 +9,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as TimeoutFailure  # another one before Python 3.11
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -57,7 +56,7 @@ class SaveFuture(Future[T], Generic[T]):
 
     def _wait(self, timeout: float | None) -> None:
         if not self._save.join(timeout, first=self._first):
-            raise TimeoutFailure
+            raise TimeoutError
         if self._save.cancelled:
             raise CancelledError
         _finish_logs(self._logs)

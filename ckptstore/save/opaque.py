@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ckptstore.codec.tensors import tensor_types
 from ckptstore.errors import InvalidRequest, UnsafeContent
 from ckptstore.logs import logger
 from ckptstore.read.memory import blank
+from ckptstore.work import Lock
 
 Mode = Literal["warn", "error", "allow"]
 _SHOWN = 5
@@ -26,7 +26,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._said: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def look(self, mode: Mode, where: str, value: object, strange: set[str]) -> None:
         """Look into `value`, saved as `where`, if `strange` has names that were not looked at before.

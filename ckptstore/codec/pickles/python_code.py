@@ -8,7 +8,6 @@ name are not affected.
 from __future__ import annotations
 
 import opcode
-import sys
 from typing import Any, NamedTuple
 
 from ckptstore.codec.opaque import Opaque
@@ -20,7 +19,7 @@ from ckptstore.errors import UnsafeContent
 _MARKS = (b"CodeType", b"_create_code", b"_make_skel_func", b"marshal")
 _MAKERS = frozenset(mark.decode() for mark in _MARKS[:-1])
 _INSTRUCTIONS = 6  # which argument of CodeType the instructions are, since Python 3.8
-_ARGUMENTS = 18 if sys.version_info >= (3, 11) else 16
+_ARGUMENTS = 18
 
 
 class CodeFound(NamedTuple):
