@@ -60,6 +60,8 @@ class Skipped(NamedTuple):
     reason: str
     newer: bool = False
     """Whether a later release of ckptstore wrote it, and this one can't read it: nothing is wrong with it."""
+    untrusted: bool = False
+    """Whether only nobody who is trusted has signed it: it may well be whole."""
 
 
 @off_main(

@@ -195,3 +195,19 @@ def test_a_save_that_will_not_be_trusted_is_warned_of(
     store.save(2, {"i": 2})
     told = [record.getMessage() for record in caplog.records if "is not signed" in record.getMessage()]
     assert len(told) == 1
+
+
+def test_what_is_not_trusted_is_not_called_damaged(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path / "store", signing_key=PRIVATE).save(1, {"i": 1})
+    wrong = CheckpointStore(tmp_path / "store", trusted_keys=[pair()[1]])
+    for verified in (False, True):
+        with pytest.raises(CheckpointUntrusted, match=r"whole and trusted.*none has to be removed"):
+            wrong.latest(verified=verified)
+    with pytest.raises(CheckpointUntrusted):
+        wrong.copy_to(CheckpointStore(tmp_path / "copy"))
+    # One of them is damaged: that is said as before.
+    CheckpointStore(tmp_path / "store", signing_key=PRIVATE).save(2, {"i": 2})
+    (tmp_path / "store/checkpoint_000002/_ckptstore/manifest.json").write_bytes(b"x" * 2000)
+    with pytest.raises(CheckpointCorrupt, match="no checkpoint is whole") as raised:
+        wrong.latest()
+    assert not isinstance(raised.value, CheckpointUntrusted)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ckptstore.checkpoint import Checkpoint, Skipped
-from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, UnreadableFormat
+from ckptstore.errors import CheckpointCorrupt, CheckpointNotFound, CheckpointUntrusted, UnreadableFormat
 from ckptstore.find.survey import MAX_TRIES, Survey, log_skipped, restless
 from ckptstore.format.manifest import Manifest
 from ckptstore.format.names import CheckpointName
@@ -22,8 +22,8 @@ T = TypeVar("T")
 def find_latest(survey: Survey, verified: bool) -> Checkpoint | None:
     """The newest committed checkpoint that is whole; None if nothing is committed.
 
-    Raises CheckpointCorrupt if checkpoints are committed and none is whole, UnreadableFormat if a later
-    release wrote the newest.
+    Raises CheckpointCorrupt if checkpoints are committed and none is whole, CheckpointUntrusted if that is
+    only for want of trust, UnreadableFormat if a later release wrote the newest.
     """
     skipped: list[Skipped] = []
 
@@ -47,11 +47,12 @@ def find_latest(survey: Survey, verified: bool) -> Checkpoint | None:
     if found is None and skipped and skipped[-1].newer:
         raise UnreadableFormat(f"{survey.url}/{skipped[-1].name}", skipped[-1].reason, "Upgrade ckptstore")
     if found is None and skipped:
-        raise CheckpointCorrupt(
-            survey.url,
-            "no checkpoint is whole: " + "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped),
-            "Copy one from elsewhere, or remove the damaged ones to begin anew",
-        )
+        reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped)
+        if all(skip.untrusted for skip in skipped):
+            remedy = "Pass the key that signed them, or read without trusted_keys; none has to be removed"
+            raise CheckpointUntrusted(survey.url, f"no checkpoint is whole and trusted: {reasons}", remedy)
+        remedy = "Copy one from elsewhere, or remove the damaged ones to begin anew"
+        raise CheckpointCorrupt(survey.url, f"no checkpoint is whole: {reasons}", remedy)
     return found
 
 

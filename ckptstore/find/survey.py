@@ -13,7 +13,13 @@ from ckptstore.commit.failures import is_of_another_step, not_committed, url_of
 from ckptstore.commit.identity import Identity, Standing
 from ckptstore.commit.objects.states import SEAL, TOMBSTONE
 from ckptstore.commit.place import refuse_checkpoint
-from ckptstore.errors import CheckpointCorrupt, CheckpointProtected, StoreUnavailable, UnreadableFormat
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointProtected,
+    CheckpointUntrusted,
+    StoreUnavailable,
+    UnreadableFormat,
+)
 from ckptstore.find.lineage import Lineage
 from ckptstore.find.lost import Loss, can_read, disagree, find_lost, may_be_lost
 from ckptstore.format import layout as plan
@@ -270,7 +276,7 @@ class Survey:
         try:
             return self._fetch_state(name, str(name))
         except CheckpointCorrupt as error:
-            return Skipped(str(name), error.why)
+            return Skipped(str(name), error.why, untrusted=isinstance(error, CheckpointUntrusted))
         except UnreadableFormat as error:
             return Skipped(str(name), f"{error.why}; upgrade ckptstore to read it", newer=True)
 

@@ -11,6 +11,7 @@ from ckptstore.errors import (
     CheckpointError,
     CheckpointExists,
     CheckpointGone,
+    CheckpointUntrusted,
     UnreadableFormat,
 )
 from ckptstore.logs import logger
@@ -76,7 +77,7 @@ def errors_of(skipped: Iterable[Skipped], url: str, newer: bool) -> list[Checkpo
     return [
         UnreadableFormat(f"{url}/{skip.name}", skip.reason, "Upgrade ckptstore")
         if skip.newer
-        else CheckpointCorrupt(f"{url}/{skip.name}", skip.reason)
+        else (CheckpointUntrusted if skip.untrusted else CheckpointCorrupt)(f"{url}/{skip.name}", skip.reason)
         for skip in skipped
         if newer or not skip.newer
     ]
