@@ -36,6 +36,8 @@ def compare(path: str, target: Any, saved: Any, findings: Findings) -> Build:
     if isinstance(target, _PLAIN):
         return _plain(path, target, saved, findings)
     if values.is_own(target):
+        if not isinstance(saved, Opaque):  # data, where the target has a class or function in its place
+            return _differ(path, target, saved, findings)
         findings.kept.append(path)
         return lambda: target
     if isinstance(target, tuple):

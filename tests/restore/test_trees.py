@@ -252,3 +252,28 @@ def test_a_restore_resumes(tmp_path: Path) -> None:
     assert saved.manifest.parent.id == checkpoint.id
     store.save(3, {"a": 2})
     assert store.prune(1) == ["checkpoint_000002"]
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+@pytest.mark.parametrize(
+    "target", [Counter, Counter().load_state_dict, len, random], ids=["class", "method", "function", "module"]
+)
+def test_code_in_the_place_of_data_is_named(store: CheckpointStore, target: Any) -> None:
+    checkpoint = store.save(1, {"model": Counter(), "i": 1})
+    with pytest.raises(InvalidRequest, match="model: here"):
+        checkpoint.restore({"model": target, "i": 0})
+    made = checkpoint.restore({"model": target, "i": 0}, strict=False)
+    assert made == {"model": target, "i": 1}
+    assert checkpoint.report is not None
+    assert [each.path for each in checkpoint.report.different] == ["model"]
+    assert checkpoint.report.kept == ()
