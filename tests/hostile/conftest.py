@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckptstore import CheckpointStore
+from ckptstore.backends.local.backend import LocalBackend
 from tests.figures import Figures
 from tests.hostile.trial import STEPS, Trial, save
 
@@ -23,7 +24,9 @@ def tmp_path() -> Iterator[Path]:
     """A directory in memory, where there is any to be had: what is tried here is no disk."""
     path = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     yield path
-    shutil.rmtree(path)
+    backend = LocalBackend(str(path.parent))
+    with backend.open_root() as above:
+        backend.disk.remove_tree(above, path.name)  # however deep it has become
 
 
 @pytest.fixture(scope="session")

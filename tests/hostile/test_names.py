@@ -144,4 +144,6 @@ def test_staging_a_bottomless_directory(trial: Trial) -> None:
     with pytest.raises(InvalidRequest, match=" deep"), store.stage(9) as path:
         _bottomless(Path(path))
     assert not list((root / ".staging").iterdir())
+    [kept] = (root / ".unsaved").iterdir()
+    assert (kept / "files/d/d").is_dir()
     assert sys.getrecursionlimit() < 3000, "this would have tried nothing"
