@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
-from multiprocessing.synchronize import Barrier
+from functools import partial
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -14,46 +12,19 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.errors import CheckpointExists
+from tests.contest import contest
 from tests.figures import Figures
-
-CONTEXT = multiprocessing.get_context("spawn")
-Result = tuple[int, int, str | None]
 
 
 def content(step: int, who: int) -> dict[str, Any]:
     return {"step": step, "who": who, "x": np.full(20_000, step * 1000 + who)}
 
 
-def contend(url: str, who: int, rounds: int, barrier: Barrier, results: Queue[Result]) -> None:
-    store = CheckpointStore(url)
-    for step in range(rounds):
-        barrier.wait(120)
-        try:
-            name = store.save(step, content(step, who)).name
-        except CheckpointExists:
-            results.put((step, who, None))
-        else:
-            results.put((step, who, name))
-
-
-def race(root: Path, processes: int, rounds: int) -> dict[int, list[tuple[int, str]]]:
-    """Winners by step."""
-    barrier, results = CONTEXT.Barrier(processes), CONTEXT.Queue()
-    workers = [
-        CONTEXT.Process(target=contend, args=(str(root), who, rounds, barrier, results))
-        for who in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    winners: dict[int, list[tuple[int, str]]] = {step: [] for step in range(rounds)}
-    for _ in range(processes * rounds):
-        step, who, name = results.get(timeout=240)
-        if name is not None:
-            winners[step].append((who, name))
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    return winners
+def attempt(url: str, step: int, who: int) -> str | None:
+    try:
+        return CheckpointStore(url, timeout=120).save(step, content(step, who)).name
+    except CheckpointExists:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -61,10 +32,10 @@ def race(root: Path, processes: int, rounds: int) -> dict[int, list[tuple[int, s
     [(4, 10), pytest.param(16, 200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
 )
 def test_one_winner(tmp_path: Path, figures: Figures, processes: int, rounds: int) -> None:
-    winners = race(tmp_path, processes, rounds)
-    for step, won in winners.items():
+    winners = contest(partial(attempt, str(tmp_path)), processes, rounds)
+    for step, won in enumerate(winners):
         assert len(won) == 1, f"step {step}: {won}"
-        [(who, name)] = won
+        [(who, name)] = won.items()
         with open(tmp_path / name / "algorithm_state.pkl", "rb") as file:
             found = pickle.load(file)
         expected = content(step, who)

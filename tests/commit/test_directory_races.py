@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ckptstore.commit.base import IfExists
 from ckptstore.errors import CheckpointExists
+from tests.contest import contest
 from tests.crash.world import catalog, leftovers, payload, save, state
 from tests.figures import Figures
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 
 
-def _work(
-    root: str, number: int, rounds: int, if_exists: IfExists, barrier: Any, results: Any
-) -> None:  # multiprocessing's primitives have no public types
-    store = catalog(root)
-    for step in range(rounds):
-        barrier.wait()
-        try:
-            results.put((step, number, str(save(store, step, if_exists, f"by {number}"))))
-        except CheckpointExists:
-            results.put((step, number, None))
+def _attempt(root: str, if_exists: IfExists, step: int, who: int) -> str | None:
+    try:
+        return str(save(catalog(root, timeout=120), step, if_exists, f"by {who}"))
+    except CheckpointExists:
+        return None
 
 
-def _race(root: str, processes: int, rounds: int, if_exists: IfExists) -> dict[int, dict[int, str]]:
+def _race(root: str, processes: int, rounds: int, if_exists: IfExists) -> list[dict[int, str]]:
     """Winners by step: number of the process to name of its checkpoint."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(processes), context.Queue()
-    workers = [
-        context.Process(target=_work, args=(root, number, rounds, if_exists, barrier, results))
-        for number in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    won: dict[int, dict[int, str]] = defaultdict(dict)
-    for _ in range(processes * rounds):
-        step, number, name = results.get(timeout=120)
-        if name is not None:
-            won[step][number] = name
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    return won
+    return contest(partial(_attempt, root, if_exists), processes, rounds)
 
 
 def _check_one_winner(root: str, processes: int, rounds: int) -> None:

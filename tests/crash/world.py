@@ -44,9 +44,9 @@ def manifest(files: Mapping[str, bytes]) -> bytes:
     return json.dumps(digests).ljust(MIN_MANIFEST_BYTES).encode()
 
 
-def catalog(root: str, disk: Disk | None = None) -> DirectoryCatalog:
+def catalog(root: str, disk: Disk | None = None, timeout: float = 5) -> DirectoryCatalog:
     """As a new process would open it."""
-    return DirectoryCatalog(LocalBackend(root, disk), timeout=5)
+    return DirectoryCatalog(LocalBackend(root, disk), timeout=timeout)
 
 
 def save(store: DirectoryCatalog, step: int, if_exists: IfExists = "error", text: str = "") -> CheckpointName:
