@@ -1,6 +1,6 @@
 """Runs the real commit code through every order of its requests, lost replies and late deliveries.
 
-Each actor (a writer, a deleter, a sweep, a reader) is a thread that runs the real catalog on a
+Each actor (a writer, a deleter, a sweep, a reader) is a coroutine that runs the real catalog on a
 `Place`: a dict. Every request waits there until the explorer lets it go on, so an execution is just a
 list of choices, and can be repeated. The explorer follows every list of choices up to a number of
 faults, and never goes on from a state that it has seen.
@@ -11,11 +11,13 @@ crash is checked in every state.
 
 from __future__ import annotations
 
+import functools
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from greenlet import getcurrent, greenlet
 
 from ckptstore.backends.base import Listed, Sink, too_large
 from ckptstore.commit.objects.catalog import RegisterCatalog
@@ -35,7 +37,7 @@ HORIZON = 1e9
 
 
 class Stop(BaseException):
-    """The execution is over; the actor's thread ends here."""
+    """The execution is over; the actor ends here."""
 
 
 class Request(NamedTuple):
@@ -234,9 +236,7 @@ class _Actor:
         self.history: tuple[Any, ...] = ()
         self.faults = 0
         self.request: Request | None = None
-        self._answer: Any = None
-        self._go = threading.Semaphore(0)
-        self._waits = threading.Semaphore(0)
+        self._explorer = getcurrent()
         place = Place(self._ask, passed)
         catalog = catalog_of(place, name, kind)
 
@@ -250,36 +250,23 @@ class _Actor:
             except BaseException as error:  # noqa: BLE001 - reported to the test
                 events.errors.append(f"{name}: {error!r}")
             self.request = None
-            self._waits.release()
 
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-        self._waits.acquire()
+        self._own = greenlet(run)
+        self._own.switch()
 
     def _ask(self, request: Request) -> Any:
-        if self._answer is Stop:
-            raise Stop
         self.request = request
-        self._waits.release()
-        self._go.acquire()
-        if self._answer is Stop:
-            raise Stop
-        return self._answer
+        return self._explorer.switch()
 
     def proceed(self, answer: Any) -> None:
-        """Answer its request, and wait until it makes the next one or ends."""
+        """Answer its request, and run it until it makes the next one or ends."""
         self.history += ((self.request, repr(answer)),)
-        self._answer = answer
-        self._go.release()
-        self._waits.acquire()
+        self._own.switch(answer)
 
     def stop(self) -> None:
-        """End its thread."""
-        if self.request is not None:
-            self._answer = Stop
-            self._go.release()
-            self._waits.acquire()
-        self._thread.join()
+        """End it."""
+        while self.request is not None:
+            self._own.throw(Stop)
 
 
 class Execution:
@@ -377,7 +364,7 @@ class Execution:
         )
 
     def close(self) -> None:
-        """End all threads."""
+        """End all actors."""
         for actor in self._actors.values():
             actor.stop()
 
@@ -402,6 +389,7 @@ def explore(
     `lags` listings may lack the highest directory, and `ages` times gc may forget all that is dead.
     Returns how many states there are; Violation with the way to the first bad one.
     """
+    later = functools.lru_cache(100_000)(_later_save)
     seen: set[Any] = set()
     pending: list[tuple[Choice, ...]] = [()]
     while pending:
@@ -409,7 +397,7 @@ def explore(
         execution = Execution(actors, faults, kind, objects or {}, lags, ages)
         execution.events.replacing |= replacing
         told = []
-        watch = Watch(execution)
+        watch = Watch(execution, later)
         try:
             for choice in way[:-1]:
                 told.append(execution.take(choice))
@@ -441,7 +429,10 @@ def explore(
 class Watch:
     """What must hold in every state, and the little history it takes to say so."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(
+        self, execution: Execution, later: Callable[[frozenset[tuple[str, bytes]]], str | None]
+    ) -> None:
+        self._later = later
         at_first = list(self.committed(execution.objects).values())
         self.hidden = set(at_first[:-1])
         """Attempts that were visible once and are not any more."""
@@ -454,10 +445,10 @@ class Watch:
         """Committed attempts by name."""
         found = {}
         for key, data in objects.items():
-            directory, _, path = key.partition("/")
-            name = CheckpointName.parse(directory)
-            if name is not None and path == MANIFEST and small_state(data) is None:
-                found[name] = id_in(data)
+            if key.endswith(f"/{MANIFEST}") and small_state(data) is None:
+                name = CheckpointName.parse(key.removesuffix(f"/{MANIFEST}"))
+                if name is not None:
+                    found[name] = id_in(data)
         return dict(sorted(found.items()))
 
     def see(self, execution: Execution) -> None:
@@ -496,19 +487,20 @@ class Watch:
             bad.append(f"I6 {visible[0]} was deleted or replaced and is visible again")
         for name in events.tagged - set(committed):
             bad.append(f"I7 a tag on {name} was acknowledged, and it is gone")
-        if trouble := self._later_save(execution):
+        if trouble := self._later(frozenset(objects.items())):
             bad.append(f"I4 a later save fails: {trouble}")
         return bad
 
-    def _later_save(self, execution: Execution) -> str | None:
-        """Everybody may crash now: can the next one still save?"""
-        objects = dict(execution.objects)
-        place = Place(lambda request: apply(objects, request))
-        events = Events()
-        writer("error")(catalog_of(place, "later"), events, "later")
-        if events.acknowledged or self.committed(objects):
-            return None
-        return "neither acknowledged nor anything there"
+
+def _later_save(there: frozenset[tuple[str, bytes]]) -> str | None:
+    """Everybody may crash now: can the next one still save?"""
+    objects = dict(there)
+    place = Place(lambda request: apply(objects, request))
+    events = Events()
+    writer("error")(catalog_of(place, "later"), events, "later")
+    if events.acknowledged or Watch.committed(objects):
+        return None
+    return "neither acknowledged nor anything there"
 
 
 def writer(if_exists: Any, times: int = 1) -> Body:
