@@ -47,11 +47,12 @@ def tagger() -> Body:
     return body
 
 
-def sweeper() -> Body:
+def sweeper(times: int = 1) -> Body:
     """An actor that takes every unfinished attempt for dead."""
 
     def body(catalog: RegisterCatalog, events: Events, name: str) -> None:
-        catalog.sweep(-1.0)
+        for _ in range(times):
+            catalog.sweep(-1.0)
 
     return body
 

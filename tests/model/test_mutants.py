@@ -134,6 +134,13 @@ class SealsNothing(Sweep):
             self._register.remove_payload(files.values())
 
 
+class ForgetsAtOnce(Sweep):
+    """Retires a directory, and takes the mark away, without waiting a horizon for each."""
+
+    def _older(self, entries: Mapping[str, Listed], seconds: float) -> bool:
+        return seconds == self._register.horizon or super()._older(entries, seconds)
+
+
 class GoesOnWhenSealed(RegisterAttempt):
     """Takes a seal in its manifest's key for a commit of its own."""
 
@@ -215,6 +222,13 @@ def test_a_sweep_must_seal_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "Sweep", SealsNothing)
     with pytest.raises(Violation, match="I2"):
         explore({"W1": W1, "G": sweeper()})
+
+
+def test_a_seal_must_stay_for_a_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    actors = {"W1": W1, "W2": W2, "G": sweeper(times=2)}
+    monkeypatch.setattr(catalog, "Sweep", ForgetsAtOnce)
+    with pytest.raises(Violation, match="I2"):
+        explore(actors)
 
 
 def test_tombstones_and_claims_must_stay(monkeypatch: pytest.MonkeyPatch) -> None:

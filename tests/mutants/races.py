@@ -52,13 +52,6 @@ class _WithoutGrace(Sweep):
         return seconds == self._grace or super()._older(entries, seconds)
 
 
-class _ForgetsRegistersAtOnce(Sweep):
-    """Seals, tombstones and claims go with the next sweep, not a horizon later."""
-
-    def _older(self, entries: Mapping[str, Listed], seconds: float) -> bool:
-        return seconds == self._register.horizon or super()._older(entries, seconds)
-
-
 def _locks_ignored_by_gc() -> None:
     """On a local disk: gc takes what lies in the staging directory, locked or not."""
     replace(local_sweep, try_lock, lambda fd: True)
@@ -87,7 +80,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "listing trusted": _listing_trusted,
     "a sweep that doesn't seal": partial(install, catalog, _SealsNothing),
     "a sweep without grace": partial(install, catalog, _WithoutGrace),
-    "a seal removed early": partial(install, catalog, _ForgetsRegistersAtOnce),
     "gc ignores locks": _locks_ignored_by_gc,
     "the step is not looked up under the lock": _not_looked_up_under_the_lock,
     "payload removed before the name": _manifest_without_its_payload,

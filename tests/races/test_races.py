@@ -83,18 +83,6 @@ BUCKET = {
     "listing trusted": {"stale", "false empty", "missed"},
     "a sweep that doesn't seal": {"damaged read"},
     "a sweep without grace": {"aborted without a reason"},
-    "a seal removed early": {
-        "damaged read",
-        "comes back",
-        "gone",
-        "lost",
-        "failed save seen",
-        "two winners",
-        "missed",
-        "stale",
-        "backward",
-        "superseded",  # the likeliest: a name that was forgotten is taken again, below a newer attempt
-    },
 }
 
 
