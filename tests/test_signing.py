@@ -166,6 +166,16 @@ def test_what_is_no_key(tmp_path: Path) -> None:
         CheckpointStore(tmp_path, signing_key=PRIVATE, trusted_keys=[OTHER_PUBLIC])
 
 
+def test_what_stands_for_a_key_or_an_id_and_is_none(tmp_path: Path) -> None:
+    path = str(tmp_path / "key.pem")
+    with pytest.raises(InvalidRequest, match="pass what is in the file"):
+        CheckpointStore(tmp_path, signing_key=path)
+    with pytest.raises(InvalidRequest, match="pass what is in the file"):
+        CheckpointStore(tmp_path, trusted_keys=[path])
+    with pytest.raises(InvalidRequest, match=r"CheckpointStore\(url\)\.id"):
+        CheckpointStore(tmp_path, trusted_keys=[PUBLIC], trusted_stores=["s3://bucket/run"])
+
+
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -205,9 +215,12 @@ def test_what_is_not_trusted_is_not_called_damaged(tmp_path: Path) -> None:
             wrong.latest(verified=verified)
     with pytest.raises(CheckpointUntrusted):
         wrong.copy_to(CheckpointStore(tmp_path / "copy"))
+    (report,) = wrong.verify()
+    assert (report.ok, report.untrusted) == (False, True)
     # One of them is damaged: that is said as before.
     CheckpointStore(tmp_path / "store", signing_key=PRIVATE).save(2, {"i": 2})
     (tmp_path / "store/checkpoint_000002/_ckptstore/manifest.json").write_bytes(b"x" * 2000)
     with pytest.raises(CheckpointCorrupt, match="no checkpoint is whole") as raised:
         wrong.latest()
     assert not isinstance(raised.value, CheckpointUntrusted)
+    assert [report.untrusted for report in wrong.verify()] == [True, False]

@@ -690,6 +690,27 @@ def test_a_damaged_checkpoint_is_not_copied(local: CheckpointStore, tmp_path: Pa
     assert other.checkpoints() == []
 
 
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("checkpoint_000009", "the store .* keeps a checkpoint of its own there"),
+        ("checkpoint_000001/mine", "it lies in the checkpoint .*checkpoint_000001"),
+        ("checkpoint_000001/policies/pol0/deep/er", "it lies in the checkpoint .*checkpoint_000001"),
+    ],
+)
+def test_a_download_never_becomes_part_of_a_store(
+    local: CheckpointStore, tmp_path: Path, where: str, why: str
+) -> None:
+    ckpt = local.save(1, {"x": 1}, policies())
+    root = Path(local.url.removeprefix("file://"))
+    before = sorted(root.rglob("*"))
+    for policy_ids in (None, ["pol0"]):
+        with pytest.raises(InvalidRequest, match=why):
+            ckpt.download(root / where, policy_ids=policy_ids)
+    assert sorted(root.rglob("*")) == before
+    assert ckpt.download(tmp_path / "elsewhere" / "checkpoint_000009")
+
+
 def test_a_failed_download_leaves_the_directory_empty(local: CheckpointStore, tmp_path: Path) -> None:
     ckpt = local.save(1, STATE, policies(2))
     path = tmp_path / "store" / "checkpoint_000001" / "policies" / "pol1" / "policy_state.pkl"

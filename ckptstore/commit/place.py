@@ -96,6 +96,20 @@ def refuse_to_begin(backend: Backend) -> None:
         raise InvalidRequest(url, "its name is that of a checkpoint", f"Open the store: {store}")
 
 
+def refuse_a_copy(backend: Backend) -> None:
+    """Raise where the files of a checkpoint may not be put by hand: in another, or as one of a store's."""
+    store, _, last = backend.url.rstrip("/").rpartition("/")
+    for above, path in _above(backend):
+        if _may_hold(above, MANIFEST):
+            why = f"it lies in the checkpoint {above.url.rstrip('/')}"
+            raise InvalidRequest(backend.url, why, "Name a directory outside")
+        if path == last and CheckpointName.parse(last) is not None and _may_hold(above, STORE):
+            remedy = "Name another directory, or copy into the store with copy_to() or `ckptstore cp`"
+            raise InvalidRequest(
+                backend.url, f"the store {store} keeps a checkpoint of its own there", remedy
+            )
+
+
 def _above(backend: Backend) -> Iterator[tuple[Backend, str]]:
     """The directories above that may be a store or a checkpoint, and the path from there to `backend`."""
     from ckptstore.backends.local.backend import LocalBackend

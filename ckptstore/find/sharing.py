@@ -57,7 +57,8 @@ def _report_skipped(survey: Survey, skip: Skipped, dangling: tuple[str, ...]) ->
     except CheckpointError:
         manifest = None
     report = VerifyReport(url, 0, 0) if manifest is None else survey.checkpoint(name, manifest).check()
-    return replace(report, problems=(*(report.problems or (skip.reason,)), *dangling))
+    problems = (*(report.problems or (skip.reason,)), *dangling)
+    return replace(report, problems=problems, untrusted=skip.untrusted and not dangling)
 
 
 def file_id(backend: Backend, key: str) -> object:

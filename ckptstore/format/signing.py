@@ -32,7 +32,7 @@ class Signer:
             raise InvalidRequest(
                 "signing_key",
                 "it is no unencrypted Ed25519 private key in PEM",
-                "Make one with `openssl genpkey -algorithm ed25519`",
+                f"Make one with `openssl genpkey -algorithm ed25519`{_hint(private_key)}",
             )
         self._key = key
         self.public = _raw(key.public_key())
@@ -61,12 +61,9 @@ class Trust:
         self._stores = ids
         if not self._keys:
             raise InvalidRequest("trusted_keys", "there is none", "Pass a public key, or None to trust all")
-        if ids is not None and not (ids and all(isinstance(each, str) and each for each in ids)):
-            raise InvalidRequest(
-                "trusted_stores",
-                "they aren't ids of stores",
-                "Pass a list of ids",
-            )
+        if ids is not None and not (ids and all(map(_may_be_id, ids))):
+            remedy = "Pass a list of ids; CheckpointStore(url).id tells a store's"
+            raise InvalidRequest("trusted_stores", "they aren't ids of stores", remedy)
         self.settings: dict[str, Any] = {"trusted_keys": given, "trusted_stores": ids}
         """What it was made from."""
 
@@ -146,7 +143,7 @@ def _public(pem: Pem) -> Any:
         raise InvalidRequest(
             "trusted_keys",
             "one is no Ed25519 public key in PEM",
-            "Make it from the private key with `openssl pkey -pubout`",
+            f"Make it from the private key with `openssl pkey -pubout`{_hint(pem)}",
         )
     return key
 
@@ -158,3 +155,17 @@ def _raw(key: Any) -> str:
 
 def _bytes(pem: Pem) -> bytes:
     return pem.encode() if isinstance(pem, str) else pem
+
+
+def _may_be_id(given: object) -> bool:
+    return isinstance(given, str) and bool(given) and "/" not in given
+
+
+def _hint(pem: object) -> str:
+    """For a path in the place of what lies there."""
+    begins = pem[:64] if isinstance(pem, bytes) else str(pem)[:64].encode(errors="replace")
+    return (
+        ""
+        if b"-----BEGIN" in begins
+        else ", and pass what is in the file, for example Path(...).read_bytes()"
+    )

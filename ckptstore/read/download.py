@@ -29,10 +29,14 @@ def new_directory(target: str, expected: Mapping[str, int], whole: bool = True) 
 
     Several may do this at once: one wins, and the others find there already what they have made too. Only of
     a manifest that isn't of the `whole` checkpoint there may be several. InvalidRequest at once if `target`
-    is neither empty nor has all files that are `expected`, with these sizes; CheckpointExists at the end if
-    what lies there by then is something else, which is left as it is.
+    lies in a checkpoint, is a store's own, or is neither empty nor has all files that are `expected`, with
+    these sizes; CheckpointExists at the end if what lies there by then is something else, which is left.
     """
+    from ckptstore.backends.local.backend import LocalBackend
+    from ckptstore.commit.place import refuse_a_copy  # neither is needed to open and load
+
     with translate_errors(target):
+        refuse_a_copy(LocalBackend(os.path.abspath(target)))
         os.makedirs(target, mode=0o700, exist_ok=True)
         place = os.path.realpath(target)  # what a link leads to is filled, not the link replaced
         there = _sizes(place)

@@ -29,6 +29,8 @@ class VerifyReport:
     """Id of the store that it was signed for; empty if nobody signed it, or no store is named there."""
     notes: tuple[str, ...] = field(default=())
     """What is no damage, and worth knowing: a later release wrote it, so that nothing was read."""
+    untrusted: bool = False
+    """Whether all that is wrong is that nobody who is trusted has signed it; then nothing was read."""
 
     @property
     def ok(self) -> bool:

@@ -23,7 +23,7 @@ DAMAGED = CheckpointCorrupt.exit_code
 def verify(session: Session, target: str, workers: int) -> int:
     """Read and check every byte.
 
-    The exit code is 5 if anything differs from what was committed.
+    The exit code is 5 if anything differs from what was committed, or isn't signed as it must be.
     """
     if (url := many.parse_pattern(target)) is not None:
         return many.run_each(session, url, workers, _verify_one, ["the first problem"])
@@ -46,7 +46,8 @@ def verify(session: Session, target: str, workers: int) -> int:
     for item in documents:
         amount = f"{format_count(item['files'], 'file')}, {format_size(item['bytes'])}"
         amount += " (all of it can be read; there are no digests to compare with)" if no_digests else ""
-        found = "DAMAGED" if not item["ok"] else f"ok, {amount}" if item["files"] else "not read"
+        wrong = "not trusted" if item["untrusted"] else "DAMAGED"
+        found = wrong if not item["ok"] else f"ok, {amount}" if item["files"] else "not read"
         lines.append(f"{item['name']}: {found}")
         lines += [f"  signed for the store {item['signed_for']}"] if item["signed_for"] else []
         lines += [f"  {note}" for note in item["notes"]]
@@ -76,4 +77,5 @@ def _describe_report(report: VerifyReport) -> dict[str, Any]:
         "sharers": {path: list(names) for path, names in report.sharers.items()},
         "notes": list(report.notes),
         "signed_for": report.signed_for,
+        "untrusted": report.untrusted,
     }
