@@ -159,18 +159,26 @@ def leads_to(disk: Disk, parent: Directory, name: str, fd: int) -> bool:
 def new_lock(disk: Disk, staging: Directory, attempt: str, timeout: float) -> Lock:
     """Create and take the lock file of a new attempt.
 
-    A sweep that finds the file before it is locked takes it for a dead writer's and removes it. So
-    the lock counts only if the name still leads to the file that was locked.
+    A sweep that finds the file before it is locked may hold it for a moment, to see whether its writer
+    lives, or take it for a dead writer's and remove it. So the lock is waited for, and counts only if the
+    name still leads to the file that was locked.
     """
-    deadline = time.monotonic() + timeout
+    name, deadline = attempt + LOCK, time.monotonic() + timeout
     while True:
         try:
-            lock = Lock(disk, disk.create(staging, attempt + LOCK))
+            lock = Lock(disk, disk.create(staging, name))
         except FileExistsError:
             raise InvalidRequest(f"attempt id {attempt!r}", "it is in use", "Save again") from None
-        if try_lock(lock.fd) is not False and leads_to(disk, staging, attempt + LOCK, lock.fd):
-            return lock  # also where there are no locks: the root's warning says what that means
+        while True:
+            taken = (
+                try_lock(lock.fd) is not False
+            )  # also where there are no locks: the root's warning says so
+            if not leads_to(disk, staging, name, lock.fd):
+                break
+            if taken:
+                return lock
+            if time.monotonic() > deadline:
+                lock.release()
+                raise TimeoutError(f"no lock on {name} within {timeout:g} s")
+            time.sleep(0.001)
         lock.release()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no lock on {attempt + LOCK} within {timeout:g} s")
-        time.sleep(0.001)
