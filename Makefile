@@ -6,14 +6,18 @@ READY := $(VENV)/.ready
 SCRATCH := .scratch
 RUN := $(VENV)/bin/
 
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ckptstore needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+NO_VENV = python3 can't make virtual environments: on Debian and Ubuntu, apt install python3-venv
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-files test-folders full rllib lint clients-smoke compat torture fuzz bench bench-smoke clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(READY)  ## a tour in about a minute: a Ray checkpoint without Ray, a killed trainer, an S3 server
-	@$(RUN)python examples/demo.py
+DEMO := $(if $(wildcard $(READY)),$(VENV),$(SCRATCH)/demo)
+demo: $(DEMO)/.ready  ## a tour in about a minute: a Ray checkpoint without Ray, a killed trainer, an S3 server
+	@$(DEMO)/bin/python examples/demo.py
 
 test: lint  ## what every change must pass, two parts at a time
 	@$(MAKE) --no-print-directory --output-sync=target -j2 test-files test-folders rllib
@@ -93,6 +97,18 @@ $(SCRATCH)/ray/.ready: pyproject.toml
 	$(SCRATCH)/ray/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# What the tour needs, and no more; where all of it is there, that is taken.
+$(SCRATCH)/demo/.ready: pyproject.toml
+	@$(CHECK_PYTHON)
+	@echo "Setting up $(SCRATCH)/demo for the tour (once, half a minute):"
+	@mkdir -p $(SCRATCH)
+	@$(PYTHON) -m venv --clear $(SCRATCH)/demo || { echo "$(NO_VENV)"; exit 1; }
+	@$(SCRATCH)/demo/bin/python -m pip install --disable-pip-version-check --no-compile --editable '.[demo]' \
+	  | sed -un 's/^Collecting \([^ ;(<>=!~[]*\).*/  \1/p; s/^Installing collected.*/  installing/p'
+	@$(SCRATCH)/demo/bin/python -c 'import ckptstore, s3fs, click'
+	@$(SCRATCH)/demo/bin/python -m pip uninstall --quiet --yes pip setuptools  # 27 MB for nothing
+	@touch $@
+
 # Torch without Ray.
 $(SCRATCH)/torch/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SCRATCH)/torch
@@ -123,10 +139,10 @@ $(SCRATCH)/bench/.ready: pyproject.toml
 
 # Quiet unless it fails.
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ckptstore needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@$(CHECK_PYTHON)
 	@echo "Setting up $(VENV) (once, a minute or two)..."
 	@test -x $(RUN)python || $(PYTHON) -m venv $(VENV) || { \
-	  rm -rf $(VENV); echo "python3 can't make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	  rm -rf $(VENV); echo "$(NO_VENV)"; exit 1; }
 	@{ $(RUN)python -m pip install --upgrade pip && $(RUN)python -m pip install --editable '.[dev]'; } \
 	  >$(VENV)/setup.log 2>&1 || { cat $(VENV)/setup.log; exit 1; }
 	@touch $@

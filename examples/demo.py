@@ -58,7 +58,8 @@ def main() -> int:
         say(f"Left out: {error}")
 
     say(f"\nThat was it, in {time.monotonic() - started:.0f} seconds.")
-    say(f"The local stores are still there to look at: try `.venv/bin/ckptstore info {rllib}@latest`.")
+    tool = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "ckptstore"))
+    say(f"The local stores are still there to look at: try `{tool} info {rllib}@latest`.")
     return 0
 
 
