@@ -56,7 +56,10 @@ def compute(module: Any, obs: Any) -> dict[str, Any]:
     with torch.no_grad():
         if hasattr(module, "compute_q_values") and hasattr(module, "af"):
             return {"logits": module.compute_q_values(batch)["qf_preds"].tolist(), "values": None}
-        out = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
+        made = module.forward_inference(batch)
+        if Columns.ACTION_DIST_INPUTS not in made:  # it draws actions
+            return {"logits": None, "values": None, "actions": np.asarray(made[Columns.ACTIONS]).tolist()}
+        out = made[Columns.ACTION_DIST_INPUTS]
         values: Any = None
         if hasattr(module, "vf") and hasattr(module, "compute_values"):
             values = module.compute_values(batch)

@@ -20,13 +20,11 @@ from ckptstore.export import onnx as onnxfile
 from ckptstore.rllib_formats.networks import find_network, new_stack_module
 from ckptstore.rllib_formats.networks.forward import Numbers, network
 from ckptstore.rllib_formats.networks.normal import find_filter, normal_of
-from tests.export.truth import DATA, Truth, difference, run_onnx, truths
+from tests.export.truth import DATA, UNKNOWN, Truth, difference, run_onnx, truths
 
 GRAPH: Any = onnxfile._Graph
 
 TRUTHS = list(truths(DATA))
-UNKNOWN = ("heuristic",)
-"""Golden checkpoints without a network."""
 
 
 def gaussian() -> Checkpoint:

@@ -20,8 +20,10 @@ import numpy as np
 from ckptstore import Checkpoint
 from ckptstore.errors import UnreadableFormat
 from ckptstore.export.formats import network_of
-from tests.rllib_formats.corpus import cases, roots
+from tests.rllib_formats.corpus import cases, probe, roots
 
+UNKNOWN = ("heuristic", "mixed/checkpoint/rnd")
+"""Golden checkpoints of policies without a network."""
 DATA = Path(__file__).parents[1] / "data"
 Outputs = dict[str, Any]
 Runner = Callable[[Path, Outputs], Outputs]
@@ -45,12 +47,12 @@ def truths(folder: Path) -> Iterator[Truth]:
         expected = json.loads((case / "expected.json").read_text())
         for root in roots(case):
             for policy_id in Checkpoint.open(root).policy_ids:
-                logits = (expected.get("probe_logits") or {}).get(policy_id)
-                kept = np.array([logits]) if isinstance(logits, list) else None
-                obs = np.array([expected["probe_obs"]], "f4") if kept is not None else None
+                found = probe(expected, policy_id)
+                obs, kept = (None, None) if found is None else (np.array([item]) for item in found)
+                obs = None if obs is None else obs.astype("f4")
                 name = f"{case.parent.name}/{case.name}/{root.name}/{policy_id}"
                 yield Truth(name, root, policy_id, obs, kept, None)
-    for path in sorted(folder.glob("old_stack/*/truth.npz")):
+    for path in sorted(folder.glob("*/*/truth.npz")):
         with np.load(path) as archive:
             obs, values = archive["obs"].astype("f4") / 127, archive.get("values")
             yield Truth(
@@ -87,7 +89,8 @@ def difference(truth: Truth, format: str, run: Runner, folder: Path) -> float | 
         assert logits.argmax(axis=1).tolist() == truth.logits[:, 0].tolist()
         return 0.0
     assert logits.shape == truth.logits.shape
-    largest = float(np.abs(logits - truth.logits).max())
+    # The collection has observations of any size up to float32's.
+    largest = float((np.abs(logits - truth.logits) / np.maximum(1.0, np.abs(truth.logits))).max())
     if truth.values is not None:
         largest = max(largest, float(np.abs(found["vf_preds"][:, 0] - truth.values).max()))
     return largest

@@ -74,6 +74,12 @@ def outputs(module: Module, obs: Any) -> tuple[Any, Any]:
     """Logits (Q values) and, of PPO, values for a batch of flat observations."""
     config, active = module.model_config, module.model_config["fcnet_activation"]
     head = config["head_fcnet_activation"]
+    if "DefaultBC" in module.class_name:
+        logits = mlp(module, "_pi_head.net.mlp", encoded(module, "_encoder", obs), head, False)
+        if "_pi_head.log_std" in module.weights:
+            spread = np.broadcast_to(module.weights["_pi_head.log_std"], logits.shape)
+            logits = np.concatenate([logits, spread], axis=-1)
+        return logits, None
     if "DQN" in module.class_name:
         trunk = encoded(module, "encoder", obs)
         advantage = mlp(module, "af.net.mlp", trunk, head, False)
@@ -81,7 +87,7 @@ def outputs(module: Module, obs: Any) -> tuple[Any, Any]:
             return advantage, None
         value = mlp(module, "vf.net.mlp", trunk, head, False)
         return advantage - advantage.mean(axis=-1, keepdims=True) + value, None
-    if "SAC" in module.class_name:
+    if any(name in module.class_name for name in ("SAC", "CQL", "TQC")):
         return mlp(
             module, "pi.net.mlp", mlp(module, "pi_encoder.net.mlp", obs, active, True), head, False
         ), None

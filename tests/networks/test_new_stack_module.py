@@ -17,7 +17,7 @@ from ckptstore.errors import CheckpointError, UnreadableFormat
 from ckptstore.rllib_formats.networks import Module, new_stack_module
 from ckptstore.rllib_formats.write import constructors as constructing
 from tests.networks.forward import outputs
-from tests.rllib_formats.corpus import cases, roots
+from tests.rllib_formats.corpus import cases, probe, roots
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -28,11 +28,10 @@ def probed() -> list[tuple[str, Path, str, list[float], list[float]]]:
     for case in cases(DATA):
         expected = json.loads((case / "expected.json").read_text())
         for root in roots(case):
-            for policy_id, truth in expected.get("probe_logits", {}).items():
+            for policy_id in expected["policy_ids"]:
                 # The truth of DQN on the new stack is an action, SAC had no fitting input.
-                if isinstance(truth, list) and "2.60.0_dqn" not in case.name:
-                    name = f"{case.name}/{root.name}/{policy_id}"
-                    found.append((name, root, policy_id, expected["probe_obs"], truth))
+                if (probed := probe(expected, policy_id)) and "2.60.0_dqn" not in case.name:
+                    found.append((f"{case.name}/{root.name}/{policy_id}", root, policy_id, *probed))
     return found
 
 
@@ -174,8 +173,9 @@ def _without(policy: dict[str, Any], name: str) -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "class": (lambda p: p.update(policy_class="IMPALATorchPolicy"), "IMPALATorchPolicy"),
+    "class": (lambda p: p.update(policy_class="DDPGTorchPolicy"), "DDPGTorchPolicy"),
     "own class": (lambda p: p.update(policy_class="my.PPOTorchPolicyX"), "my.PPOTorchPolicyX"),
+    "own class of RLlib's name": (lambda p: p.update(policy_class="my.PPOTorchPolicy"), "my.PPOTorchPolicy"),
     "own model": (lambda p: p["config"]["model"].update(custom_model="mine"), "custom_model='mine'"),
     "attention": (lambda p: p["config"]["model"].update(use_attention=True), "use_attention"),
     "distribution": (lambda p: p["config"]["model"].update(custom_action_dist="mine"), "custom_action_dist"),
@@ -197,7 +197,18 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "table": (lambda p: p["observation_space"].update(shape=(2, 2)), r"\(2, 2\)"),
     "sharing": (lambda p: p["config"]["model"].update(vf_share_layers=True), "vf_share_layers"),
     "no config": (lambda p: p.update(config={}), "config doesn't describe the network"),
-    "no weights": (lambda p: p.update(weights={}), "no weights"),
+    "no weights": (lambda p: p.update(weights={}), "PPOTorchPolicy and has no weights"),
+    "its own random class": (
+        lambda p: p.update(weights={}, policy_class="my.RandomPolicy"),
+        "my.RandomPolicy",
+    ),
+    "parts without log_std": (
+        lambda p: p.update(
+            action_space={"space": "tuple", "spaces": [{"space": "discrete", "n": 2}]},
+            config={"model": {**p["config"]["model"], "free_log_std": True}},
+        ),
+        "aren't one box",
+    ),
 }
 
 
@@ -252,6 +263,14 @@ def test_dqn(dueling: bool) -> None:
     assert ("_target_vf.net.mlp.0.weight" in module.weights) == dueling
 
 
+@pytest.mark.parametrize("settings", [{"dueling": True}, {"hiddens": [5]}])
+def test_a_trunk_that_gives_q_values_under_streams(settings: dict[str, Any]) -> None:
+    policy = Checkpoint.open(DATA / "old_stack/simple_q/checkpoint").policies["default_policy"]
+    new_stack_module(policy)
+    with pytest.raises(UnreadableFormat, match="describes streams"):
+        new_stack_module({**policy, "config": {**policy["config"], **settings}})
+
+
 @pytest.mark.parametrize(("name", "value"), [("noisy", True), ("num_atoms", 51)])
 def test_kinds_of_dqn_that_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UnreadableFormat, match=name):
@@ -302,8 +321,62 @@ def test_modules_are_carried_with_todays_names() -> None:
     assert added == {"pi.log_std_clip_param_const", "vf.log_std_clip_param_const"}
     assert list(policy["optimizer"]) == ["default_policy"]
     assert list(module.optimizer) == ["default_optimizer"]
-    with pytest.raises(UnreadableFormat, match="MyModule"):
-        new_stack_module({**policy, "policy_class": "mine.MyModuleRLModule"})
+    for name in ("mine.MyModuleRLModule", "mine.DefaultPPOTorchRLModule", "ray_like.PPOTorchRLModule"):
+        with pytest.raises(UnreadableFormat, match=name):
+            new_stack_module({**policy, "policy_class": name, "config": {}})
+
+
+def test_former_names_of_targets() -> None:
+    """APPO's, up to Ray 2.33."""
+    policy = Checkpoint.open(DATA / "v1_2/ray_2.12.0_hybrid_appo/checkpoint").policies["default_policy"]
+    old = [name for name in policy["weights"] if name.startswith("old_")]
+    module = new_stack_module(policy)
+    assert module.class_name.endswith(".DefaultAPPOTorchRLModule")
+    assert len(old) > 4
+    for name in old:
+        np.testing.assert_array_equal(module.weights[f"_{name}"], policy["weights"][name])
+        assert f"weights/{name} -> weights/_{name}" in module.renamed
+    assert not [name for name in module.weights if name.startswith("old_")]
+    del policy["weights"][old[0]]
+    with pytest.raises(UnreadableFormat, match="target networks aren't whole"):
+        new_stack_module(policy)
+
+
+def test_what_exploration_puts_beside_the_network_is_dropped_aloud() -> None:
+    policy = Checkpoint.open(DATA / "v1_1/ray_2.39.0_curiosity/checkpoint").policies["default_policy"]
+    module = new_stack_module(policy)
+    assert any(line.startswith("weights/_curiosity_feature_net.") for line in module.dropped)
+    assert module.optimizer["default_optimizer"]["state"].keys() == set(range(12))
+    policy["config"]["exploration_config"] = {"type": "StochasticSampling"}
+    with pytest.raises(UnreadableFormat, match="_curiosity_feature_net"):
+        new_stack_module(policy)
+
+
+@pytest.mark.parametrize(
+    ("case", "algorithm", "module"),
+    [
+        ("v0_1/ray_1.13.0_impala", "impala.impala.IMPALA", "DefaultPPOTorchRLModule"),
+        ("v1_0/ray_2.2.0_marwil_tf", "marwil.marwil.MARWIL", "DefaultPPOTorchRLModule"),
+        ("v1_2/ray_2.12.0_hybrid_appo", "appo.appo.APPO", "DefaultAPPOTorchRLModule"),
+        ("v2_1/ray_2.54.0_tqc", "tqc.tqc.TQC", "DefaultTQCTorchRLModule"),
+        ("v1_1/ray_2.39.0_mixed", "ppo.ppo.PPO", "DefaultPPOTorchRLModule"),
+    ],
+)
+def test_the_algorithm_that_goes_on(case: str, algorithm: str, module: str, tmp_path: Path) -> None:
+    made = Checkpoint.open(DATA / case / "checkpoint").migrate(tmp_path / "new", to="2.1").checkpoint
+    assert made is not None
+    assert made.state["algorithm_class"] == f"ray.rllib.algorithms.{algorithm}"
+    assert any(str(policy["policy_class"]).endswith(f".{module}") for policy in made.policies.values())
+
+
+def test_who_draws_actions_stays_one_that_does(tmp_path: Path) -> None:
+    source = Checkpoint.open(DATA / "v1_1/ray_2.39.0_mixed/checkpoint")
+    made = source.migrate(tmp_path / "new", to="2.1").checkpoint
+    assert made is not None
+    assert str(made.policies["rnd"]["policy_class"]).endswith(".RandomRLModule")
+    assert made.policies["rnd"]["action_space"]["n"] == source.policies["rnd"]["action_space"]["n"]
+    with pytest.raises(UnreadableFormat, match="acts at random"):
+        source.export(tmp_path / "rnd.onnx", "rnd")
 
 
 JUNK: list[Any] = [

@@ -1,6 +1,6 @@
-"""Policies that RLlib's old API stack wrote, converted, against what its own models computed.
+"""Policies that RLlib's old API stack wrote, converted, and modules, against what they computed in RLlib.
 
-Made by ``tests/compat/make_old_stack.py`` with Ray 2.60: what the other golden checkpoints lack.
+Made by ``tests/compat/make_old_stack.py`` and ``make_modules.py``: what the other golden checkpoints lack.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from ckptstore.rllib_formats.networks import Module, new_stack_module
 from tests.networks.forward import outputs
 
 OLD_STACK = Path(__file__).parents[1] / "data" / "old_stack"
+MODULES = Path(__file__).parents[1] / "data" / "modules"
 CASES = sorted(path.name for path in OLD_STACK.iterdir())
 
 
-def loaded(case: str) -> tuple[Module, dict[str, Any]]:
+def loaded(folder: Path) -> tuple[Module, dict[str, Any]]:
     """The converted module of a case, and the truth about it."""
-    with np.load(OLD_STACK / case / "truth.npz") as archive:
+    with np.load(folder / "truth.npz") as archive:
         truth = {name: archive[name] for name in archive.files}
     truth["obs"] = truth["obs"].astype("f4") / 127
-    return new_stack_module(
-        Checkpoint.open(OLD_STACK / case / "checkpoint").policies["default_policy"]
-    ), truth
+    return new_stack_module(Checkpoint.open(folder / "checkpoint").policies["default_policy"]), truth
 
 
 def test_all_kinds_are_there() -> None:
     assert {"ppo_shared", "ppo_conv", "ppo_conv_shared", "dqn_conv", "sac", "sac_discrete"} <= set(CASES)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_it_computes_what_the_old_model_computed(case: str) -> None:
-    module, truth = loaded(case)
+FOLDERS = sorted([*OLD_STACK.iterdir(), *MODULES.iterdir()])
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_it_computes_what_the_old_model_computed(folder: Path) -> None:
+    module, truth = loaded(folder)
     logits, values = outputs(module, truth["obs"])
     assert len(truth["obs"]) == 100
     assert logits.shape == truth["logits"].shape

@@ -78,3 +78,59 @@ def test_what_is_not_such_a_list(kind: str) -> None:
         stored = policy(KERAS[1, True][1:], True)
     with pytest.raises(UnreadableFormat):
         new_stack_module(stored)
+
+
+def q_policy(**settings: Any) -> dict[str, Any]:
+    """DQN with two streams of one hidden layer, as eager TensorFlow lists it."""
+    layers = ["fc_1", "fc_2", "value_out", "hidden_0", "fc_out", "hidden_0", "value_out"]
+    stored = policy(layers, True)
+    stored["config"] |= {"dueling": True, "hiddens": [8], "noisy": False, "num_atoms": 1, **settings}
+    stored["config"]["model"]["fcnet_hiddens"] = [8, 8]
+    return {**stored, "policy_class": "ray.rllib.policy.eager_tf_policy.DQNTFPolicy_eager"}
+
+
+def test_streams_find_their_layers() -> None:
+    stored = q_policy()
+    weights = new_stack_module(stored).weights
+    assert (
+        new_stack_module({**stored, "policy_class": "DQNTFPolicy_eager_traced"}).weights.keys()
+        == weights.keys()
+    )
+    for index, layer in {
+        0: "encoder.net.mlp.0",
+        6: "af.net.mlp.0",
+        8: "af.net.mlp.2",
+        12: "vf.net.mlp.2",
+    }.items():
+        np.testing.assert_array_equal(weights[f"{layer}.weight"], stored["weights"][str(index)].T)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"hiddens": []}, {"hiddens": [8, 8]}, {"noisy": True}, {"dueling": False}, {"model": {}}]
+)
+def test_streams_that_nothing_tells_apart(changed: dict[str, Any]) -> None:
+    stored = q_policy()
+    if "model" in changed:  # two branches: their layers are listed in an order that isn't known
+        stored["config"]["model"]["vf_share_layers"] = False
+    else:
+        stored["config"] |= changed
+    with pytest.raises(UnreadableFormat, match="without names"):
+        new_stack_module(stored)
+
+
+def test_a_list_of_sac() -> None:
+    layers = ["fc_1", "fc_out", "value_out", *["fc_1", "value_out", "value_out"] * 2]
+    stored = policy(layers, True)
+    stored["weights"]["1"] = np.arange(8, dtype="f4")
+    count = len(stored["weights"])
+    stored["weights"][str(count)] = np.array(0.0, "f4")
+    small = {"fcnet_hiddens": [8]}
+    stored["config"] = {"policy_model_config": small, "q_model_config": small, "twin_q": True}
+    stored |= {"action_space": {"space": "box", "shape": (1,), "dtype": "float32"}}
+    stored["policy_class"] = "SACTFPolicy_eager"
+    module = new_stack_module(stored)
+    np.testing.assert_array_equal(module.weights["pi_encoder.net.mlp.0.bias"], np.arange(8))
+    assert module.model_config["fcnet_activation"] == "tanh"  # RLlib's default: the config has what was set
+    stored["config"]["policy_model_config"] = {**small, "vf_share_layers": False}
+    with pytest.raises(UnreadableFormat):
+        new_stack_module(stored)

@@ -55,6 +55,13 @@ def open_directory(root: Path) -> ForeignCheckpoint:
     return open_foreign(listing(root), lambda path: (root / path).read_bytes())
 
 
+def probe(expected: dict[str, Any], policy_id: str) -> tuple[list[Any], list[float]] | None:
+    """An observation and what the live policy made of it, if the truth has them; without filters."""
+    obs, logits = expected.get("probe_obs"), (expected.get("probe_logits") or {}).get(policy_id)
+    obs = obs.get(policy_id) if isinstance(obs, dict) else obs
+    return (obs, logits) if isinstance(obs, list) and isinstance(logits, list) else None
+
+
 def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Every leaf below `value` with its path, dicts and lists opened."""
     if isinstance(value, dict):

@@ -63,6 +63,28 @@ def old_model(policy: Mapping[str, Any], where: str, key: str = "model") -> Mapp
     return model
 
 
+def sac_model(policy: Mapping[str, Any], where: str, *keys: str) -> Mapping[str, Any]:
+    """The model config of one of SAC's networks, under the first of `keys` that exists, made whole.
+
+    Unlike ``model``, it holds only what the user has set: the rest are RLlib's defaults.
+    """
+    found = policy.get("config")
+    for key in keys:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            return {**_OLD_DEFAULTS, **old_model(policy, where, key)}
+    return {**_OLD_DEFAULTS, **old_model(policy, where, keys[0])}
+
+
+_OLD_DEFAULTS: dict[str, Any] = {
+    "fcnet_hiddens": [256, 256],
+    "fcnet_activation": "tanh",
+    "post_fcnet_hiddens": [],
+    "post_fcnet_activation": "relu",
+    "vf_share_layers": True,
+}
+"""Of RLlib's MODEL_DEFAULTS, what says how fully connected layers are built."""
+
+
 def activation(value: Any, where: str) -> str:
     """An activation's name; "linear" for none."""
     if value is None:
@@ -94,7 +116,10 @@ def observation_shape(policy: Mapping[str, Any], where: str) -> tuple[int, ...]:
 
 def outputs(policy: Mapping[str, Any], where: str) -> int:
     """How many numbers the distribution over the policy's actions is made of."""
-    space = policy.get("action_space")
+    return _outputs(policy.get("action_space"), where, _DEEPEST)
+
+
+def _outputs(space: Any, where: str, depth: int) -> int:
     kind = space.get("space") if isinstance(space, Mapping) else None
     if isinstance(space, Mapping):
         if kind == "discrete":
@@ -103,7 +128,15 @@ def outputs(policy: Mapping[str, Any], where: str) -> int:
             return int(np.sum(space["nvec"]))
         if kind == "box" and np.dtype(space["dtype"]).kind == "f" and len(space["shape"]) == 1:
             return 2 * int(space["shape"][0])
+        if kind in COMPOSED and space["spaces"] and depth:
+            inner = space["spaces"].values() if isinstance(space["spaces"], Mapping) else space["spaces"]
+            return sum(_outputs(item, where, depth - 1) for item in inner)
     raise refuse(where, f"its actions are {_kind(space)}")
+
+
+COMPOSED = ("tuple", "dict")
+"""Spaces of several parts: the distribution's inputs are those of the parts, one after the other."""
+_DEEPEST = 10  # parts within parts
 
 
 def _kind(space: Any) -> str:

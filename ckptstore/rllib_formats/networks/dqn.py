@@ -13,7 +13,7 @@ CATALOG = "ray.rllib.algorithms.dqn.dqn_catalog.DQNCatalog"
 
 
 def convert(policy: Mapping[str, Any], where: str) -> Module:
-    """The module for `policy`, a DQNTorchPolicy."""
+    """The module for `policy`, one of DQN's, or of SimpleQ's: then the trunk gives the Q values itself."""
     model, settings = config.old_model(policy, where), dict(policy["config"])
     outputs, actions = config.outputs(policy, where), policy["action_space"]
     if outputs != actions.get("n"):
@@ -27,8 +27,15 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
     mover = Mover(policy["weights"], where)
     made, latent = _trunk(mover, model, config.observation_shape(policy, where))
     mover.drop_unused("_value_branch", "the value head of RLlib's base network, which DQN never used")
-    dueling = bool(settings.get("dueling"))
-    hidden = _stream(mover, "advantage_module.dueling_A", "advantage_module.A", "af", latent, actions["n"])
+    dueling, hidden = bool(settings.get("dueling")), list[int]()
+    if mover.has("_logits._model.0"):
+        if dueling or settings.get("hiddens"):
+            raise refuse(where, "its config describes streams, but its trunk gives the Q values")
+        _plain(mover, latent, actions["n"])
+    else:
+        hidden = _stream(
+            mover, "advantage_module.dueling_A", "advantage_module.A", "af", latent, actions["n"]
+        )
     if dueling:
         if _stream(mover, "value_module.dueling_V", "value_module.V", "vf", latent, 1) != hidden:
             raise refuse(where, "its two streams have layers of other sizes")
@@ -66,6 +73,15 @@ def _trunk(mover: Mover, model: Mapping[str, Any], shape: tuple[int, ...]) -> tu
     sizes = trunk.move_dense(mover, model, shape[0], "_hidden_layers", "encoder.net.mlp")
     active = config.read_activation(model, mover.where)
     return {"fcnet_hiddens": sizes, "fcnet_activation": active}, sizes[-1]
+
+
+def _plain(mover: Mover, latent: int, outputs: int) -> None:
+    """Move the last layer of the trunk where it gives the Q values itself."""
+    mover.clip("af")
+    mover.layer("_logits._model.0", "af.net.mlp.0")
+    check_chain(mover.made, latent, ["af.net.mlp.0"], mover.where)
+    if mover.made["af.net.mlp.0.bias"].shape != (outputs,):
+        raise refuse(mover.where, f"its head doesn't give {outputs} numbers")
 
 
 def _stream(mover: Mover, old: str, last: str, new: str, latent: int, outputs: int) -> list[int]:

@@ -102,10 +102,10 @@ def _network(module: Module, normal: Normal | None, clips: bool, where: str) -> 
         raise refuse(where, f"it observes boxes of the shape {shape!s:.80}")
     _refuse_settings(module, where)
     kind = module.action_space["space"]
-    gaussian, q = kind == "box", "DQN" in module.class_name
+    gaussian, q = kind == "box", module.network == "DQN"
     if q and kind != "discrete":
         raise refuse(where, "its actions aren't discrete")
-    clip = float(module.weights[f"pi.{CLIP}"][0]) if clips and gaussian else None
+    clip = float(module.weights[f"{_head(module)}.{CLIP}"][0]) if clips and gaussian else None
     recorder = Numbers(module.weights, where)
     walk = _Walk(module, recorder, normal, clip, where)
     inputs = {"obs": shape, **walk.states()}
@@ -117,9 +117,19 @@ def _network(module: Module, normal: Normal | None, clips: bool, where: str) -> 
     _refuse_leftovers(module, recorder.used, where)
     weights = {name: _float32(name, module.weights[name], where) for name in recorder.used}
     distribution = {"discrete": "Categorical", "box": "DiagGaussian"}.get(kind, "MultiCategorical")
-    if "SAC" in module.class_name and gaussian:
+    if kind in config.COMPOSED:
+        distribution = "MultiActionDistribution"
+    if module.network == "SAC" and gaussian:
         distribution = "SquashedGaussian"
     return Network(module, weights, inputs, outputs, None if q else distribution, normal, clip)
+
+
+_ACTORS = {"SAC": "pi_encoder", "BC": "_encoder"}
+"""The encoder of the policy, for networks that have no other output."""
+
+
+def _head(module: Module) -> str:
+    return "_pi_head" if module.network == "BC" else "pi"
 
 
 def _refuse_settings(module: Module, where: str) -> None:
@@ -134,7 +144,7 @@ def _refuse_settings(module: Module, where: str) -> None:
 
 def _refuse_leftovers(module: Module, used: Mapping[str, None], where: str) -> None:
     """Refuse weights that weren't used, except target networks, SAC's critics and constants."""
-    idle = ("_target_", "target_", *(("qf",) if "SAC" in module.class_name else ()))
+    idle = ("_target_", "target_", "_old_", *(("qf",) if module.network == "SAC" else ()))
     left = [
         name
         for name in module.weights
@@ -166,16 +176,18 @@ class _Walk:
     def all(self, given: dict[str, Any]) -> dict[str, Any]:
         if self.normal is not None:
             given = {**given, "obs": self.ops.normal(given["obs"], self.normal)}
-        if "DQN" in self.module.class_name:
+        if self.module.network == "DQN":
             return self.dqn(given["obs"])
-        if "SAC" in self.module.class_name:
-            return {"action_dist_inputs": self.act("pi_encoder", given["obs"])}
+        if self.module.network in _ACTORS:
+            return {"action_dist_inputs": self.act(_ACTORS[self.module.network], given["obs"])}
         return self.recurrent(given) if self.settings.get("use_lstm") else self.ppo(given["obs"])
 
     def states(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the input states, by name."""
         if not self.settings.get("use_lstm"):
             return {}
+        if self.module.network != "PPO":
+            raise refuse(self.where, "it is an LSTM of another network than PPO's")
         return {
             f"state_in_{role}{part}": (self.module.weights[f"{encoder}.lstm.weight_hh_l0"].shape[-1],)
             for role, encoder in self.encoders()
@@ -225,9 +237,10 @@ class _Walk:
         return self.apply_head(self.encode(encoder, x))
 
     def apply_head(self, latent: Any) -> Any:
-        made = self.layers("pi.net.mlp", latent, self.head, False)
-        if "pi.log_std" in self.module.weights:
-            made = self.ops.with_deviation(made, "pi.log_std")
+        head = _head(self.module)
+        made = self.layers(f"{head}.net.mlp", latent, self.head, False)
+        if f"{head}.log_std" in self.module.weights:
+            made = self.ops.with_deviation(made, f"{head}.log_std")
         return made if self.clip is None else self.ops.clip(made, self.clip)
 
     def encode(self, name: str, x: Any) -> Any:

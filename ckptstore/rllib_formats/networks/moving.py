@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore.errors import UnreadableFormat
+from ckptstore.rllib_formats.networks.families import NETWORKS
 
 Array = Any
 CLIP = "log_std_clip_param_const"
@@ -34,6 +35,11 @@ class Module(NamedTuple):
     """Lines "name: why"."""
     unproven: tuple[str, ...] = ()
     """What of it is taken from something else than its own record."""
+
+    @property
+    def network(self) -> str:
+        """Whose network it is: PPO, BC, DQN, SAC, or none."""
+        return NETWORKS[self.class_name]
 
 
 def refuse(where: str, why: str) -> UnreadableFormat:

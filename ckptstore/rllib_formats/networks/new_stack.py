@@ -9,69 +9,83 @@ from typing import Any
 import numpy as np
 
 from ckptstore.codec.opaque import Opaque
-from ckptstore.rllib_formats.networks import config, dqn, ppo, sac
+from ckptstore.rllib_formats.networks import config, families, sac
+from ckptstore.rllib_formats.networks.families import FAMILIES
 from ckptstore.rllib_formats.networks.moving import CLIP, CLIP_DEFAULT, Module, refuse
 
-_CLASSES = {
-    "PPOTorchRLModule": ppo,
-    "DefaultPPOTorchRLModule": ppo,
-    "DQNRainbowTorchRLModule": dqn,
-    "DefaultDQNTorchRLModule": dqn,
-    "SACTorchRLModule": sac,
-    "DefaultSACTorchRLModule": sac,
-}
 RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
 """Keys of a model config that have another name since Ray 2.38, by their old name."""
 GUESSED = "the network's settings: they are the algorithm's config, as no file has the module's own"
 """What can't be told of a module that a policy wraps, where nothing beside it describes it."""
 _LAYER = re.compile(
-    r"((?:\w+_)?encoder\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.(?:mlp|0\.cnn))\.(\d+)\.weight\Z"
+    r"((?:\w*_)?encoder(?:s\.\d+)?\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.(?:mlp|0\.cnn))"
+    r"\.(\d+)\.weight\Z"
 )
 _TAIL = re.compile(
     r"(?:(?:\.base_encoders\.\w+)?\.net\.(?:mlp|0\.cnn)\.\d+\.(?:weight|bias)"
     r"|\.(?:fusion_layers\.\d+|output_layer)\.(?:weight|bias)|\.lstm\.(?:weight|bias)_(?:ih|hh)_l0"
     rf"|\.log_std|\.{CLIP})\Z"
 )
+_PPO, _SAC = r"encoder\.(?:actor_|critic_)?encoder|pi", r"pi(?:_encoder)?"
 _PLACES = {
-    ppo: (re.compile(r"(?:encoder\.(?:actor_|critic_)?encoder|pi|vf)\."), ("encoder.", "pi.")),
-    dqn: (re.compile(r"(?:_target_)?(?:encoder|af|vf)\."), ("encoder.", "af.")),
-    sac: (re.compile(r"(?:target_)?(?:pi|qf|qf_twin)(?:_encoder)?\."), ("pi_encoder.", "pi.")),
+    "PPO": (re.compile(rf"(?:{_PPO}|vf)\."), ("encoder.", "pi.")),
+    "APPO": (re.compile(rf"(?:(?:_old_)?(?:{_PPO})|vf)\."), ("encoder.", "pi.")),
+    "BC": (re.compile(r"_(?:encoder|pi_head)\."), ("_encoder.", "_pi_head.")),
+    "DQN": (re.compile(r"(?:_target_)?(?:encoder|af|vf)\."), ("encoder.", "af.")),
+    "SAC": (
+        re.compile(rf"(?:{_SAC}|(?:target_)?(?:qf|qf_twin)(?:_encoder)?)\."),
+        ("pi_encoder.", "pi."),
+    ),
+    "TQC": (
+        re.compile(rf"(?:{_SAC}|(?:target_)?qf_(?:encoders|heads)\.\d+)\."),
+        ("pi_encoder.", "pi."),
+    ),
 }
 """Where the names of today's weights begin, and what there has to be."""
-_HEADS = ("pi.", "vf.", "af.", "qf.", "qf_twin.")
-_TARGETS = ("_target_", "target_")
+_HEADS = re.compile(
+    r"((?:_target_|target_|_old_)?(?:pi|vf|af|qf|qf_twin|_pi_head|qf_heads\.\d+))\.(?:net|log_std)\b"
+)
+_TARGETS = ("_target_", "target_", "_old_")
+_FORMER_TARGETS = ("old_encoder.", "old_pi.")  # APPO's, up to Ray 2.33
+_FIRST_Q = ("qf_encoder.net.", "qf_encoders.0.net.")  # of observation and action as one
 
 
 def is_one(policy: Mapping[str, Any]) -> bool:
     """Whether the weights of `policy` are a module's, even if a policy of the old stack wraps the module."""
     name = str(policy.get("policy_class"))
     return name.endswith("RLModule") or any(
-        str(key).startswith(("encoder.", "pi_encoder.")) for key in policy["weights"]
+        str(key).startswith(("encoder.", "pi_encoder.", "_encoder.")) for key in policy["weights"]
     )
 
 
 def convert(policy: Mapping[str, Any], where: str) -> Module:
     """The module with today's names, and with the constants that newer releases add to the weights."""
     class_name, model, recorded = read_description(policy)
-    name = class_name.rpartition(".")[2]
-    # Without a record of the module the class is the wrapping policy's: only PPO's had one by default.
-    known = _CLASSES.get(name) or (ppo if name == "PPOTorchPolicy" else None)
+    # Without a record of the module the class is the wrapping policy's, whose default module it was.
+    wrapping = None if recorded else families.of_policy(class_name)
+    known = families.of_module(class_name) or (wrapping[0] if wrapping else None)
     if known is None:
         raise refuse(where, f"the module class {class_name:.120} isn't one of RLlib's defaults")
+    family = FAMILIES[known]
     settings = _settings(model, where)
-    weights = dict(policy["weights"])
+    weights = {_rename(name, known): value for name, value in policy["weights"].items()}
+    renamed = [
+        f"weights/{name} -> weights/{new}"
+        for name in policy["weights"]
+        if (new := _rename(name, known)) != name
+    ]
     _check_sizes(weights, settings, where)
-    if known is ppo:
+    if family.network == "PPO":
         settings["vf_share_layers"] = not any(key.startswith("encoder.critic_encoder.") for key in weights)
     extra = policy.get("extra")
     extra = extra if isinstance(extra, Mapping) else {}
     inference_only = bool(extra.get("inference_only"))
-    if known is ppo and not any(key.startswith("vf.") for key in weights):
+    if family.network == "PPO" and not any(key.startswith("vf.") for key in weights):
         inference_only = True
         settings["vf_share_layers"] = any(key.startswith("encoder.encoder.") for key in weights)
     dropped: list[str] = []
-    optimizers = _optimizers(policy.get("optimizer") or {}, known)
-    if known is sac and any(key.startswith("qf_encoder.net.") for key in weights) and not _discrete(policy):
+    optimizers = _optimizers(policy.get("optimizer") or {}, family.network)
+    if family.network == "SAC" and any(key.startswith(_FIRST_Q) for key in weights) and not _discrete(policy):
         inference_only = True
         dropped = [
             f"weights/{key}: {sac.OTHER}" for key in weights if not key.startswith(("pi_encoder.", "pi."))
@@ -81,18 +95,40 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         optimizers = {name: item for name, item in optimizers.items() if name == "policy"}
     _check_places(weights, known, inference_only, where)
     return Module(
-        known.CLASS,
-        known.CATALOG,
+        family.module,
+        family.catalog,
         policy.get("observation_space"),
         policy.get("action_space"),
         settings,
         inference_only,
-        _complete(weights),
+        _order(_complete(weights), known),
         optimizers,
-        (),
+        tuple(renamed),
         tuple(dropped),
         () if recorded else (GUESSED,),
     )
+
+
+def with_targets(module: Module) -> Module:
+    """APPO's `module` with its target networks, as copies of what they follow."""
+    copies = {
+        f"_old_{name}": value
+        for part in ("encoder.", "pi.")
+        for name, value in module.weights.items()
+        if name.startswith(part)
+    }
+    return module._replace(weights={**module.weights, **copies})
+
+
+def _rename(name: str, known: str) -> str:
+    return f"_{name}" if known == "APPO" and name.startswith(_FORMER_TARGETS) else name
+
+
+def _order(weights: dict[str, Any], known: str) -> dict[str, Any]:
+    """The weights in the order of the module's own, where older releases had another one."""
+    if known != "APPO":
+        return weights
+    return dict(sorted(weights.items(), key=lambda item: item[0].startswith("_old_pi.")))
 
 
 def read_description(policy: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], bool]:
@@ -113,12 +149,12 @@ def read_description(policy: Mapping[str, Any]) -> tuple[str, Mapping[str, Any],
     return found, {**stored["model"], **(own if isinstance(own, Mapping) else {})}, False
 
 
-def _check_places(weights: Mapping[str, Any], known: Any, inference_only: bool, where: str) -> None:
+def _check_places(weights: Mapping[str, Any], known: str, inference_only: bool, where: str) -> None:
     """Refuse weights that today's module has no place for, or too few of them.
 
     RLlib's own loading passes over both: what it doesn't find stays random.
     """
-    heads, needed = _PLACES[known]
+    heads, needed = _PLACES[known if known in _PLACES else FAMILIES[known].network]
     odd = [name for name in weights if not (heads.match(name) and _TAIL.search(name))]
     if odd:
         names = ", ".join(map(repr, odd[:3]))
@@ -161,9 +197,9 @@ def _discrete(policy: Mapping[str, Any]) -> bool:
     return isinstance(space, Mapping) and space.get("space") == "discrete"
 
 
-def _optimizers(stored: Mapping[str, Any], known: Any) -> dict[str, Any]:
+def _optimizers(stored: Mapping[str, Any], network: str) -> dict[str, Any]:
     """The optimizers that today's Learner has, by its names: it would keep any other beside its own."""
-    if known is sac:
+    if network == "SAC":
         return {name: item for name, item in stored.items() if name in ("policy", "qf", "qf_twin", "alpha")}
     if len(stored) != 1:
         return {}
@@ -182,21 +218,19 @@ def _settings(model: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**config.DEFAULTS, **known}
 
 
-_LEARNING = ("dueling", "double_q", "num_atoms", "v_min", "v_max", "std_init", "epsilon", "twin_q")
+_LEARNING = (
+    *("dueling", "double_q", "num_atoms", "v_min", "v_max", "std_init", "epsilon", "twin_q"),
+    *("n_quantiles", "n_critics", "top_quantiles_to_drop_per_net"),
+)
 
 
 def _complete(weights: dict[str, Any]) -> dict[str, Any]:
     """The weights with the constant of every head, which older releases didn't have."""
     made: dict[str, Any] = {}
     for name, value in weights.items():
-        for head in _HEADS:
-            constant = f"{head}{CLIP}"
-            if name.startswith(head) and constant not in weights and constant not in made:
-                made[constant] = np.array([CLIP_DEFAULT], np.float32)
-        for target in _TARGETS:
-            for head in _HEADS:
-                constant = f"{target}{head}{CLIP}"
-                if name.startswith(f"{target}{head}") and constant not in weights and constant not in made:
-                    made[constant] = np.array([CLIP_DEFAULT], np.float32)
+        match = _HEADS.match(name)
+        constant = f"{match[1]}.{CLIP}" if match else name
+        if constant not in weights and constant not in made:
+            made[constant] = np.array([CLIP_DEFAULT], np.float32)
         made[name] = value
     return made

@@ -15,12 +15,14 @@ _LEFTOVER = "a layer that RLlib made under an LSTM and never used"
 
 
 def convert(policy: Mapping[str, Any], where: str) -> Module:
-    """The module for `policy`, a PPOTorchPolicy."""
+    """The module for `policy`, one of PPO's or of another algorithm with the same network."""
     model = config.old_model(policy, where)
     mover = Mover(policy["weights"], where)
     shape, outputs = config.observation_shape(policy, where), config.outputs(policy, where)
     settings = {**config.DEFAULTS, "max_seq_len": int(model.get("max_seq_len") or 20)}
     free = bool(model.get("free_log_std"))
+    if free and policy["action_space"].get("space") != "box":
+        raise refuse(where, "it has free_log_std, and its actions aren't one box")
     if model.get("no_final_linear"):
         raise refuse(where, "it is built with no_final_linear=True")
     if model.get("use_lstm"):

@@ -22,8 +22,8 @@ _ALPHA = "the new stack keeps it in the Learner, which starts it anew"
 
 
 def convert(policy: Mapping[str, Any], where: str) -> Module:
-    """The module for `policy`, a SACTorchPolicy."""
-    model = _model(policy, where, "policy_model_config", "policy_model")
+    """The module for `policy`, one of SAC's or CQL's."""
+    model = config.sac_model(policy, where, "policy_model_config", "policy_model")
     mover = Mover(policy["weights"], where)
     shape, actions = config.observation_shape(policy, where), policy["action_space"]
     if len(shape) != 1:
@@ -36,7 +36,7 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
     twin = mover.has("twin_q_net._logits._model.0")
     nets = {"q_net": "qf", **({"twin_q_net": "qf_twin"} if twin else {})}
     if discrete:
-        other = _model(policy, where, "q_model_config", "Q_model")
+        other = config.sac_model(policy, where, "q_model_config", "Q_model")
         for old, new in nets.items():
             if _network(mover, other, shape[0], outputs, old, f"{new}_encoder", new) != sizes:
                 raise refuse(where, "its Q networks have layers of other sizes than its policy")
@@ -72,15 +72,6 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         mover.report_renames(),
         tuple(mover.dropped),
     )
-
-
-def _model(policy: Mapping[str, Any], where: str, *keys: str) -> Mapping[str, Any]:
-    """The model config under the first of `keys` that exists: Ray 2.0 renamed them."""
-    found = policy.get("config")
-    for key in keys:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            return config.old_model(policy, where, key)
-    return config.old_model(policy, where, keys[0])
 
 
 def _network(

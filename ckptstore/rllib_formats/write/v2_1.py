@@ -7,6 +7,7 @@ path, in the form that `inert` describes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from ckptstore.errors import InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.layout import Item, literal, pickle_item
 from ckptstore.format.strictjson import dumps
-from ckptstore.rllib_formats.networks import Module, new_stack_module
+from ckptstore.rllib_formats.networks import Module, families, new_stack_module
+from ckptstore.rllib_formats.networks.families import FAMILIES
 from ckptstore.rllib_formats.paths import CTOR
 from ckptstore.rllib_formats.write import constructors
 from ckptstore.rllib_formats.write.constructors import Call, Named
@@ -27,23 +29,8 @@ _MODULES = "learner_group/learner/rl_module"
 _MULTI = Named("ray.rllib.core.rl_module.multi_rl_module", "MultiRLModule")
 _SPEC = Named("ray.rllib.core.rl_module.rl_module", "RLModuleSpec")
 _BESIDE = (CTOR, "metadata.json", "module_state.pkl", "module_state.msgpack")
+_TARGET = re.compile("_?(?:target|old)_")
 _STEPS = "num_env_steps_sampled_lifetime"
-
-# The algorithm and the Learner that train a module, by the module's catalog.
-_TRAINERS = {
-    "PPOCatalog": (
-        "ray.rllib.algorithms.ppo.ppo.PPO",
-        "ray.rllib.algorithms.ppo.torch.ppo_torch_learner.PPOTorchLearner",
-    ),
-    "DQNCatalog": (
-        "ray.rllib.algorithms.dqn.dqn.DQN",
-        "ray.rllib.algorithms.dqn.torch.dqn_torch_learner.DQNTorchLearner",
-    ),
-    "SACCatalog": (
-        "ray.rllib.algorithms.sac.sac.SAC",
-        "ray.rllib.algorithms.sac.torch.sac_torch_learner.SACTorchLearner",
-    ),
-}
 
 
 def lay_out(kind: str, model: Mapping[str, Any]) -> LaidOut:
@@ -66,7 +53,11 @@ def lay_out(kind: str, model: Mapping[str, Any]) -> LaidOut:
         policy_id: _report(policy_id, policies[policy_id], module, with_learner, aside)
         for policy_id, module in modules.items()
     }
-    notes = [note for policy_id, module in modules.items() for note in _notes(policy_id, module)]
+    notes = [
+        note
+        for policy_id, module in modules.items()
+        for note in _notes(policy_id, module, policies[policy_id])
+    ]
     if alone:
         [module] = modules.values()
         return LaidOut("RLModule", _module("", module), reports, PolicyReport(), tuple(notes))
@@ -91,7 +82,7 @@ def _algorithm(
     model: Mapping[str, Any], modules: Mapping[str, Module], aside: dict[str, Any], notes: list[str]
 ) -> tuple[list[Item], PolicyReport]:
     state, reporter = dict(model["state"]), Reporter()
-    algorithm, learner = _TRAINERS[str(next(iter(modules.values())).catalog_class).rpartition(".")[2]]
+    algorithm, learner = _find_trainer(state.get("algorithm_class"), model["policies"], modules)
     if state.get("algorithm_class") not in (None, algorithm):
         reporter.renamed.append(f"algorithm_class {state['algorithm_class']} -> {algorithm}")
     document: dict[str, Any] = {}
@@ -140,6 +131,23 @@ def _algorithm(
     ]
     reporter.carried += ["connectors"] if state.get("connectors") else []
     return items, reporter.report()
+
+
+def _find_trainer(
+    class_name: str | None, policies: Mapping[str, Any], modules: Mapping[str, Module]
+) -> tuple[str, str]:
+    """The algorithm and the Learner that go on: the class's own or a policy's, if they have its module."""
+    trained = [policy_id for policy_id, module in modules.items() if module.network != "none"]
+    candidates = [families.of_algorithm(class_name)]
+    for policy_id in trained[:1]:
+        found = families.of_policy(str(policies[policy_id].get("policy_class")))
+        candidates.append(found[0] if found else None)
+    wanted = {modules[policy_id].class_name for policy_id in trained[:1]}
+    for name in [*filter(None, candidates), *FAMILIES]:
+        family = FAMILIES[name]
+        if family.algorithm and family.learner and wanted <= {family.module}:
+            return family.algorithm, family.learner
+    raise AssertionError(wanted)
 
 
 def _component(prefix: str, what: Named, state: dict[str, Any], name: str = "state") -> list[Item]:
@@ -196,7 +204,7 @@ def _arguments(prefix: str, module: Module) -> dict[str, Any]:
         "inference_only": module.inference_only,
         "learner_only": False,
         "model_config": module.model_config,
-        "catalog_class": Named.parse(str(module.catalog_class)),
+        "catalog_class": Named.parse(module.catalog_class) if module.catalog_class else None,
     }
 
 
@@ -261,9 +269,9 @@ def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, (dict, list, tuple)) and not value)
 
 
-def _notes(policy_id: str, module: Module) -> list[str]:
+def _notes(policy_id: str, module: Module, policy: Mapping[str, Any]) -> list[str]:
     notes, where = [], f"{names.POLICIES}/{policy_id}"
-    if any(name.startswith(("_target_", "target_")) for name in module.weights) and module.renamed:
+    if any(map(_TARGET.match, module.weights)) and not any(map(_TARGET.match, policy["weights"])):
         notes.append(f"{where}: target networks, which weren't stored, equal the networks that they follow")
     if module.inference_only and any(line.startswith("weights/q") for line in module.dropped):
         notes.append(f"{where}: a module for inference; training goes on with Q networks that start anew")
