@@ -12,6 +12,7 @@ from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
 from ckptstore.format.droppings import is_dropping
 from ckptstore.read.contents import UnknownContents
+from ckptstore.rllib_formats.layouts.base import LEARNER_ONLY
 
 
 def list_files(checkpoint: Checkpoint) -> dict[str, int]:
@@ -56,9 +57,10 @@ def detail(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
         _describe_policy(checkpoint, policy_id, sizes, table) for policy_id in checkpoint.policy_ids
     ]
     of_policies = {path for policy_id in checkpoint.policy_ids for path in checkpoint.files_of(policy_id)}
-    rest = {path: count for path, count in sizes.items() if path not in of_policies}
+    of_modules = {path for name in checkpoint.components for path in _list_module(name, sizes)}
+    rest = {path: count for path, count in sizes.items() if path not in of_policies | of_modules}
     document["components"] = [
-        {"name": name, "bytes": _count_component_bytes(name, rest)} for name in checkpoint.components
+        {"name": name, "bytes": _count_component_bytes(name, rest, sizes)} for name in checkpoint.components
     ]
     document |= _describe_run(checkpoint)
     document["notes"] = [note._asdict() for note in checkpoint.notes]
@@ -106,12 +108,20 @@ def _describe_policy(
     }
 
 
-def _count_component_bytes(name: str, sizes: Mapping[str, int]) -> int:
+def _count_component_bytes(name: str, rest: Mapping[str, int], sizes: Mapping[str, int]) -> int:
     """The size of the component's file, or of what its directory holds beside the policies."""
-    if (path := names.component_path(name)) in sizes:
-        return sizes[path]
+    if (path := names.component_path(name)) in rest:
+        return rest[path]
+    if paths := _list_module(name, sizes):
+        return sum(sizes[path] for path in paths)
     inside = ("learner_group/", "learner/", "state.") if name == "learner" else (f"{name}/",)
-    return sum(count for path, count in sizes.items() if path.startswith(inside))
+    return sum(count for path, count in rest.items() if path.startswith(inside))
+
+
+def _list_module(name: str, sizes: Mapping[str, int]) -> list[str]:
+    """The files of a component that is a module of the Learner's."""
+    module_id = name.removeprefix(LEARNER_ONLY)
+    return [path for path in sizes if name != module_id and f"/rl_module/{module_id}/" in f"/{path}"]
 
 
 def _describe_run(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ckptstore.printable import clean
 from ckptstore.rllib_formats import model, versions
 from ckptstore.rllib_formats.detect import Detected, detect
 from ckptstore.rllib_formats.layouts import Want, layout
+from ckptstore.rllib_formats.layouts.base import LEARNER_ONLY
 from ckptstore.rllib_formats.migrations import chain
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.source import Source
@@ -91,7 +92,11 @@ class ForeignCheckpoint:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Names of its other parts with files of their own, neither algorithm nor policy, sorted."""
+        """Names of its other parts with files of their own, neither algorithm nor policy, sorted.
+
+        A module that only the Learner has, such as a curiosity model, is one: ``rl_module.<id>``, with what a
+        policy has.
+        """
         return self._layout.components
 
     def component(self, name: str) -> Any:
@@ -101,6 +106,9 @@ class ForeignCheckpoint:
             raise CheckpointNotFound(
                 "checkpoint directory", f"it holds no component {name!r}", f"It holds {known}"
             )
+        module_id = name.removeprefix(LEARNER_ONLY)
+        if name != module_id and module_id in self._layout.learner_only:
+            return self._model_of(module_id, Want(optimizer=True, details=True))
         return self._layout.component(name)
 
     def policy(self, policy_id: str, *, optimizer: bool = True) -> dict[str, Any]:
@@ -109,11 +117,12 @@ class ForeignCheckpoint:
         Raises CheckpointNotFound, listing all ids, for an unknown one; CheckpointCorrupt if its files are
         missing.
         """
-        raw = self._raw_policy(policy_id, Want(optimizer, details=True))
-        return model.policy(raw, policy_id, self._layout.path_of(policy_id))
+        self._check_held(policy_id)
+        return self._model_of(policy_id, Want(optimizer, details=True))
 
     def weights(self, policy_id: str) -> dict[str, Any]:
         """The weights of one policy, by their names in the live algorithm. Reads that policy only."""
+        self._check_held(policy_id)
         raw = self._raw_policy(policy_id, Want(optimizer=False, details=False))
         return model.weights(raw.get("module_state"), self._layout.path_of(policy_id))
 
@@ -134,10 +143,15 @@ class ForeignCheckpoint:
         """
         return self._layout.files_of(policy_id)
 
-    def _raw_policy(self, policy_id: str, want: Want) -> dict[str, Any]:
+    def _check_held(self, policy_id: str) -> None:
         if not self.holds(policy_id):
             reason = self._layout.absence(policy_id) or ""
             raise names.refuse_unknown_policies("checkpoint directory", [policy_id], self.policy_ids, reason)
+
+    def _model_of(self, policy_id: str, want: Want) -> dict[str, Any]:
+        return model.policy(self._raw_policy(policy_id, want), policy_id, self._layout.path_of(policy_id))
+
+    def _raw_policy(self, policy_id: str, want: Want) -> dict[str, Any]:
         try:
             raw = self._layout.policy(policy_id, want)
         except CheckpointCorrupt as error:

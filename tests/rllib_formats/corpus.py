@@ -22,6 +22,7 @@ import numpy as np
 from ckptstore import Checkpoint
 from ckptstore.rllib_formats.foreign import ForeignCheckpoint
 from ckptstore.rllib_formats.foreign import open as open_foreign
+from ckptstore.rllib_formats.layouts.base import LEARNER_ONLY
 from ckptstore.rllib_formats.notes import Note
 
 TOLERANCE = 1e-7
@@ -97,7 +98,10 @@ class Readable(Protocol):
     @property
     def policy_ids(self) -> tuple[str, ...]: ...
     @property
+    def components(self) -> Any: ...
+    @property
     def notes(self) -> tuple[Note, ...]: ...
+    def component(self, name: str) -> Any: ...
     def state(self) -> dict[str, Any]: ...
     def policy(self, policy_id: str) -> dict[str, Any]: ...
     def weights(self, policy_id: str) -> dict[str, Any]: ...
@@ -109,6 +113,11 @@ class Front:
     def __init__(self, ckpt: Checkpoint) -> None:
         self.ckpt = ckpt
         self.kind, self.version, self.policy_ids = ckpt.kind, ckpt.version, ckpt.policy_ids
+        self.components = ckpt.components
+
+    def component(self, name: str) -> Any:
+        """One of `components`."""
+        return self.components[name]
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -155,16 +164,21 @@ def _check_one(
     foreign: Readable, truth: dict[str, Any], expected: dict[str, Any], subset: bool
 ) -> Iterator[str]:
     ids = [str(policy_id) for policy_id in expected["policy_ids"]]
-    missing = set(ids) - set(foreign.policy_ids)
+    beside = {name.removeprefix(LEARNER_ONLY): name for name in foreign.components if LEARNER_ONLY in name}
+    missing = set(ids) - set(foreign.policy_ids) - beside.keys()
     if set(foreign.policy_ids) - set(ids):
         yield f"policy ids {foreign.policy_ids} where {ids} are expected"
     state = foreign.state() if foreign.kind not in {"RLModule", "MultiRLModule", "LearnerGroup"} else {}
     optimizer: dict[str, Any] = {}
-    for policy_id in foreign.policy_ids:
+    for policy_id in (*foreign.policy_ids, *beside):
         prefix = f"weights/{policy_id}/"
         names = {name[len(prefix) :] for name in truth if name.startswith(prefix)}
-        policy = foreign.policy(policy_id)
-        weights = foreign.weights(policy_id)
+        if policy_id in beside:
+            policy = foreign.component(beside[policy_id])
+            weights = policy["weights"]
+        else:
+            policy = foreign.policy(policy_id)
+            weights = foreign.weights(policy_id)
         if weights.keys() != policy["weights"].keys():
             yield f"{policy_id}: weights() and policy() name different weights"
         if weights.keys() != names and not (subset and weights.keys() < names):

@@ -17,6 +17,8 @@ from ckptstore.integrations.rllib import connectors
 from ckptstore.integrations.rllib.code import Code
 from ckptstore.integrations.rllib.oldstack import check_weights
 from ckptstore.integrations.rllib.report import RestoreReport
+from ckptstore.read.contents import Contents
+from ckptstore.rllib_formats.layouts.base import LEARNER_ONLY
 from ckptstore.rllib_formats.networks import new_stack, new_stack_module
 from ckptstore.rllib_formats.networks.normal import normal_of
 
@@ -114,6 +116,12 @@ def specify_modules(
     report.carried.append("model_config")
 
 
+def read_learner_modules(source: Contents) -> dict[str, Any]:
+    """The modules that only the Learner has, by their ids, each as a policy is."""
+    found = [name for name in source.components if name.startswith(LEARNER_ONLY)]
+    return {name.removeprefix(LEARNER_ONLY): source.component(name) for name in found}
+
+
 def is_learner_only(policy: Mapping[str, Any]) -> bool:
     """Whether a module is no agent's policy, but a part of the learner, such as a curiosity model."""
     return bool(policy["extra"].get("learner_only"))
@@ -172,6 +180,12 @@ def load(
     What the caller has `given`, by the names of attributes, isn't overwritten by what was saved.
     """
     ours = algo.learner_group.get_weights()
+    for module_id in sorted(policies.keys() - ours.keys()):
+        if is_learner_only(policies[module_id]):
+            report.dropped[f"{names.COMPONENTS}/{LEARNER_ONLY}{module_id}"] = (
+                "this algorithm has no such module"
+            )
+            policies = {name: policy for name, policy in policies.items() if name != module_id}
     weights: dict[str, Any] = {}
     new_parts: dict[str, set[str]] = {}
     for policy_id, policy in policies.items():

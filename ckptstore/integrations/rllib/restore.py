@@ -53,8 +53,9 @@ def from_checkpoint(
     checkpoint, source = _open_algorithm(ckpt_or_url, "Use policy_from_checkpoint")
     wanted = choose_policies(checkpoint.url, source, policy_ids)
     state = _read_state(checkpoint, source)
-    policies = {policy_id: source.policy(policy_id) for policy_id in wanted}
     written = _stack_of(source)
+    policies = {policy_id: source.policy(policy_id) for policy_id in wanted}
+    policies |= newstack.read_learner_modules(source) if written == "new" else {}
     stack = api_stack or written
     report = _build_report(checkpoint, source, stack, written, wanted)
     if report.converted:
@@ -71,10 +72,9 @@ def from_checkpoint(
             own, dropped = configs.translate_single_policies(state["config"], wanted, target, stack == "new")
             report.dropped |= dropped
             report.renamed += [f"{name}: {line}" for name, item in own.items() for line in item.renamed]
-        agents = [name for name in wanted if not newstack.is_learner_only(policies[name])]
         kinds = {} if stack == "new" else _find_policy_classes(code, policies, overrides)
         _set_policies(
-            target, code, state, agents, own, kinds, policy_mapping_fn, policies_to_train, overrides
+            target, code, state, wanted, own, kinds, policy_mapping_fn, policies_to_train, overrides
         )
         _set_environment(target, code, state, overrides)
         for name, value in overrides.items():
@@ -117,13 +117,14 @@ def restore(algo: Any, ckpt: CheckpointSource, partial: bool = False) -> Restore
     checkpoint, source = _open_algorithm(ckpt, "Name an algorithm's checkpoint")
     stack = "new" if algo.config.enable_rl_module_and_learner else "old"
     ids = newstack.module_ids(algo) if stack == "new" else oldstack.policy_ids(algo)
-    wanted = choose_policies(checkpoint.url, source, ids)
     written = _stack_of(source)
+    beside = newstack.read_learner_modules(source) if written == "new" else {}
+    wanted = choose_policies(checkpoint.url, source, [name for name in ids if name not in beside])
     report = _build_report(checkpoint, source, stack, written, wanted)
     for policy_id in sorted(set(source.policy_ids) - set(wanted)):
         report.dropped[f"{names.POLICIES}/{policy_id}"] = "this algorithm has no such policy"
     state = _read_state(checkpoint, source)
-    policies = {policy_id: source.policy(policy_id) for policy_id in wanted}
+    policies = {policy_id: source.policy(policy_id) for policy_id in wanted} | beside
     if report.converted:
         policies = newstack.convert(state, policies, report)
     _set(algo, source, state, policies, written, (), partial, report)

@@ -9,6 +9,8 @@ from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.source import Source
 
 Raw = dict[str, Any]
+LEARNER_ONLY = "rl_module."
+"""What the component of a module that only the Learner has is called, before the module's id."""
 
 
 class Want(NamedTuple):
@@ -27,6 +29,10 @@ class Layout(Protocol):
     @property
     def ray_version(self) -> str:
         """The Ray that wrote it; empty if no file says."""
+
+    @property
+    def learner_only(self) -> frozenset[str]:
+        """Ids of modules that no agent acts with, such as a curiosity model: components, and no policies."""
 
     @property
     def written(self) -> frozenset[str]:

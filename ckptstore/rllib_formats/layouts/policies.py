@@ -36,6 +36,8 @@ _BESIDE = f"{names.COMPONENTS}/"  # where ckptstore keeps what RLlib's tree can'
 class Policies:
     """Reads an algorithm, a policy, or what a Learner of that time saved by itself."""
 
+    learner_only: frozenset[str] = frozenset()
+
     def __init__(self, source: Source, detected: Detected) -> None:
         self.source, self.detected = source, detected
         self.notes: list[Note] = []

@@ -17,6 +17,8 @@ _BY_ID = ("state", "policy_specs", "filters")  # parts of a worker that are dict
 class SingleFile:
     """Reads the one file once and cuts the policies out of it."""
 
+    learner_only: frozenset[str] = frozenset()
+
     def __init__(self, source: Source, detected: Detected) -> None:
         self.source, self.detected = source, detected
         self.notes: list[Note] = []

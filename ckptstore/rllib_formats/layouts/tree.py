@@ -9,7 +9,7 @@ from ckptstore.errors import CheckpointCorrupt
 from ckptstore.format import names
 from ckptstore.rllib_formats import pipelines
 from ckptstore.rllib_formats.detect import Detected
-from ckptstore.rllib_formats.layouts.base import Raw, Want, owner, read_constructor
+from ckptstore.rllib_formats.layouts.base import LEARNER_ONLY, Raw, Want, owner, read_constructor
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.rllib_formats.paths import (
     COMPONENT_EXTENSIONS,
@@ -33,11 +33,14 @@ class Tree:
         self.notes: list[Note] = []
         self.ray_version = detected.ray_version
         self._modules = module_files(source.files, detected.modules, detected.version)
-        parts = {"learner"} if detected.learner is not None else set()
-        if detected.kind == "Algorithm":
-            top = set(children(source.files, "")) - {"learner_group"}
+
+    @cached_property
+    def components(self) -> tuple[str, ...]:
+        parts = {"learner"} if self.detected.learner is not None else set()
+        if self.detected.kind == "Algorithm":
+            top = set(children(self.source.files, "")) - {"learner_group"}
             parts |= {name for name in top if self._state_path(name)}
-        self.components: tuple[str, ...] = tuple(sorted(parts))
+        return tuple(sorted([*parts, *(LEARNER_ONLY + module_id for module_id in self.learner_only)]))
 
     @cached_property
     def _specs(self) -> dict[str, Any]:
@@ -55,26 +58,35 @@ class Tree:
     def _expected(self) -> frozenset[str]:
         return frozenset(self._specs)
 
-    @property
-    def _learner_only(self) -> frozenset[str]:
-        """Ids of modules that no env runner has, such as a curiosity model; only the specs say so."""
-        fields = {name: getattr(spec, "state", None) for name, spec in self._specs.items()}
+    @cached_property
+    def learner_only(self) -> frozenset[str]:
+        # Only the specs say so. One module alone acts: nothing is read to find that out.
+        fields = (
+            {}
+            if len(self._modules) < 2
+            else {name: getattr(spec, "state", None) for name, spec in self._specs.items()}
+        )
         return frozenset(
             name
             for name, item in fields.items()
             if isinstance(item, dict) and item.get("learner_only") is True
         )
 
-    @property
+    @cached_property
     def written(self) -> frozenset[str]:
-        return frozenset({names.DEFAULT_POLICY} if self.detected.kind == "RLModule" else self._modules)
+        if self.detected.kind == "RLModule":
+            return frozenset({names.DEFAULT_POLICY})
+        return frozenset(self._modules) - self.learner_only
 
     @cached_property
     def policy_ids(self) -> tuple[str, ...]:
         # A module that is expected but missing stays listed, or the rest would pass for the whole.
-        return tuple(sorted(self.written | self._expected.difference(self.detected.left_out)))
+        expected = self._expected.difference(self.detected.left_out, self.learner_only)
+        return tuple(sorted(self.written | expected))
 
     def absence(self, policy_id: str) -> str | None:
+        if policy_id in self.learner_only:
+            return f"only the Learner has this module, which is the component {LEARNER_ONLY + policy_id!r}"
         return None
 
     def path_of(self, policy_id: str) -> str:
@@ -103,7 +115,7 @@ class Tree:
         document: Raw = {"module_state": self.source.read_mapping(path)}
         if want.details:
             document["ctor"] = self._ctor(path.rpartition("/")[0])
-            if policy_id in self._learner_only:
+            if policy_id in self.learner_only:
                 kwargs = {**document["ctor"]["kwargs"], "learner_only": True}
                 document["ctor"] = {**document["ctor"], "kwargs": kwargs}
         if want.optimizer and self.detected.learner is not None:
@@ -119,7 +131,7 @@ class Tree:
     def _module_of(self, name: str, item: Any) -> str | None:
         if isinstance(item, dict) and isinstance(item.get("module_id"), str):
             return str(item["module_id"])
-        return owner(name, self.policy_ids)
+        return owner(name, {*self.policy_ids, *self.learner_only})
 
     @cached_property
     def _learner(self) -> Raw:

@@ -326,7 +326,13 @@ def test_a_module_of_the_learner_alone_is_no_agents(tmp_path: Path) -> None:
     ckpt = rllib.save(algo, tmp_path / "store")
     truth = {name: weights(algo, "new", name) for name in specs}
     algo.stop()
-    again = rllib.from_checkpoint(ckpt)
+    assert ckpt.policy_ids == ("default_policy",)
+    plain = training.ppo("new").build_algo()
+    report = rllib.restore(plain, ckpt)
+    assert f"components/rl_module.{curious.ICM_MODULE_ID}" in report.dropped
+    equal(truth["default_policy"], weights(plain, "new"))
+    plain.stop()
+    again = rllib.from_checkpoint(ckpt, policy_ids=["default_policy"])
     try:
         assert not again.config.is_multi_agent
         assert type(training.learner_of(again)).__name__ == "PPOTorchLearnerWithCuriosity"
