@@ -170,6 +170,11 @@ class _Graph:
             mean = self.add("ReduceMean", [advantage, self.constant([-1], np.int64)], keepdims=1)
         return self.add("Add", [self.add("Sub", [advantage, mean]), value])
 
+    def expect(self, x: str, actions: int, support: Any) -> str:
+        shape = self.constant([0, actions, len(support)], np.int64)
+        weights = self.add("Softmax", [self.add("Reshape", [x, shape])], axis=-1)
+        return self.add("MatMul", [weights, self.constant(support, np.float32)])
+
     def with_deviation(self, mean: str, log_std: str) -> str:
         spread = self.add("Expand", [self.weight(log_std), self.add("Shape", [mean])])
         return self.add("Concat", [mean, spread], axis=-1)

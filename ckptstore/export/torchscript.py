@@ -137,6 +137,10 @@ class _Tensors:
     def combine_dueling(self, advantage: Any, value: Any) -> Any:
         return advantage - advantage.mean(dim=-1, keepdim=True) + value
 
+    def expect(self, x: Any, actions: int, support: Any) -> Any:
+        weights = x.reshape(-1, actions, len(support)).softmax(dim=-1)
+        return weights @ self._torch.tensor(support, dtype=self._torch.float32)
+
     def with_deviation(self, mean: Any, log_std: str) -> Any:
         return self._torch.cat([mean, self._weights[log_std].expand_as(mean)], dim=-1)
 

@@ -24,6 +24,14 @@ IMAGE = gym.spaces.Box(0.0, 1.0, (10, 10, 3), np.float32)
 MOVE = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 PARTS = gym.spaces.Tuple([FEW, gym.spaces.Dict(b=gym.spaces.MultiDiscrete([2, 3]), a=MOVE)])
 HIDDEN: dict[str, Any] = {"fcnet_hiddens": [12, 8], "fcnet_activation": "relu", "fusionnet_hiddens": [8]}
+ATOMS: dict[str, Any] = {
+    "num_atoms": 5,
+    "v_min": -3.0,
+    "v_max": 7.0,
+    "double_q": True,
+    "std_init": 0.5,
+    "epsilon": [(0, 1.0), (10, 0.1)],
+}
 CONV: dict[str, Any] = {
     "conv_filters": [[4, [5, 5], 2, "same"], [6, [5, 5], 2, "valid"]],
     "conv_activation": "relu",
@@ -35,6 +43,8 @@ CASES: dict[str, tuple[str, Any, Any, dict[str, Any]]] = {
     "bc_conv": ("BC", IMAGE, MOVE, CONV),
     "appo": ("APPO", FLAT, FEW, {**HIDDEN, "vf_share_layers": True}),
     "appo_parts": ("APPO", FLAT, PARTS, {**HIDDEN, "vf_share_layers": False}),
+    "dqn_atoms": ("DQN", FLAT, FEW, {**HIDDEN, **ATOMS, "dueling": False}),
+    "dqn_atoms_dueling": ("DQN", FLAT, FEW, {**HIDDEN, **ATOMS, "dueling": True, "head_fcnet_hiddens": [5]}),
     "cql": ("CQL", FLAT, MOVE, HIDDEN),
     "tqc": ("TQC", FLAT, MOVE, {**HIDDEN, "n_quantiles": 5, "n_critics": 2}),
 }
@@ -72,7 +82,10 @@ def main(folder: Path) -> None:
         batch = {"obs": torch.from_numpy(whole.astype(np.float32) / 127)}
         module.save_to_path(str(folder / name / "checkpoint"))
         with torch.no_grad():
-            truth = {"logits": module.forward_inference(batch)["action_dist_inputs"].numpy()}
+            if hasattr(module, "compute_q_values") and hasattr(module, "af"):
+                truth = {"logits": module.compute_q_values(batch)["qf_preds"].numpy()}
+            else:
+                truth = {"logits": module.forward_inference(batch)["action_dist_inputs"].numpy()}
             if hasattr(module, "compute_values"):
                 truth["values"] = module.compute_values(batch).numpy()
         with open(folder / name / "truth.npz", "wb") as file:

@@ -43,6 +43,13 @@ def taken(module: Any, path: Path) -> None:
         np.testing.assert_array_equal(state[name], value)
 
 
+def repeat(state: Any, count: int) -> Any:
+    """A state for `count` observations; policy and values have one each where they share no layers."""
+    if isinstance(state, dict):
+        return {key: repeat(value, count) for key, value in state.items()}
+    return state[None].repeat(count, *([1] * state.dim()))
+
+
 def compute(module: Any, obs: Any) -> dict[str, Any]:
     """Logits and values for a batch of observations."""
     batch: dict[str, Any] = {Columns.OBS: torch.from_numpy(np.asarray(obs, np.float32))}
@@ -50,9 +57,7 @@ def compute(module: Any, obs: Any) -> dict[str, Any]:
     if stateful:
         start = module.get_initial_state()
         batch[Columns.OBS] = batch[Columns.OBS][:, None]  # one step of time
-        batch[Columns.STATE_IN] = {
-            key: value[None].repeat(len(obs), *([1] * value.dim())) for key, value in start.items()
-        }
+        batch[Columns.STATE_IN] = repeat(start, len(obs))
     with torch.no_grad():
         if hasattr(module, "compute_q_values") and hasattr(module, "af"):
             return {"logits": module.compute_q_values(batch)["qf_preds"].tolist(), "values": None}

@@ -83,6 +83,14 @@ def outputs(module: Module, obs: Any) -> tuple[Any, Any]:
     if "DQN" in module.class_name:
         trunk = encoded(module, "encoder", obs)
         advantage = mlp(module, "af.net.mlp", trunk, head, False)
+        if (atoms := config.get("num_atoms", 1)) > 1:
+            logits = advantage.reshape(len(obs), -1, atoms)
+            if config["dueling"]:
+                logits = logits - logits.mean(axis=-1, keepdims=True)
+                logits = logits + mlp(module, "vf.net.mlp", trunk, head, False)[:, :, None]
+            share = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+            support = config["v_min"] + np.arange(atoms) * (config["v_max"] - config["v_min"]) / (atoms - 1)
+            return (share * support).sum(axis=-1), None
         if not config["dueling"]:
             return advantage, None
         value = mlp(module, "vf.net.mlp", trunk, head, False)

@@ -326,6 +326,19 @@ def test_modules_are_carried_with_todays_names() -> None:
             new_stack_module({**policy, "policy_class": name, "config": {}})
 
 
+def test_a_distribution_under_streams_was_another_function() -> None:
+    """Up to Ray 2.40 its logits were centred over actions: today's module would act otherwise."""
+    old = "ray.rllib.algorithms.dqn.torch.dqn_rainbow_torch_rl_module.DQNRainbowTorchRLModule"
+    for case, refused in (("dqn_atoms_dueling", True), ("dqn_atoms", False)):
+        policy = Checkpoint.open(DATA / "modules" / case / "checkpoint").policies["default_policy"]
+        new_stack_module(policy)
+        if refused:
+            with pytest.raises(UnreadableFormat, match="up to Ray 2"):
+                new_stack_module({**policy, "policy_class": old})
+        else:
+            new_stack_module({**policy, "policy_class": old})
+
+
 def test_former_names_of_targets() -> None:
     """APPO's, up to Ray 2.33."""
     policy = Checkpoint.open(DATA / "v1_2/ray_2.12.0_hybrid_appo/checkpoint").policies["default_policy"]

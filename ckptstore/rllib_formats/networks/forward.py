@@ -54,6 +54,9 @@ class Ops(Protocol[T]):
     def combine_dueling(self, advantage: T, value: T) -> T:
         """``advantage - advantage.mean(-1) + value``."""
 
+    def expect(self, x: T, actions: int, support: Array) -> T:
+        """For each of the `actions` the mean of `support` under the softmax of its share of `x`."""
+
     def with_deviation(self, mean: T, log_std: str) -> T:
         """The means, each row followed by the weight `log_std`."""
 
@@ -132,19 +135,24 @@ def _head(module: Module) -> str:
     return "_pi_head" if module.network == "BC" else "pi"
 
 
+def _count_atoms(module: Module) -> int:
+    """Of the distribution over each Q value that DQN learns; 1 for none."""
+    return int(module.model_config.get("num_atoms", 1)) if module.network == "DQN" else 1
+
+
 def _refuse_settings(module: Module, where: str) -> None:
     for name in ("lstm_use_prev_action", "lstm_use_prev_reward", "fcnet_use_layernorm"):
         if module.model_config.get(name):
             raise refuse(where, f"it is built with {name}=True")
     if module.model_config.get("head_fcnet_use_layernorm"):
         raise refuse(where, "it is built with head_fcnet_use_layernorm=True")
-    if module.model_config.get("num_atoms", 1) != 1:
-        raise refuse(where, f"it learns a distribution (num_atoms={module.model_config['num_atoms']!r:.20})")
 
 
 def _refuse_leftovers(module: Module, used: Mapping[str, None], where: str) -> None:
     """Refuse weights that weren't used, except target networks, SAC's critics and constants."""
     idle = ("_target_", "target_", "_old_", *(("qf",) if module.network == "SAC" else ()))
+    if _count_atoms(module) > 1:
+        idle = (*idle, "vf.")  # it is added to all logits of an action, which changes no softmax
     left = [
         name
         for name in module.weights
@@ -225,6 +233,9 @@ class _Walk:
     def dqn(self, x: Any) -> dict[str, Any]:
         latent = self.encode("encoder", x)
         values = self.layers("af.net.mlp", latent, self.head, False)
+        if (atoms := _count_atoms(self.module)) > 1:
+            support = np.linspace(float(self.settings["v_min"]), float(self.settings["v_max"]), atoms)
+            return {"qf_preds": self.ops.expect(values, int(self.module.action_space["n"]), support)}
         if self.settings.get("dueling"):
             values = self.ops.combine_dueling(values, self.layers("vf.net.mlp", latent, self.head, False))
         return {"qf_preds": values}
@@ -363,6 +374,11 @@ class Numbers:
 
     def combine_dueling(self, advantage: Array, value: Array) -> Array:
         return advantage - advantage.mean(axis=-1, keepdims=True) + value
+
+    def expect(self, x: Array, actions: int, support: Array) -> Array:
+        logits = x.reshape(len(x), actions, len(support))
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return (weights / weights.sum(axis=-1, keepdims=True)) @ support
 
     def with_deviation(self, mean: Array, log_std: str) -> Array:
         return np.concatenate([mean, np.broadcast_to(self.weight(log_std, 1), mean.shape)], axis=-1)

@@ -46,6 +46,8 @@ _HEADS = re.compile(
     r"((?:_target_|target_|_old_)?(?:pi|vf|af|qf|qf_twin|_pi_head|qf_heads\.\d+))\.(?:net|log_std)\b"
 )
 _TARGETS = ("_target_", "target_", "_old_")
+_RAINBOW = ".DQNRainbowTorchRLModule"
+"""DQN's up to Ray 2.40: it took the mean of a distribution's logits over actions, today's over atoms."""
 _FORMER_TARGETS = ("old_encoder.", "old_pi.")  # APPO's, up to Ray 2.33
 _FIRST_Q = ("qf_encoder.net.", "qf_encoders.0.net.")  # of observation and action as one
 
@@ -68,6 +70,8 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         raise refuse(where, f"the module class {class_name:.120} isn't one of RLlib's defaults")
     family = FAMILIES[known]
     settings = _settings(model, where)
+    if class_name.endswith(_RAINBOW) and settings.get("dueling") and settings.get("num_atoms", 1) != 1:
+        raise refuse(where, "it is dueling with num_atoms, which up to Ray 2.40 computed something else")
     weights = {_rename(name, known): value for name, value in policy["weights"].items()}
     renamed = [
         f"weights/{name} -> weights/{new}"
