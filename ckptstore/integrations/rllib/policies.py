@@ -22,11 +22,17 @@ def policy_from_checkpoint(ckpt_or_url: CheckpointSource, policy_ids: Collection
 
     A policy is RLlib's ``Policy`` from the old API stack and its ``RLModule`` from the new one. Only those in
     `policy_ids` are fetched. No environment is made. Raises CheckpointNotFound for unknown ids and
-    UnreadableFormat for a policy that the installed Ray can't build.
+    UnreadableFormat for a policy that the installed Ray can't build, or for what holds no policy.
     """
     checkpoint = open_source(ckpt_or_url)
     source = checkpoint.rllib()
     wanted = choose_policies(checkpoint.url, source, policy_ids)
+    if not source.policy_ids:
+        raise UnreadableFormat(
+            checkpoint.url,
+            f"it is of kind {source.kind or 'unknown'} and holds no policy",
+            "Name the checkpoint of an algorithm or of a policy",
+        )
     modules = source.kind in ("RLModule", "MultiRLModule", "LearnerGroup", "Learner")
     new = modules or source.version in NEW_STACK
     report = RestoreReport(
