@@ -49,11 +49,14 @@ clients-smoke: $(READY)  ## the oldest S3 client that is promised to work, which
 	$(RUN)python -m tests.compat.clients --quick
 
 OLDER_RAYS := 2.10.0 2.40.0
-compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(OLDER_RAYS:%=$(SCRATCH)/ray-%/.ready)  ## other Pythons, numpys, clients of S3 and GCS, and RLlibs, which it downloads
+WITH_TENSORFLOW := $(SCRATCH)/tensorflow/bin/python -m pytest -q -rs -m "not slow" tests/integrations/rllib
+compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(SCRATCH)/tensorflow/.ready $(OLDER_RAYS:%=$(SCRATCH)/ray-%/.ready)  ## other Pythons, numpys, clients of S3 and GCS, and RLlibs, which it downloads
 	$(RUN)python -m tests.codec.other_pythons
 	$(RUN)python -m tests.compat.clients
 	CKPTSTORE_RAY_PYTHON=$(SCRATCH)/ray/bin/python CKPTSTORE_OLDER_RAYS="$(OLDER_RAYS:%=$(CURDIR)/$(SCRATCH)/ray-%/bin/python)" $(RUN)pytest -q -rs tests/codec/test_other_pythons.py tests/migrations/test_other_pythons.py tests/compat
 	$(RAY)/bin/python -m pytest -q -rs tests/integrations/rllib
+	for keras in 0 1; do TF_USE_LEGACY_KERAS=$$keras $(WITH_TENSORFLOW)/test_tensorflow.py || exit 1; done
+	for kind in tf2 tf; do TF_USE_LEGACY_KERAS=1 CKPTSTORE_RLLIB_FRAMEWORK=$$kind $(WITH_TENSORFLOW)/test_saving_page.py || exit 1; done
 	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/export
 
 torture: $(READY)  ## crashes, power cuts, races, bad days and random operations, for most of an hour
@@ -107,6 +110,13 @@ $(SCRATCH)/demo/.ready: pyproject.toml
 	  | sed -un 's/^Collecting \([^ ;(<>=!~[]*\).*/  \1/p; s/^Installing collected.*/  installing/p'
 	@$(SCRATCH)/demo/bin/python -c 'import ckptstore, s3fs, click'
 	@$(SCRATCH)/demo/bin/python -m pip uninstall --quiet --yes pip setuptools  # 27 MB for nothing
+	@touch $@
+
+# Ray's policies of TensorFlow need Keras 2.
+$(SCRATCH)/tensorflow/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SCRATCH)/tensorflow
+	$(SCRATCH)/tensorflow/bin/python -m pip install --quiet "ray[rllib]==2.60.0" "torch==2.13.0" "tensorflow==2.21.0" "tf_keras==2.21.0" msgpack_numpy
+	$(SCRATCH)/tensorflow/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 # Torch without Ray.

@@ -16,6 +16,7 @@ from ckptstore.integrations.rllib.report import RestoreReport
 from ckptstore.rllib_formats.pipelines import SLOTS
 
 _OWN = "ray.rllib.connectors."
+_ALGORITHMS = "ray.rllib.algorithms."
 _FILTER = f"{_OWN}env_to_module.mean_std_filter.MeanStdFilter"
 _SPACES = ("input_observation_space", "input_action_space")
 
@@ -49,6 +50,8 @@ def set_connectors(
                 refusal = error
         if items == []:
             continue  # it made none
+        if items and stored is None and all(str(item["class"]).startswith(_ALGORITHMS) for item in items):
+            continue  # the algorithm's own config puts them there, and `build_states` looks whether it did
         built = [_build_connector(item, slot, state) for item in items or ()]
         if built and all(built):
             setattr(target, attribute, _make_function([item for item in built if item]))
@@ -124,7 +127,25 @@ def build_states(algo: Any, state: Mapping[str, Any], report: RestoreReport) -> 
                 f'Pass config={{"{slot}": ...}}, or build the algorithm with {slot}=',
             )
         inner.update(_update_filters(piece) if names[-1:] == ["MeanStdFilter"] else piece)
+    _check_own(algo, state, report)
     return {slot: found for slot, found in document.items() if found}
+
+
+def _check_own(algo: Any, state: Mapping[str, Any], report: RestoreReport) -> None:
+    """InvalidRequest unless `algo` has what the algorithm that was saved put in by itself."""
+    for slot, items in (state["extra"].get("pipelines") or {}).items():
+        if getattr(algo.config, f"_{slot}", None) is not None:
+            continue
+        names = {str(item["class"]) for item in items or () if str(item["class"]).startswith(_ALGORITHMS)}
+        live = {type(item).__name__ for each in _pipeline(algo, slot) for item in _inside(each)}
+        missing = sorted(name for name in names if name.rpartition(".")[2] not in live)
+        if missing:
+            raise InvalidRequest(
+                slot,
+                f"in {report.source} observations and actions went through {', '.join(missing)}, "
+                "which this Ray's algorithm doesn't put there",
+                f'Pass config={{"{slot}": ...}}, a function that makes what it was trained with',
+            )
 
 
 def _pipeline(algo: Any, slot: str) -> list[Any]:

@@ -16,6 +16,7 @@ from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
 from ckptstore.export.formats import about_network
 from ckptstore.export.trial import Live
+from ckptstore.integrations.rllib.saving import enter_session
 from ckptstore.rllib_formats.networks import Network, find_network
 from ckptstore.rllib_formats.networks.forward import Numbers
 from ckptstore.store import CheckpointStore
@@ -48,7 +49,8 @@ def export_model(
             data, _ = onnxfile.dumps(*_read_network(policy, number), opset=opset)
             _write(os.path.join(path, "model.onnx"), data)
         elif hasattr(policy, "export_model"):
-            policy.export_model(os.fspath(path))
+            with enter_session(policy):
+                policy.export_model(os.fspath(path))
             if not os.listdir(path):  # RLlib only logs that it couldn't
                 raise UnreadableFormat(
                     type(policy).__name__, "RLlib can't export its model", "Pass onnx=True, or export_policy"

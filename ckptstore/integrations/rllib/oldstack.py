@@ -31,8 +31,12 @@ def load(
     states = {policy_id: build_policy_state(policy, report) for policy_id, policy in policies.items()}
     _keep_given(algo, states, policies, given, report)
     for policy_id, item in states.items():
-        check_weights(
-            algo.get_policy(policy_id).get_weights(), item["weights"], f"{report.source} policy {policy_id!r}"
+        fit(
+            algo.get_policy(policy_id),
+            item,
+            policies[policy_id],
+            f"{report.source} policy {policy_id!r}",
+            report,
         )
     document: dict[str, Any] = {
         "worker": {"policy_states": states, "filters": _build_filters(algo, state, policies, report)},
@@ -117,9 +121,7 @@ def build_policy_state(policy: Mapping[str, Any], report: RestoreReport) -> dict
         "_exploration_state": policy["exploration"],
     }
     optimizers = policy["optimizer"]
-    if "variables" in optimizers:
-        report.dropped["optimizer"] = "variables of TensorFlow fit only policies of TensorFlow"
-    elif optimizers:
+    if optimizers and "variables" not in optimizers:  # TensorFlow's have variables: see `fit`
         found["_optimizer_variables"] = [_convert_optimizer(item) for item in optimizers.values()]
         report.carried.append("optimizer")
     if policy["kl_coeff"] is not None:
@@ -128,6 +130,30 @@ def build_policy_state(policy: Mapping[str, Any], report: RestoreReport) -> dict
     if not policy["exploration"]:
         del found["_exploration_state"]
     return found
+
+
+def fit(
+    policy: Any, document: dict[str, Any], stored: Mapping[str, Any], what: str, report: RestoreReport
+) -> None:
+    """Bring the `document` for ``policy.set_state`` into the form that `policy` takes.
+
+    Eager policies of TensorFlow have their weights in a list, which the model names by position. Variables of
+    an optimizer fit the static ones, by name. Raises UnreadableFormat for weights that don't fit.
+    """
+    ours = policy.get_weights()
+    listed = isinstance(ours, list)
+    named = {str(index): value for index, value in enumerate(ours)} if listed else ours
+    check_weights(named, document["weights"], what)
+    if listed:
+        document["weights"] = [document["weights"][name] for name in named]
+    variables = stored["optimizer"].get("variables")
+    if variables:
+        own = getattr(getattr(policy, "_optimizer_variables", None), "variables", {})
+        if own and own.keys() == variables.keys():
+            document["_optimizer_variables"] = variables
+            report.carried.append("optimizer")
+        else:
+            report.dropped["optimizer"] = "RLlib sets TensorFlow's variables only in static graphs, by name"
 
 
 def _convert_optimizer(item: Mapping[str, Any]) -> dict[str, Any]:

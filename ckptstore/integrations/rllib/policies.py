@@ -49,6 +49,7 @@ def policy_from_checkpoint(ckpt_or_url: CheckpointSource, policy_ids: Collection
 
 def _build_policy(policy_id: str, stored: Mapping[str, Any], report: RestoreReport) -> Any:
     from ray.rllib.algorithms.registry import get_policy_class
+    from ray.rllib.utils.policy import create_policy_for_framework
 
     state = {"algorithm_class": None, "config": stored["config"]}
     what = f"{report.source} policy {policy_id!r}"
@@ -62,11 +63,17 @@ def _build_policy(policy_id: str, stored: Mapping[str, Any], report: RestoreRepo
     made = get_policy_class(name)
     if made is None:
         raise UnreadableFormat(what, f"this Ray has no {name!r}", "Pass a config to from_checkpoint instead")
-    policy = made(
-        build_space(stored["observation_space"]), build_space(stored["action_space"]), target.to_dict()
+    scopes = {str(name).partition("/")[0] for name in stored["weights"]}
+    static = str(target.framework_str) == "tf" and len(scopes) == 1  # its names begin with the id it had
+    policy = create_policy_for_framework(
+        scopes.pop() if static else policy_id,
+        made,
+        target.to_dict(),
+        build_space(stored["observation_space"]),
+        build_space(stored["action_space"]),
     )
     document = oldstack.build_policy_state(stored, report)
-    oldstack.check_weights(policy.get_weights(), document["weights"], what)
+    oldstack.fit(policy, document, stored, what, report)
     policy.set_state(document)
     return policy
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
@@ -154,10 +157,14 @@ def _build_report(
 
 
 def _build_checked(config: Any, url: str) -> Any:
-    """The algorithm of `config`; InvalidRequest where it needs what isn't here: packages, models or data."""
+    """The algorithm of `config`; InvalidRequest where it needs what isn't here: packages, models, data, or an
+    environment.
+    """
     check_models(config)
+    _check_environment(config)
     try:
-        return _build(config)
+        with _name_tensorflow(config, url):
+            return _build(config)
     except ImportError as error:
         raise InvalidRequest(
             url,
@@ -176,8 +183,30 @@ def _build_checked(config: Any, url: str) -> Any:
         raise InvalidRequest("input_", f"Ray says: {error!s:.200}", _INPUT) from error
 
 
+@contextlib.contextmanager
+def _name_tensorflow(config: Any, url: str) -> Iterator[None]:
+    """InvalidRequest for what Ray's policies of TensorFlow need, and say only by an error of their own."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        framework, needed = str(config.framework_str), "tensorflow_probability"
+        if framework not in ("tf", "tf2"):
+            raise
+        if isinstance(error, AssertionError) and find_spec(needed) is None:  # of squashed Gaussians
+            raise InvalidRequest(
+                url, f"Ray needs {needed}, which isn't installed here", "Install it"
+            ) from error
+        if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() not in ("1", "true"):
+            raise InvalidRequest(
+                url,
+                f"Ray's policies of TensorFlow need Keras 2: {error!s:.120}",
+                "Install tf_keras, and set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported",
+            ) from error
+        raise
+
+
 _CONNECTOR = "env_to_module_connector"
-_INPUT = 'Pass config={"input_": ...}, your data, or "sampler" to train in the environment'
+_INPUT = 'Pass config={"input_": ...}, your data, or "sampler" to go without'
 
 
 def _check_images(algo: Any) -> None:
@@ -205,6 +234,24 @@ def check_models(config: Any) -> None:
             "the network is of a class of your own, which isn't registered here",
             f"Call {ModelCatalog.__name__}.register_custom_model({name!r}, ...) first",
         )
+
+
+def _check_environment(config: Any) -> None:
+    """Raise InvalidRequest for an environment that is named, and not registered in this process."""
+    import gymnasium
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    env = config.env
+    if not isinstance(env, str) or configs.may_import(env) or _global_registry.contains(ENV_CREATOR, env):
+        return
+    try:
+        gymnasium.spec(env)
+    except gymnasium.error.Error as error:
+        raise InvalidRequest(
+            "env",
+            f"no environment is registered as {env!r:.80} in this process",
+            f'Call ray.tune.register_env({env!r:.80}, ...) first, or pass config={{"env": ...}}',
+        ) from error
 
 
 def _build(config: Any) -> Any:
@@ -320,10 +367,12 @@ def find_algorithm_class(state: Mapping[str, Any], policies: Mapping[str, Any], 
     if name not in ALGORITHMS_CLASS_TO_NAME and isinstance(own, type):
         return own  # Ray's, and not in its registry, as TQC
     if name not in ALGORITHMS_CLASS_TO_NAME:
+        works = "load(), weights() and migrate() of the checkpoint work" if policies else "load() works"
         raise UnreadableFormat(
             url,
             f"this Ray has no algorithm {name!r}" if name else "it doesn't say which algorithm wrote it",
-            "Pass config=, the AlgorithmConfig of that algorithm",
+            f"{works} without it; from_checkpoint takes config=, "
+            "the AlgorithmConfig of one with the same networks",
         )
     try:
         return ALGORITHMS[ALGORITHMS_CLASS_TO_NAME[name]]()[0]

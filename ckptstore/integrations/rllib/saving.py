@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from ckptstore.checkpoint import Checkpoint
@@ -45,11 +47,43 @@ def write(save_checkpoint: Callable[[str], Any], directory: str) -> None:
     """Let RLlib write an algorithm's files, and write beside them which Python it ran on."""
     _writing.now = True
     try:
-        save_checkpoint(directory)
+        with _enter_sessions(getattr(save_checkpoint, "__self__", None)):
+            save_checkpoint(directory)
     finally:
         _writing.now = False
     with open(os.path.join(directory, WRITER), "w", encoding="utf-8") as file:
         json.dump({"python": platform.python_version()}, file)
+
+
+def enter_session(policy: Any) -> contextlib.AbstractContextManager[Any]:
+    """Make the session of a static graph of TensorFlow the default one, of which RLlib exports the weights.
+
+    Otherwise RLlib's file has weights that were never trained.
+    """
+    session = policy.get_session() if hasattr(policy, "get_session") else None
+    return contextlib.nullcontext() if session is None else session.as_default()
+
+
+@contextlib.contextmanager
+def _enter_sessions(algo: Any) -> Iterator[None]:
+    """Let each policy of `algo` that exports its model beside its state do so in its own session."""
+    config: Any = getattr(algo, "config", None)
+    if str(getattr(config, "framework_str", "")) != "tf" or not config.export_native_model_files:
+        yield
+        return
+    policies = [algo.get_policy(policy_id) for policy_id in algo.env_runner.policy_map]
+    for policy in policies:
+        policy.export_model = functools.partial(_export_in_session, policy, policy.export_model)
+    try:
+        yield
+    finally:
+        for policy in policies:
+            del policy.export_model
+
+
+def _export_in_session(policy: Any, export_model: Callable[..., None], *args: Any, **options: Any) -> None:
+    with enter_session(policy):
+        export_model(*args, **options)
 
 
 class _Writing(threading.local):
@@ -82,7 +116,8 @@ def export_policy(
     staged = store.stage(number, metrics=metrics, labels=labels, if_exists=if_exists)
     with staged as path:
         if hasattr(policy, "export_checkpoint"):
-            policy.export_checkpoint(os.fspath(path))
+            with enter_session(policy):
+                policy.export_checkpoint(os.fspath(path))
         else:
             policy.save_to_path(os.fspath(path))
     assert staged.checkpoint is not None
