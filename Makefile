@@ -10,7 +10,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and
 NO_VENV = python3 can't make virtual environments: on Debian and Ubuntu, apt install python3-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-files test-folders full rllib lint clients-smoke compat torture fuzz bench bench-smoke clean
+.PHONY: help demo test test-files test-folders full rllib trainers lint clients-smoke compat torture fuzz bench bench-smoke clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +36,15 @@ rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; p
 	  echo "SKIPPED tests/integrations/rllib: Ray doesn't install here: $$(grep -m1 -i error $(SCRATCH)/ray.log || tail -1 $(SCRATCH)/ray.log)"; \
 	fi
 
+TRAINERS := $(SCRATCH)/trainers
+trainers:  ## the part of the tests that needs Lightning, Stable-Baselines3, Hugging Face, Keras, ..., which it downloads
+	@mkdir -p $(SCRATCH)
+	@if $(MAKE) --no-print-directory $(TRAINERS)/.ready >$(SCRATCH)/trainers.log 2>&1; then \
+	  $(TRAINERS)/bin/python -m pytest -q -rs tests/integrations/trainers; \
+	else \
+	  echo "SKIPPED tests/integrations/trainers: they don't install here: $$(grep -m1 -i error $(SCRATCH)/trainers.log || tail -1 $(SCRATCH)/trainers.log)"; \
+	fi
+
 full: lint  ## the same with the long matrices
 	$(RUN)pytest -q
 	@$(MAKE) --no-print-directory rllib
@@ -58,6 +67,7 @@ compat: $(READY) $(SCRATCH)/ray/.ready $(SCRATCH)/torch/.ready $(SCRATCH)/tensor
 	for keras in 0 1; do TF_USE_LEGACY_KERAS=$$keras $(WITH_TENSORFLOW)/test_tensorflow.py || exit 1; done
 	for kind in tf2 tf; do TF_USE_LEGACY_KERAS=1 CKPTSTORE_RLLIB_FRAMEWORK=$$kind $(WITH_TENSORFLOW)/test_saving_page.py || exit 1; done
 	$(SCRATCH)/torch/bin/python -m pytest -q -rs tests/export
+	@$(MAKE) --no-print-directory trainers
 
 torture: $(READY)  ## crashes, power cuts, races, bad days and random operations, for most of an hour
 	-@$(MAKE) --no-print-directory $(SCRATCH)/chaos/.ready
@@ -117,6 +127,14 @@ $(SCRATCH)/tensorflow/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SCRATCH)/tensorflow
 	$(SCRATCH)/tensorflow/bin/python -m pip install --quiet "ray[rllib]==2.60.0" "torch==2.13.0" "tensorflow==2.21.0" "tf_keras==2.21.0" msgpack_numpy
 	$(SCRATCH)/tensorflow/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# The frameworks of docs/trainers, in the releases that its table names.
+$(TRAINERS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/python -m pip install --quiet "torch==2.13.0" "lightning==2.6.6" "stable-baselines3==2.9.2" \
+	  "transformers==5.24.0" "accelerate==1.15.0" "gymnasium==1.4.0" "pettingzoo==1.27.0"
+	$(TRAINERS)/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 # Torch without Ray.

@@ -62,7 +62,11 @@ PROMISED = [
     "ckptstore.errors",
     "ckptstore.retention",
     "ckptstore.testing",
-    *(f"ckptstore.integrations.{info.name}" for info in pkgutil.iter_modules(integrations.__path__)),
+    *(
+        f"ckptstore.integrations.{info.name}"
+        for info in pkgutil.iter_modules(integrations.__path__)
+        if not info.name.startswith("_")
+    ),
 ]
 
 

@@ -231,10 +231,10 @@ class TestExamplesOfContributing:
             def load(cls, path: str) -> str:
                 return Path(path).read_text(encoding="utf-8")
 
-        sb3 = self.run("ckptstore/integrations/sb3.py")
-        checkpoint = sb3["save"](Model(), CheckpointStore(tmp_path / "store"))
+        theirs = self.run("ckptstore/integrations/theirs.py")
+        checkpoint = theirs["save"](Model(), CheckpointStore(tmp_path / "store"))
         assert checkpoint.step == 7
-        assert sb3["load"](Model, checkpoint) == "weights"
+        assert theirs["load"](Model, checkpoint) == "weights"
 
     def test_the_command(self, tmp_path: Path) -> None:
         CheckpointStore(tmp_path / "store").save(step=1, state={"a": 1})

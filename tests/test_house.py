@@ -32,7 +32,8 @@ FLOORS = [
     ["run", "repair"],
     ["staging"],
     ["store"],
-    ["bulk", "checkpointer", "integrations"],
+    ["bulk", "checkpointer"],
+    ["integrations"],
     ["cli"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -48,8 +49,9 @@ MEDIAN_LINES, MOST_LINES = 130, 600
 
 # Frameworks and clients that importing ckptstore must not pull in.
 HEAVY = [
-    "ray", "torch", "onnx", "onnxruntime", "tensorflow", "jax", "gym", "gymnasium", "s3fs", "gcsfs",
-    "aiohttp", "botocore", "click", "rich", "cryptography",
+    "ray", "torch", "onnx", "onnxruntime", "tensorflow", "jax", "gym", "gymnasium", "lightning",
+    "transformers", "stable_baselines3", "s3fs", "gcsfs", "aiohttp", "botocore", "click", "rich",
+    "cryptography",
 ]  # fmt: skip
 
 

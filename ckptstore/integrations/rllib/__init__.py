@@ -8,6 +8,8 @@
 Ray is imported when a call needs it. See ``docs/rllib.md``.
 """
 
+from typing import Any
+
 from ckptstore.integrations.rllib.callback import CheckpointCallback, resume_or_build
 from ckptstore.integrations.rllib.models import export_model
 from ckptstore.integrations.rllib.pointers import open_reported
@@ -15,14 +17,12 @@ from ckptstore.integrations.rllib.policies import policy_from_checkpoint
 from ckptstore.integrations.rllib.report import RestoreReport, report
 from ckptstore.integrations.rllib.restore import from_checkpoint, restore
 from ckptstore.integrations.rllib.saving import export_policy, save
-from ckptstore.integrations.rllib.train import checkpoint_upload_fn
 from ckptstore.integrations.rllib.tune import StoredAlgorithm
 
 __all__ = [
     "CheckpointCallback",
     "RestoreReport",
     "StoredAlgorithm",
-    "checkpoint_upload_fn",
     "export_model",
     "export_policy",
     "from_checkpoint",
@@ -33,3 +33,14 @@ __all__ = [
     "resume_or_build",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "checkpoint_upload_fn":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import warnings
+
+    from ckptstore.integrations.ray_train import checkpoint_upload_fn
+
+    warnings.warn("import it from ckptstore.integrations.ray_train", DeprecationWarning, stacklevel=2)
+    return checkpoint_upload_fn

@@ -1,4 +1,12 @@
-"""Commit the checkpoints that a Ray Train worker reports to a store."""
+"""Commit the checkpoints that a Ray Train worker reports to a store: `docs/trainers/ray-train.md`.
+
+    from ckptstore.integrations import ray_train
+
+    upload = ray_train.checkpoint_upload_fn(store, epoch, keep=3)
+    ray.train.report(metrics, checkpoint, checkpoint_upload_fn=upload)
+
+Ray is imported when a call needs it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +18,11 @@ from typing import Any
 from ckptstore import retention
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations.rllib import pointers
+from ckptstore.integrations.rllib.pointers import open_reported
 from ckptstore.integrations.rllib.sources import StoreHandle, StoreSource
 from ckptstore.retention import Keep
+
+__all__ = ["checkpoint_upload_fn", "open_reported"]
 
 
 def checkpoint_upload_fn(
@@ -24,7 +35,8 @@ def checkpoint_upload_fn(
 ) -> Callable[[Any, str], Any]:
     """A function for ``ray.train.report(..., checkpoint_upload_fn=)`` that commits the files as `step`.
 
-        ray.train.report(metrics, checkpoint, checkpoint_upload_fn=rllib.checkpoint_upload_fn(store, epoch))
+        upload = ray_train.checkpoint_upload_fn(store, epoch)
+        ray.train.report(metrics, checkpoint, checkpoint_upload_fn=upload)
 
     Ray keeps every checkpoint below its own storage path. There it gets a small directory that points into
     the store; `open_reported` follows it. With ``CheckpointUploadMode.ASYNC`` Ray calls the function on a

@@ -10,7 +10,7 @@ import pytest
 
 from ckptstore import CheckpointStore
 from ckptstore.errors import InvalidRequest
-from ckptstore.integrations import rllib
+from ckptstore.integrations import ray_train
 
 pytestmark = [pytest.mark.usefixtures("needs_ray"), pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,7 +26,7 @@ def training_loop(config: dict[str, Any]) -> None:
     import ray.train
 
     from ckptstore import CheckpointStore
-    from ckptstore.integrations import rllib
+    from ckptstore.integrations import ray_train
 
     root = Path(config["root"])
     store = CheckpointStore(root / "store")
@@ -38,7 +38,7 @@ def training_loop(config: dict[str, Any]) -> None:
             found = json.loads((Path(path) / "state.json").read_text())
         done, values = found["step"], found["values"]
     if rank == 0:
-        reported = rllib.open_reported(told, store).step if told else 0
+        reported = ray_train.open_reported(told, store).step if told else 0
         with (root / "begun").open("a") as log:
             log.write(f"{done} {reported}\n")
     for step in range(done + 1, 7):
@@ -48,7 +48,7 @@ def training_loop(config: dict[str, Any]) -> None:
             continue
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "state.json").write_text(json.dumps({"step": step, "values": values}))
-            upload = rllib.checkpoint_upload_fn(store, step, metrics={"sum": values[-1]})
+            upload = ray_train.checkpoint_upload_fn(store, step, metrics={"sum": values[-1]})
 
             def last(checkpoint: Any, name: str, step: int = step, upload: Any = upload) -> Any:
                 made = upload(checkpoint, name)
@@ -87,7 +87,7 @@ def test_a_killed_worker_goes_on_from_what_was_committed(tmp_path: Path) -> None
     assert all(report.ok for report in store.verify())
     assert store.get(6).metrics == {"sum": 21.0}
     assert os.listdir(result.checkpoint.path) == ["ckptstore.json"]
-    ckpt = rllib.open_reported(result.checkpoint)
+    ckpt = ray_train.open_reported(result.checkpoint)
     assert ckpt.id == store.get(6).id
     with ckpt.as_directory() as path:
         assert '"values": [0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0]' in Path(path, "state.json").read_text()
@@ -102,11 +102,11 @@ def test_two_workers_that_report_a_checkpoint_are_refused(tmp_path: Path) -> Non
 
         import ray.train
 
-        from ckptstore.integrations import rllib
+        from ckptstore.integrations import ray_train
 
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "part").write_text("x")
-            upload = rllib.checkpoint_upload_fn(Path(config["root"]) / "store", 1)
+            upload = ray_train.checkpoint_upload_fn(Path(config["root"]) / "store", 1)
             reported = ray.train.Checkpoint.from_directory(directory)
             ray.train.report({}, reported, checkpoint_upload_fn=upload)
 
