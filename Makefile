@@ -27,7 +27,7 @@ test-files test-folders: $(READY)
 
 RAY := $(SCRATCH)/ray
 WITH_TORCH := tests/restore tests/codec/test_torch.py tests/export/test_torchscript.py tests/rllib_formats/test_scan_content.py \
-  tests/test_asked.py tests/test_checkpointer.py tests/test_loading.py tests/test_torch_objects.py
+  tests/test_asked.py tests/test_checkpointer.py tests/test_loading.py tests/test_readme.py tests/test_torch_objects.py
 rllib:  ## the part of the tests that needs Ray, with a Ray that it downloads; passed over where that fails
 	@mkdir -p $(SCRATCH)
 	@if $(MAKE) --no-print-directory $(RAY)/.ready >$(SCRATCH)/ray.log 2>&1; then \
@@ -133,7 +133,8 @@ $(SCRATCH)/tensorflow/.ready: pyproject.toml
 $(TRAINERS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet "torch==2.13.0" "lightning==2.6.6" "stable-baselines3==2.9.2" \
-	  "transformers==5.24.0" "accelerate==1.15.0" "gymnasium==1.4.0" "pettingzoo==1.27.0"
+	  "transformers==5.24.0" "accelerate==1.15.0" "gymnasium==1.4.0" "pettingzoo==1.27.0" "torchrl==0.14.1" \
+	  "tianshou==2.0.1" "keras==3.15.1" "jax[cpu]==0.10.2" "optax==0.2.8" "orbax-checkpoint==0.12.8"
 	$(TRAINERS)/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 

@@ -137,8 +137,8 @@ def _compare_stateful(
     if _is_optimizer(here) and (why := _compare_groups(path, target, here, saved)):
         findings.different.append(why)
         return
-    fitting = dict(saved)
-    for key, value in saved.items():
+    fitting = values.make_torch_values(dict(saved))
+    for key, value in fitting.items():
         if values.holds_record(value):
             if key not in here:
                 findings.different.append(Difference(f"{path}/{key}", "nothing", values.describe(value)))

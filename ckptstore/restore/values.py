@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,6 +143,42 @@ def fields_of_record(value: Opaque) -> dict[str, Any] | None:
         return None
     found = {name: item for part in parts for name, item in (part or {}).items()}
     return found if all(isinstance(name, str) for name in found) else None
+
+
+def make_torch_values(value: Any, made: dict[int, Any] | None = None) -> Any:
+    """Decoded plain data with the sizes, devices and types of torch that records in it stand for.
+
+    State dicts of TensorDicts have them, as attributes of dicts too. Without torch they stay records.
+    """
+    made = {} if made is None else made
+    if id(value) in made:
+        return made[id(value)]
+    if type(value) in (dict, OrderedDict):
+        copied = made[id(value)] = type(value)()
+        copied.update({key: make_torch_values(item, made) for key, item in value.items()})
+        if hasattr(value, "_metadata"):
+            copied._metadata = make_torch_values(value._metadata, made)
+        return copied
+    if type(value) is list:
+        items = made[id(value)] = []
+        items += [make_torch_values(item, made) for item in value]
+        return items
+    if type(value) is tuple:
+        return tuple(make_torch_values(item, made) for item in value)
+    return _make_torch_value(value) if isinstance(value, Opaque) else value
+
+
+def _make_torch_value(record: Opaque) -> Any:
+    torch, name, args = framework("torch"), record.name.removeprefix("torch."), record.args or ()
+    if torch is None or name == record.name:
+        return record
+    if name in ("Size", "device") and not record.is_reference:
+        try:
+            return getattr(torch, name)(*args)
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # lies
+            return record
+    found = getattr(torch, name, None) if record.is_reference else None
+    return found if isinstance(found, torch.dtype) else record
 
 
 def holds_record(value: Any) -> bool:

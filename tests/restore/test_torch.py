@@ -6,13 +6,14 @@ import copy
 import itertools
 import random
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ckptstore import Checkpoint, CheckpointStore, InvalidRequest, Raw
+from ckptstore import Checkpoint, CheckpointStore, InvalidRequest, Opaque, Raw
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.filterwarnings(
@@ -375,3 +376,53 @@ def test_the_scaler_and_a_sampler(store: CheckpointStore) -> None:
     store.save(1, {"scaler": scaler, "sampler": sampler}).restore({"scaler": fresh, "sampler": other})
     assert fresh.get_scale() == 8.0
     assert other.position == 9
+
+
+def test_sizes_devices_and_types_in_state_dicts_are_torchs(store: CheckpointStore) -> None:
+    """As TensorDict has them, in a dict's attribute too."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.held: Any = {"data": {}, "again": None}
+
+        def state_dict(self) -> Any:
+            return self.held
+
+        def load_state_dict(self, state: Any) -> None:
+            self.held = state
+
+    data: Any = OrderedDict(size=torch.Size([2, 3]), device=torch.device("cuda", 1), kind=torch.bfloat16)
+    data._metadata = {"batch_size": torch.Size([100]), "nested": [(torch.Size([]), torch.device("cpu"))]}
+    loop: list[Any] = [torch.float16]
+    loop.append(loop)
+    given = Holder()
+    given.held = {"data": data, "again": loop}
+    checkpoint = store.save(1, {"holder": given}, opaque="allow")
+    made = Holder()
+    checkpoint.restore({"holder": made})
+    assert made.held["data"] == data
+    assert type(made.held["data"]) is OrderedDict
+    assert made.held["data"]._metadata == data._metadata
+    assert type(made.held["data"]._metadata["batch_size"]) is torch.Size
+    assert made.held["again"][0] is torch.float16
+    assert made.held["again"][1] is made.held["again"]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("torch.Size", ((1, "x"),)),
+        ("torch.Size", ([2**80],)),
+        ("torch.Size", (7,)),
+        ("torch.device", ("cuda:x",)),
+        ("torch.device", (b"cpu",)),
+        ("torch.device", ()),
+        ("torch.load", ("x",)),
+        ("torch.nn", None),
+    ],
+)
+def test_records_that_are_no_sizes_stay_records(name: str, args: Any) -> None:
+    from ckptstore.restore.values import make_torch_values
+
+    record = Opaque(name, args)
+    assert make_torch_values({"a": [record]})["a"][0] is record

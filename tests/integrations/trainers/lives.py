@@ -14,11 +14,16 @@ from typing import Any
 import numpy as np
 
 TOP = Path(__file__).parents[3]
+_left = int(os.environ.get("KILL_AFTER", "0"))
 
 
 def say(step: int, *values: Any) -> None:
-    """What the training program calls: a step, and digests of all bits of the values."""
+    """What the program calls: a step, and digests of all bits of the values. Its last call kills it."""
+    global _left
     print(json.dumps([int(step), *map(digest, values)]), flush=True)
+    _left -= 1
+    if _left == 0:
+        os.killpg(0, signal.SIGKILL)  # with the ranks that it has started
 
 
 def digest(value: Any) -> str:
@@ -48,7 +53,7 @@ def _feed(hasher: Any, value: Any) -> None:
 def live(
     program: str, *arguments: Any, options: dict[str, Any] | None = None, kill_after: int = 0, cwd: Path
 ) -> dict[int, Any]:
-    """Run `program` with `arguments`, and SIGKILL it after so many lines; what it said, by step.
+    """Run `program` with `arguments`, which dies of SIGKILL after so many lines; what it said, by step.
 
     It opens its store by ``CheckpointStore(url, storage_options=OPTIONS)``.
     """
@@ -58,7 +63,7 @@ def live(
     )
     env = {
         **os.environ, "PYTHONPATH": str(TOP), "OPTIONS": json.dumps(options), "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
+        "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "", "KILL_AFTER": str(kill_after),
     }  # fmt: skip
     script = cwd / "program.py"  # a file: Lightning starts it again for the other ranks
     script.write_text(head + program)
@@ -83,8 +88,6 @@ def live(
                 continue
             step, *rest = json.loads(line)
             said[step] = rest
-            if kill_after and len(said) == kill_after:
-                os.killpg(process.pid, signal.SIGKILL)  # with the ranks that it has started
         code = process.wait(300)
     assert code == (-9 if kill_after else 0), log.read_text()[-3000:]
     return said
