@@ -401,9 +401,9 @@ def test_sizes_devices_and_types_in_state_dicts_are_torchs(store: CheckpointStor
     made = Holder()
     checkpoint.restore({"holder": made})
     assert made.held["data"] == data
-    assert type(made.held["data"]) is OrderedDict
     assert made.held["data"]._metadata == data._metadata
     assert type(made.held["data"]._metadata["batch_size"]) is torch.Size
+    assert type(made.held["data"]) is OrderedDict
     assert made.held["again"][0] is torch.float16
     assert made.held["again"][1] is made.held["again"]
 
@@ -412,10 +412,8 @@ def test_sizes_devices_and_types_in_state_dicts_are_torchs(store: CheckpointStor
     ("name", "args"),
     [
         ("torch.Size", ((1, "x"),)),
-        ("torch.Size", ([2**80],)),
         ("torch.Size", (7,)),
         ("torch.device", ("cuda:x",)),
-        ("torch.device", (b"cpu",)),
         ("torch.device", ()),
         ("torch.load", ("x",)),
         ("torch.nn", None),
