@@ -134,7 +134,7 @@ $(TRAINERS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet "torch==2.13.0" "lightning==2.6.6" "stable-baselines3==2.9.2" \
 	  "transformers==5.24.0" "accelerate==1.15.0" "gymnasium==1.4.0" "pettingzoo==1.27.0" "torchrl==0.14.1" \
-	  "tianshou==2.0.1" "keras==3.15.1" "jax[cpu]==0.10.2" "optax==0.2.8" "orbax-checkpoint==0.12.8"
+	  "tianshou==2.0.1" "skrl==2.1.1" "keras==3.15.1" "jax[cpu]==0.10.2" "optax==0.2.8" "orbax-checkpoint==0.12.8"
 	$(TRAINERS)/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
