@@ -11,7 +11,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,23 @@ def npy_base64(text: str | bytes, meter: Meter, max_bytes: int = 64 * 2**20) -> 
 
 def npy(data: bytes) -> Any:
     """The array in the ``.npy`` file `data` (versions 1 to 3), never an object array."""
-    if not data.startswith(_NPY_MAGIC) or len(data) < 10 or data[6] not in {1, 2, 3}:
+    found = read_header(data)
+    return array(memoryview(data)[found.start :], dtype_of(found.descr), found.shape, found.order)
+
+
+class Header(NamedTuple):
+    """What an ``.npy`` file says of its array, checked but for the dtype."""
+
+    descr: object
+    shape: tuple[int, ...]
+    order: str
+    start: int
+    """Where the data begin."""
+
+
+def read_header(data: bytes) -> Header:
+    """The header that `data`, the start of an ``.npy`` file, begin with. UnsafeContent if it is none."""
+    if not data.startswith(_NPY_MAGIC) or len(data) < 12 or data[6] not in {1, 2, 3}:
         raise UnsafeContent("array", "not a .npy file")
     start = 10 if data[6] == 1 else 12
     length = int.from_bytes(data[8:start], "little")
@@ -101,5 +117,8 @@ def npy(data: bytes) -> Any:
         descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise UnsafeContent("array", "the .npy header can't be read") from error
-    order = "F" if fortran is True else "C"
-    return array(memoryview(data)[start + length :], dtype_of(descr), shape_of(shape), order)
+    return Header(descr, shape_of(shape), "F" if fortran is True else "C", start + length)
+
+
+HEADER_BYTES = 12 + _NPY_HEADER_BYTES
+"""The most that a header takes."""

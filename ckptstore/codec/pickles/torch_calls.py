@@ -126,15 +126,19 @@ class AsTorch:
 
     def parameter(self, tensor: Any, requires_grad: bool) -> Any:
         """See `Tensors`."""
-        return self._torch.nn.Parameter(tensor, requires_grad)
+        return self._torch.nn.Parameter(tensor, requires_grad and _has_gradients(tensor))
 
     def with_gradient(self, tensor: Any) -> Any:
         """See `Tensors`."""
-        return tensor.requires_grad_()
+        return tensor.requires_grad_() if _has_gradients(tensor) else tensor
 
     def is_tensor(self, value: Any) -> bool:
         """See `Tensors`."""
         return isinstance(value, self._torch.Tensor)
+
+
+def _has_gradients(tensor: Any) -> bool:
+    return bool(tensor.is_floating_point() or tensor.is_complex())
 
 
 def make_tensors(kind: str, map_location: Any = None) -> Callable[[], Tensors] | None:
