@@ -24,7 +24,7 @@ from ckptstore.errors import (
     UnreadableFormat,
 )
 from ckptstore.format import layout, names
-from ckptstore.format.manifest import Manifest
+from ckptstore.format.manifest import DIRECTORY, Manifest
 from ckptstore.format.parts import FileParts
 from ckptstore.format.signing import open_trust
 from ckptstore.printable import clean
@@ -37,7 +37,7 @@ from ckptstore.read.locate import Located, list_files, locate
 from ckptstore.read.manifests import fetch_manifest
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.read.report import VerifyReport
-from ckptstore.read.weights import ask_which, choose, flatten
+from ckptstore.read.weights import ask_which, read_weights
 from ckptstore.save import partial as partial_copy
 from ckptstore.save.handover import StoredPolicy, base_of, copy_items
 from ckptstore.work import Progress, off_main, run_all, run_off_main
@@ -65,7 +65,7 @@ class Skipped(NamedTuple):
 
 
 @off_main(
-    *("open", "from_listing", "notes", "step", "version", "ray_version", "kind", "policy_ids"),
+    *("open", "from_listing", "notes", "step", "version", "format", "ray_version", "kind", "policy_ids"),
     at_once=lambda checkpoint: checkpoint._manifest is not None and checkpoint._manifest.origin == "save",
 )
 class Checkpoint:
@@ -187,7 +187,9 @@ class Checkpoint:
         """What was committed. UnreadableFormat for a directory that has no manifest."""
         if self._manifest is None:
             raise UnreadableFormat(
-                self.url, "RLlib wrote it, and it has no manifest", "Ask `committed` before `manifest`"
+                self.url,
+                "another program wrote it, and it has no manifest",
+                "Ask `committed` before `manifest`",
             )
         return self._manifest
 
@@ -218,13 +220,17 @@ class Checkpoint:
             return self._manifest.step
         if (name := names.CheckpointName.parse(self.name)) is not None:
             return name.step
-        iteration = self.state.get("iteration")
-        return iteration if isinstance(iteration, int) else -1
+        return self._contents.step()
 
     @property
     def version(self) -> str:
         """RLlib's ``checkpoint_version``, for example "1.1"."""
         return self._contents.version
+
+    @property
+    def format(self) -> str:
+        """What its files are in, such as "Lightning 2.6.6" or "safetensors"; empty where nothing tells."""
+        return self._contents.format
 
     @property
     def ray_version(self) -> str:
@@ -263,23 +269,18 @@ class Checkpoint:
     ) -> dict[str, np.ndarray[Any, Any]]:
         """The weights of one policy: parameter name to array. The id may be left out if there is one policy.
 
-        Nested dicts and lists are flattened with ``/``. With `names`, those alone, in that order: of a
-        checkpoint that ckptstore saved, the other large arrays are not fetched. Raises CheckpointNotFound
-        for an unknown id or name and UnreadableFormat if the policy holds no weights, or some that aren't
-        arrays.
+        Of what another trainer wrote, without an id, those of all networks: see ``docs/foreign.md``. Nested
+        dicts and lists are flattened with ``/``. With `names`, those alone, in that order: of what ckptstore
+        saved, safetensors and torch's zips the other large arrays are not fetched. Raises CheckpointNotFound
+        for an unknown id or name and UnreadableFormat if there are no weights, or some that aren't arrays.
         """
-        if policy_id is None:
+        if policy_id is None and self.kind != DIRECTORY:
             if len(self.policy_ids) != 1:
                 raise ask_which(self.url, self.policy_ids)
             policy_id = self.policy_ids[0]
-        self._check_known([policy_id])
+        self._check_known([] if policy_id is None else [policy_id])
         self._note_load()
-        what = f"{self.url} policy {policy_id!r}"
-        if names is None:
-            return flatten(self._contents.weights(policy_id), what)
-        outline, fill = self._contents.outline(policy_id)
-        wanted = choose(flatten(outline, what), names, what)
-        return wanted if fill(wanted.values()) else choose(self.weights(policy_id), list(wanted), what)
+        return read_weights(self._contents, policy_id, names, self.url)
 
     def load(
         self,
@@ -339,7 +340,7 @@ class Checkpoint:
         from ckptstore.restore.restore import restore  # here, as reading alone doesn't need it
 
         how = SAFELY
-        if "torch" in sys.modules and isinstance(self._contents, SavedContents):
+        if "torch" in sys.modules and not isinstance(self._contents, RllibContents):
             how = How(tensors=make_tensors("torch"))
         parts = self._lazy_components(how)
         made, self._report = restore(target, self._load_state(how), parts, self.url, strict)
@@ -454,8 +455,8 @@ class Checkpoint:
 
         UnreadableFormat if they aren't what RLlib would have written.
         """
-        saved = isinstance(self._contents, SavedContents)
-        return RllibContents(self._files) if saved else self._contents
+        others = isinstance(self._contents, SavedContents) or self.kind == DIRECTORY
+        return RllibContents(self._files) if others else self._contents
 
     def files_of(self, policy_id: str) -> list[str]:
         """The paths of every file of one policy, exported models included; where all share one file, that.

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
+from typing import Literal, SupportsIndex
 
 from ckptstore import logs
 from ckptstore.backends.local.scratch import Scratch
@@ -20,7 +21,7 @@ from ckptstore.run import Run
 from ckptstore.save.local_files import copy_item, file_changed, local_files
 from ckptstore.save.requests import Request
 from ckptstore.save.save import Save
-from ckptstore.work import run_off_main
+from ckptstore.work import Progress, run_off_main
 
 Job = Callable[[], Checkpoint]
 _PREFIX = "ckptstore-stage-"
@@ -200,5 +201,34 @@ class _LocalFiles:
         with open(os.path.join(self._directory, path), "rb") as file:
             return file.read()
 
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        self._stat(path)
+        with open(os.path.join(self._directory, path), "rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
     def stream(self, path: str) -> Iterator[bytes]:
         yield self.read(path)
+
+
+Stage = Callable[..., Staged]
+"""`CheckpointStore.stage`."""
+
+
+def import_files(
+    stage: Stage,
+    checkpoint: Checkpoint,
+    step: SupportsIndex | None,
+    if_exists: Literal["error", "replace"],
+    progress: Progress | None,
+) -> Checkpoint:
+    """Commit the files of a checkpoint that has no manifest, byte for byte."""
+    chosen = checkpoint.step if step is None else names.step_number(step)
+    if chosen < 0:
+        raise InvalidRequest(
+            checkpoint.url, "its files don't tell its step", "Give it one: --step N, or step=N"
+        )
+    with stage(chosen, metrics=checkpoint.metrics, if_exists=if_exists) as staged:
+        checkpoint.download(os.fspath(staged), progress=progress)
+    assert staged.checkpoint is not None
+    return staged.checkpoint

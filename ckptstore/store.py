@@ -32,11 +32,10 @@ from ckptstore.find.sharing import check_all, check_chosen
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
 from ckptstore.find.targets import Target, check_kind, directories_of, refuse_word, target_of
-from ckptstore.find.transfer import copy_all, errors_of, summarize_errors
+from ckptstore.find.transfer import check_copy, copy_all, errors_of, summarize_errors
 from ckptstore.format import layout, names
 from ckptstore.format.layout import Item
 from ckptstore.format.manifest import Manifest
-from ckptstore.format.manifest import load as load_manifest
 from ckptstore.format.names import CheckpointName
 from ckptstore.format.signing import open_keys
 from ckptstore.read.report import VerifyReport
@@ -47,8 +46,7 @@ from ckptstore.retention import Keep
 from ckptstore.run import Run
 from ckptstore.save import adopt as adopting
 from ckptstore.save.opaque import Mode
-from ckptstore.save.save import Save
-from ckptstore.staging import Job, Staged
+from ckptstore.staging import Job, Staged, import_files
 from ckptstore.work import Progress, off_main
 
 if TYPE_CHECKING:
@@ -543,23 +541,21 @@ class CheckpointStore:
         self,
         checkpoint: Checkpoint,
         *,
+        step: SupportsIndex | None = None,
         if_exists: Literal["error", "replace"] = "error",
         progress: Progress | None = None,
     ) -> Checkpoint:
-        """Commit a verified copy of a checkpoint that lies elsewhere; it keeps its id and manifest.
+        """Commit a verified copy of a checkpoint that lies elsewhere; it keeps id, manifest and signature.
 
-        A signature comes along as well. Raises CheckpointExists if its step is taken here and not to replace,
-        CheckpointUntrusted if this store wouldn't accept it, UnreadableFormat if it has no manifest.
+        What RLlib or another trainer wrote is committed byte for byte as `step`, by default the one that its
+        files tell. Raises CheckpointExists if its step is taken here and not to replace, CheckpointUntrusted
+        if this store wouldn't accept it, InvalidRequest without a step, or with one for what has its own.
         """
-        manifest = check_kind(checkpoint, Checkpoint).manifest
-        if self._trust is not None:
-            load_manifest(manifest.dump(), checkpoint.url, self._trust)
+        if not check_kind(checkpoint, Checkpoint).committed:
+            return import_files(self.stage, checkpoint, step, if_exists, progress)
+        save = check_copy(checkpoint, step, self._trust)
         self._identity.make()
-        with logs.log_time("copied", checkpoint.url) as done:
-            save = Save(self._catalog, manifest.step, if_exists, self._concurrency)
-            name, manifest = save.run(lambda save: save.copy(checkpoint.copy_items(), manifest, progress))
-            done(manifest.size)
-        return self._survey.checkpoint(name, manifest)
+        return self._survey.checkpoint(*save(self._catalog, if_exists, self._concurrency, progress))
 
     # -- inside ---------------------------------------------------------------------------------
 

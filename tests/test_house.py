@@ -25,6 +25,7 @@ FLOORS = [
     ["codec", "backends"],
     ["format"],
     ["commit", "rllib_formats", "retention"],
+    ["trainer_formats"],
     ["read", "testing"],
     ["save", "export", "restore"],
     ["checkpoint"],
@@ -39,7 +40,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # These decide and transform: they touch no file, clock or random number. Their docstring ends in "Pure."
-PURE = ["printable", "errors", "codec", "format", "retention", "rllib_formats"]
+PURE = ["printable", "errors", "codec", "format", "retention", "rllib_formats", "trainer_formats"]
 IMPURE_MODULES = {"os", "time", "random", "secrets", "socket", "subprocess", "tempfile", "shutil", "fsspec"}
 # Makes generators from the states that a file holds, and draws nothing.
 DRAWS_NOTHING = "ckptstore.codec.pickles.own_kinds"

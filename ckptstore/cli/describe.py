@@ -11,7 +11,7 @@ from ckptstore import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.format import names, parts
 from ckptstore.format.droppings import is_dropping
-from ckptstore.read.contents import UnknownContents
+from ckptstore.format.manifest import DIRECTORY
 from ckptstore.rllib_formats.layouts.base import LEARNER_ONLY
 
 
@@ -71,7 +71,7 @@ def detail(checkpoint: Checkpoint, tags: Mapping[str, str]) -> dict[str, Any]:
     manifest = checkpoint.manifest
     document |= {
         "origin": manifest.origin,
-        "format": manifest.format,
+        "format": document.get("format") or manifest.format,
         "writer": dict(manifest.writer),
         "parent": manifest.parent and manifest.parent._asdict(),
         "files": [{"path": file.path, "bytes": file.size, "digest": file.digest} for file in manifest.files],
@@ -114,6 +114,9 @@ def _count_component_bytes(name: str, rest: Mapping[str, int], sizes: Mapping[st
         return rest[path]
     if paths := _list_module(name, sizes):
         return sum(sizes[path] for path in paths)
+    alone = [path for path in rest if "/" not in path and path.rpartition(".")[0] == name]
+    if len(alone) == 1:
+        return rest[alone[0]]
     inside = ("learner_group/", "learner/", "state.") if name == "learner" else (f"{name}/",)
     return sum(count for path, count in rest.items() if path.startswith(inside))
 
@@ -128,9 +131,12 @@ def _describe_run(checkpoint: Checkpoint) -> dict[str, Any]:
     """What RLlib's files say about the run; `unreadable` says why they couldn't be read."""
     run: dict[str, Any] = {"ray_version": None, "iteration": None, "counters": {}, "unreadable": None}
     ours = checkpoint.committed and checkpoint.manifest.origin == "save"
-    if ours or checkpoint.kind == UnknownContents.kind:
+    if ours:
         return run
     try:
+        if checkpoint.kind == DIRECTORY:
+            run["format"] = checkpoint.format
+            return run
         run["ray_version"] = checkpoint.ray_version or None
         run["iteration"] = checkpoint.state["iteration"]
         counters = {str(name): _to_number(count) for name, count in checkpoint.state["counters"].items()}

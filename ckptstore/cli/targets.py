@@ -57,6 +57,10 @@ def find(session: Session, text: str) -> Target:
         identify(store)
     except (StoreNotFound, IsCheckpoint):
         return Target(None, _open(session, text))
+    except InvalidRequest as error:
+        if not isinstance(error.__cause__, NotADirectoryError):
+            raise
+        return Target(None, _open(session, text))  # a file, which may be a checkpoint by itself
     return Target(store, None)
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, Protocol, SupportsIndex
 
+from ckptstore import logs
 from ckptstore.checkpoint import Checkpoint, Skipped
+from ckptstore.commit.base import Catalog
 from ckptstore.errors import (
     CheckpointCorrupt,
     CheckpointError,
     CheckpointExists,
     CheckpointGone,
     CheckpointUntrusted,
+    InvalidRequest,
     UnreadableFormat,
 )
+from ckptstore.format.manifest import Check, Manifest
+from ckptstore.format.manifest import load as load_manifest
+from ckptstore.format.names import CheckpointName
 from ckptstore.logs import logger
+from ckptstore.save.save import Save
 from ckptstore.work import Progress
 
 _OF_ONE = (CheckpointCorrupt, CheckpointExists, CheckpointGone, UnreadableFormat)
@@ -35,6 +42,35 @@ class Destination(Protocol):
 
     def tag(self, name: str, which: Checkpoint) -> None:
         """Point a tag at a checkpoint of its own."""
+
+
+Commit = Callable[
+    [Catalog, Literal["error", "replace"], int, Progress | None], tuple[CheckpointName, Manifest]
+]
+"""Commits a copy: on an existing step, with how many files at once, and reporting the bytes."""
+
+
+def check_copy(checkpoint: Checkpoint, step: SupportsIndex | None, trust: Check | None) -> Commit:
+    """What commits a verified copy of a checkpoint that has a manifest, if it may be copied at all."""
+    manifest = checkpoint.manifest
+    if step is not None:
+        raise InvalidRequest("step", "a committed checkpoint keeps its step", "Leave it out")
+    if trust is not None:
+        load_manifest(manifest.dump(), checkpoint.url, trust)
+
+    def commit(
+        catalog: Catalog,
+        if_exists: Literal["error", "replace"],
+        concurrency: int,
+        progress: Progress | None,
+    ) -> tuple[CheckpointName, Manifest]:
+        with logs.log_time("copied", checkpoint.url) as done:
+            save = Save(catalog, manifest.step, if_exists, concurrency)
+            name, made = save.run(lambda save: save.copy(checkpoint.copy_items(), manifest, progress))
+            done(made.size)
+        return name, made
+
+    return commit
 
 
 def copy_all(

@@ -23,6 +23,8 @@ from ckptstore.version import __version__
 
 SCHEMA_VERSION = 2
 """Of what is written. Schema 1 is read for ever, and written again as it was."""
+DIRECTORY = "Directory"
+"""The kind of what neither ckptstore nor RLlib laid out."""
 KINDS = (
     "Algorithm",
     "Policy",
@@ -31,7 +33,7 @@ KINDS = (
     "MultiRLModule",
     "RLModule",
     "Checkpointable",
-    "Directory",
+    DIRECTORY,
 )
 ORIGINS = ("save", "stage", "adopt", "migrate")
 RELATIONS = ("resume", "fork", "migrate")

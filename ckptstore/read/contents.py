@@ -10,7 +10,7 @@ import numpy as np
 
 from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.format import names
-from ckptstore.format.manifest import Manifest
+from ckptstore.format.manifest import DIRECTORY, Manifest
 from ckptstore.logs import logger
 from ckptstore.read.files import Files
 from ckptstore.read.how import SAFELY, How
@@ -33,12 +33,19 @@ class Contents(Protocol):
         """RLlib's ``checkpoint_version``."""
 
     @property
+    def format(self) -> str:
+        """What another trainer's files are in, or RLlib's name of the encoding; empty where nothing tells."""
+
+    @property
     def ray_version(self) -> str:
         """The Ray that wrote it, empty where nothing tells."""
 
     @property
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of the policies; may have to decode something to know them."""
+
+    def step(self) -> int:
+        """The training step that the files state; -1 where they don't."""
 
     def holds(self, policy_id: str) -> bool:
         """Whether it is one of `policy_ids`, found out with as little reading as possible."""
@@ -79,12 +86,18 @@ class SavedContents:
         self._reader = reader
         self.kind = manifest.kind
         self.version = manifest.checkpoint_version
+        self.format = manifest.format
+        self._step = manifest.step
         self.ray_version = manifest.writer.get("ray", "")
         self.policy_ids = manifest.policies
         prefix, suffix = f"{names.COMPONENTS}/", ".pkl"
         self.components = tuple(
             file.path[len(prefix) : -len(suffix)] for file in manifest.files if file.path.startswith(prefix)
         )
+
+    def step(self) -> int:
+        """See `Contents`."""
+        return self._step
 
     def holds(self, policy_id: str) -> bool:
         """See `Contents`."""
@@ -136,6 +149,8 @@ def _weights(state: Any) -> Any:
 class RllibContents:
     """What RLlib wrote, of whatever release, in the one model of ``docs/model.md``."""
 
+    format = ""
+
     def __init__(self, files: Files) -> None:
         from ckptstore.rllib_formats import foreign  # here, as our own checkpoints don't need it
 
@@ -165,6 +180,11 @@ class RllibContents:
         """See `Contents`."""
         with self._translate_errors():
             return self._foreign.policy_ids
+
+    def step(self) -> int:
+        """See `Contents`: the iteration."""
+        iteration = self.state().get("iteration")
+        return iteration if isinstance(iteration, int) else -1
 
     def holds(self, policy_id: str) -> bool:
         """See `Contents`."""
@@ -248,65 +268,26 @@ class RllibContents:
             )
 
 
-class UnknownContents:
-    """Files of another program: they travel, but what they mean only that program knows."""
-
-    kind = "Directory"
-    version = ""
-    ray_version = ""
-    policy_ids: tuple[str, ...] = ()
-    components: tuple[str, ...] = ()
-
-    def holds(self, policy_id: str) -> bool:
-        """Nothing, as far as anybody here can tell."""
-        return False
-
-    def state(self, how: How = SAFELY) -> Any:
-        """UnreadableFormat."""
-        raise UnreadableFormat(
-            "this checkpoint", "it holds files of another program", "Use as_directory() or download()"
-        )
-
-    def policy(self, policy_id: str, how: How = SAFELY) -> Any:
-        """UnreadableFormat."""
-        return self.state()
-
-    def component(self, name: str, how: How = SAFELY) -> Any:
-        """UnreadableFormat."""
-        return self.state()
-
-    def weights(self, policy_id: str) -> Any:
-        """UnreadableFormat."""
-        return self.state()
-
-    def outline(self, policy_id: str) -> tuple[Any, Fill]:
-        """UnreadableFormat."""
-        return self.weights(policy_id), lambda arrays: True
-
-    def paths_of(self, policy_id: str) -> list[str]:
-        """None."""
-        return []
-
-    def files_of(self, policy_id: str) -> list[str]:
-        """None."""
-        return []
-
-    def notes(self) -> tuple[Note, ...]:
-        """None."""
-        return ()
-
-
 def contents_of(manifest: Manifest | None, files: Files) -> Contents:
     """What the files of a checkpoint mean; `manifest` is None for a directory that ckptstore didn't commit.
 
-    Raises UnreadableFormat, or what reading RLlib's own files raises.
+    Raises UnreadableFormat, or what reading the files raises.
     """
     if manifest is None:
-        return RllibContents(files)
+        try:
+            return RllibContents(files)
+        except UnreadableFormat as error:
+            from ckptstore.read.trainers import open_trainers  # here, as few checkpoints need it
+
+            return open_trainers(files, error)
     if manifest.origin == "save":
         assert isinstance(files, VerifiedFiles)
         return SavedContents(manifest, files)
-    return UnknownContents() if manifest.kind == UnknownContents.kind else RllibContents(files)
+    if manifest.kind != DIRECTORY:
+        return RllibContents(files)
+    from ckptstore.read.trainers import TrainerContents  # as above
+
+    return TrainerContents(files)
 
 
 class Description(NamedTuple):
@@ -327,4 +308,4 @@ def describe(files: Files) -> Description:
         pass
     except CheckpointError as error:
         logger.warning("committed as plain files, for what looks like RLlib's is damaged: %s", error)
-    return Description(UnknownContents.kind, (), "")
+    return Description(DIRECTORY, (), "")

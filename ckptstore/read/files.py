@@ -25,6 +25,9 @@ class Files(Protocol):
     def read(self, path: str) -> bytes:
         """The bytes of the file `path`."""
 
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)`` of it, all of them."""
+
     def stream(self, path: str) -> Iterator[bytes]:
         """The same, piece by piece."""
 
@@ -48,6 +51,12 @@ class UnverifiedFiles:
         relative_path(path, self.label)
         with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
             return self._backend.read(key_of(self._prefix, path))
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)`` of it. CheckpointCorrupt if there are fewer."""
+        relative_path(path, self.label)
+        with translate_errors(f"{self.label}/{path}"), explain_memory_error(f"{self.label}/{path}"):
+            return self._backend.read(key_of(self._prefix, path), start, stop)
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The same, piece by piece."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ckptstore.backends.base import Backend
 from ckptstore.backends.registry import check_url, open_backend
 from ckptstore.backends.translate import translate_errors
-from ckptstore.errors import CheckpointNotFound, InvalidRequest
+from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
 from ckptstore.format.marks import V0_FILE, is_mark
@@ -38,7 +38,8 @@ def locate(
 ) -> Located:
     """Look at `url` once. A file that Ray up to 1.13 called ``checkpoint-<n>`` stands for its directory.
 
-    Raises CheckpointNotFound if nothing is there, InvalidRequest for any other file, CheckpointUntrusted
+    One that another trainer wrote is a checkpoint of its own. Raises CheckpointNotFound if nothing is there,
+    InvalidRequest for any other file, what reading a file raises, CheckpointUntrusted
     for a directory without a manifest if `trust` is given, and what fetching a manifest raises.
     """
     path = check_url(url)
@@ -57,6 +58,8 @@ def locate(
             raise
         if V0_FILE.match(name):
             return _look(directory, trust)
+        if (alone := _look_at_file(directory, name, trust)) is not None:
+            return alone
         raise InvalidRequest(
             backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
         ) from error
@@ -91,6 +94,26 @@ def _look(backend: Backend, trust: Check | None) -> Located:
     if not any(not path.startswith(f"{names.META}/") for path in listing) and names.STORE not in listing:
         raise CheckpointNotFound(backend.url, _NOTHING, "Check the URL")
     return Located(backend, None, listing)
+
+
+def _look_at_file(directory: Backend, name: str, trust: Check | None) -> Located | None:
+    """The file `name` as a checkpoint of its own; None for what no trainer writes, or RLlib with others."""
+    # Here, as few checkpoints are such files.
+    from ckptstore.backends.one_file import OneFile, size_of
+    from ckptstore.trainer_formats.detect import open_file
+    from ckptstore.trainer_formats.source import Source
+
+    if is_mark(name):
+        return None
+    where = f"{directory.url.rstrip('/')}/{name}"
+    with translate_errors(where):
+        found = OneFile(directory, name, size_of(directory, name))
+        known = open_file(Source({name: found.size}, found.read), name) is not None
+    if not known:
+        return None
+    if trust is not None:
+        raise CheckpointUntrusted(where, "it has no manifest that could be signed")
+    return Located(found, None, {name: found.size})
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -102,6 +102,7 @@ class VerifiedFiles:
         self.concurrency = concurrency
         self._files = {file.path: file for file in manifest.files}
         self._parts = table
+        self._last: tuple[tuple[str, int], bytes] = ("", 0), b""  # file and offset of a part, and the part
         self._lock = Lock()
 
     def paths(self) -> Mapping[str, int]:
@@ -200,6 +201,22 @@ class VerifiedFiles:
         if derive_marker(self.manifest, path) is not None:
             return b"".join(self.stream(path))
         return bytes(self.fetch(path))
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)`` of the file `path`, from parts that are verified."""
+        file = self._file(path)
+        last, data = self._last
+        if last[0] == path and last[1] <= start <= stop <= last[1] + len(data):
+            return data[start - last[1] : stop - last[1]]
+        chosen = [part for part in file.parts if part.offset < stop and start < part.offset + part.length]
+        if len(chosen) == 1:  # often asked for again, a little at a time
+            data = self._read_part(path, chosen[0])
+            self._last = (path, chosen[0].offset), data
+            return data[start - chosen[0].offset : stop - chosen[0].offset]
+        with explain_memory_error(f"{self.label}/{path}"):
+            view = blank(file.size)  # pages that are never touched take no memory
+        self._fetch_into(view, path, chosen)
+        return bytes(view[start:stop])
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The verified bytes of the file `path`, part by part; of one that a copy left behind, if known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,13 @@ import numpy.typing as npt
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
 from ckptstore.format.names import show_ids
+from ckptstore.read.contents import Contents
+
+if TYPE_CHECKING:
+    from ckptstore.read.trainers import TrainerContents
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 def flatten(weights: object, what: str) -> dict[str, Array]:
@@ -33,7 +38,25 @@ def ask_which(what: str, policy_ids: Sequence[str]) -> InvalidRequest:
     return InvalidRequest(what, f"it holds {len(policy_ids)} policies", remedy)
 
 
-def choose(flat: Mapping[str, Array], names: Iterable[str], what: str) -> dict[str, Array]:
+def read_weights(
+    contents: Contents, policy_id: str | None, names: Iterable[str] | None, url: str
+) -> dict[str, Array]:
+    """The weights of one policy, or of all that another trainer wrote; or those `names` of them, in order."""
+    if policy_id is None:
+        found = cast("TrainerContents", contents)
+        arrays = found.arrays()
+        return flatten(found.make(arrays if names is None else choose(arrays, names, url)), url)
+    what = f"{url} policy {policy_id!r}"
+    if names is None:
+        return flatten(contents.weights(policy_id), what)
+    outline, fill = contents.outline(policy_id)
+    wanted = choose(flatten(outline, what), names, what)
+    if fill(wanted.values()):
+        return wanted
+    return choose(flatten(contents.weights(policy_id), what), list(wanted), what)
+
+
+def choose(flat: Mapping[str, T], names: Iterable[str], what: str) -> dict[str, T]:
     """Those `names` of `flat`, in that order. CheckpointNotFound about `what` for one it doesn't have."""
     if isinstance(names, str):
         raise InvalidRequest("names", f"{names!r} is a str", "Pass a list of names")

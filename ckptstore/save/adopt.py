@@ -16,8 +16,9 @@ from ckptstore.commit.base import Catalog
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, UnreadableFormat
 from ckptstore.format.names import CheckpointName, check_checkpoint_name, relative_path
 from ckptstore.format.parts import FileParts
-from ckptstore.read.contents import Contents, RllibContents, UnknownContents
+from ckptstore.read.contents import Contents, RllibContents
 from ckptstore.read.files import UnverifiedFiles
+from ckptstore.read.trainers import TrainerContents
 from ckptstore.save.requests import Request
 from ckptstore.save.save import build_manifest
 from ckptstore.save.writing import Hasher
@@ -76,4 +77,4 @@ def _describe(files: UnverifiedFiles) -> Contents:
     except UnreadableFormat as error:
         if error.what != files.label:  # a part of it, such as a version newer than any known
             raise
-        return UnknownContents()
+        return TrainerContents(files)

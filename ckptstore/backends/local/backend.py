@@ -182,6 +182,11 @@ class LocalBackend:
         with self._file(key) as (fd, size):
             return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY) if size else b"")
 
+    def size_of(self, key: str) -> int:
+        """The bytes of `key`."""
+        with self._file(key) as (_, size):
+            return size
+
     def file_id(self, key: str) -> Identity:
         """Which file `key` leads to: hard links of one have the same."""
         with self._parent(key) as (directory, name):

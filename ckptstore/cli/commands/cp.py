@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from ckptstore import Checkpoint, CheckpointStore
@@ -22,7 +20,7 @@ _RANKED = (3, 4, 6, 5)
 @command("cp")
 @click.argument("source", metavar="STORE|CHECKPOINT|URL/**")
 @click.argument("destination", metavar="STORE")
-@click.option("--step", type=int, metavar="N", help="Commit an RLlib checkpoint as step N, not as its own.")
+@click.option("--step", type=int, metavar="N", help="Commit what has no manifest as step N, not as its own.")
 @destination_option
 @many.workers_option
 def cp(
@@ -38,7 +36,8 @@ def cp(
     The destination is created if it doesn't exist. Copies are verified on the way and keep their ids; tags
     come along. Checkpoints that the destination already has are skipped, so to resume an interrupted copy,
     run the same command again. Damaged ones are passed over and named; then the exit code is 5. A checkpoint
-    that RLlib wrote becomes a committed one; its files stay byte for byte as they were.
+    that RLlib or another trainer wrote, in a directory or one file, becomes a committed one; its files stay
+    byte for byte as they were.
     """
     if (url := many.parse_pattern(source)) is not None:
         if step is not None:
@@ -89,9 +88,7 @@ def _copy_one(
         return found.store.copy_to(target, [checkpoint], progress=progress)
     if checkpoint.committed:
         return _add(checkpoint, target, progress)
-    if step is None and checkpoint.step < 0:
-        raise InvalidRequest(checkpoint.url, "its files don't tell its step", "Give it one: --step N")
-    return [_import(checkpoint, target, checkpoint.step if step is None else step, progress)]
+    return [target.add(checkpoint, step=step, progress=progress)]
 
 
 def _add(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress | None) -> list[Checkpoint]:
@@ -99,13 +96,3 @@ def _add(checkpoint: Checkpoint, target: CheckpointStore, progress: Progress | N
     if any(item.id == checkpoint.id for item in target.checkpoints()):
         return []
     return [target.add(checkpoint, progress=progress)]
-
-
-def _import(
-    checkpoint: Checkpoint, target: CheckpointStore, step: int, progress: Progress | None
-) -> Checkpoint:
-    """Commit a checkpoint that RLlib wrote as `step`."""
-    with target.stage(step, metrics=checkpoint.metrics) as staged:
-        checkpoint.download(os.fspath(staged), progress=progress)
-    assert staged.checkpoint is not None
-    return staged.checkpoint

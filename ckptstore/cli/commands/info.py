@@ -71,7 +71,11 @@ def _show_checkpoint(session: Session, checkpoint: Checkpoint, store: Checkpoint
     rows = [
         ["checkpoint", document["url"]],
         ["step", "unknown" if document["step"] is None else str(document["step"])],
-        ["kind", f"{document['kind']}, checkpoint version {document['version']}"],
+        [
+            "kind",
+            document["kind"] + (f", checkpoint version {document['version']}" * bool(document["version"])),
+        ],
+        *([["format", document["format"]]] if document.get("format") and not document["version"] else []),
         ["size", f"{format_size(document['bytes'])} in {format_count(document['file_count'], 'file')}"],
     ]
     run = {"ray": document["ray_version"], "iteration": document["iteration"]}
