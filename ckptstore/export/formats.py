@@ -18,6 +18,7 @@ from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
 from ckptstore.format import strictjson
+from ckptstore.format.manifest import DIRECTORY
 from ckptstore.read.contents import Contents
 from ckptstore.rllib_formats.networks import Network, find_network
 
@@ -36,6 +37,10 @@ class Exportable(Protocol):
         """Identity of the save that made it."""
 
     @property
+    def kind(self) -> str:
+        """What it is: "Algorithm", "Directory", ..."""
+
+    @property
     def version(self) -> str:
         """RLlib's ``checkpoint_version``."""
 
@@ -47,8 +52,8 @@ class Exportable(Protocol):
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of its policies."""
 
-    def weights(self, policy_id: str, /) -> Arrays:
-        """The weights of one policy: parameter name to array."""
+    def weights(self, policy_id: str | None, /) -> Arrays:
+        """The weights of one policy, or those that another trainer saved: parameter name to array."""
 
     def rllib(self) -> Contents:
         """Its files, read as RLlib's."""
@@ -60,6 +65,7 @@ class Exported(NamedTuple):
     path: str
     """The file, as the caller named it."""
     policy_id: str
+    """Empty for what another trainer saved, which has no policies."""
     format: str
     bytes: int
     difference: float | None = None
@@ -98,7 +104,9 @@ def export(
             f"{kind!r} isn't one of {', '.join(FORMATS)}",
             "Name one of them, or use it as the ending of the file's name",
         )
-    if policy_id is None:
+    if policy_id is None and checkpoint.kind == DIRECTORY:
+        policy_id = ""
+    elif policy_id is None:
         if len(checkpoint.policy_ids) != 1:
             raise InvalidRequest(
                 "policy_id",
@@ -137,7 +145,7 @@ def _about(checkpoint: Exportable, policy_id: str) -> dict[str, str]:
 def _weights(checkpoint: Exportable, policy_id: str, kinds: str, remedy: str) -> Arrays:
     """The weights in this machine's byte order; InvalidRequest if a dtype isn't among `kinds`."""
     arrays = {}
-    for name, array in checkpoint.weights(policy_id).items():
+    for name, array in checkpoint.weights(policy_id or None).items():
         if array.dtype.kind not in kinds or array.dtype.hasobject:
             raise InvalidRequest(f"{checkpoint.name} weight {name!r}", f"its dtype is {array.dtype}", remedy)
         arrays[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
@@ -168,7 +176,7 @@ def _safetensors(checkpoint: Exportable, policy_id: str) -> _File:
         data: bytes = save(dict(arrays), metadata=_about(checkpoint, policy_id))
     except Exception as error:  # it documents no exceptions
         raise InvalidRequest(
-            f"{checkpoint.name} policy {policy_id!r}", f"safetensors says: {error}", "Export to npz"
+            _describe(checkpoint, policy_id), f"safetensors says: {error}", "Export to npz"
         ) from error
     return _File(data)
 
@@ -206,7 +214,7 @@ _RLLIB = "that RLlib computes the same: it wasn't asked, as rllib.export_model d
 
 
 def _describe(checkpoint: Exportable, policy_id: str) -> str:
-    return f"{checkpoint.name} policy {policy_id!r}"
+    return f"{checkpoint.name} policy {policy_id!r}" if policy_id else checkpoint.name
 
 
 def about_network(network: Network, about: Mapping[str, str]) -> dict[str, str]:
@@ -236,7 +244,10 @@ def network_of(checkpoint: Exportable, policy_id: str) -> Network:
     before it that isn't in the checkpoint or isn't known here.
     """
     where = _describe(checkpoint, policy_id)
-    source = checkpoint.rllib()
+    try:
+        source = checkpoint.rllib()
+    except UnreadableFormat as error:
+        raise UnreadableFormat(where, "its network isn't one of RLlib's", _REMEDY) from error
     policy = source.policy(policy_id)
     state = source.state() if source.kind == "Algorithm" else {}
     try:

@@ -12,10 +12,12 @@ from ckptstore.cli.session import Session, command
 from ckptstore.cli.targets import find_checkpoint
 from ckptstore.cli.text import format_count
 from ckptstore.errors import CheckpointNotFound, UnreadableFormat
+from ckptstore.format.manifest import DIRECTORY
 from ckptstore.rllib_formats import diff as differences
 
 DIFFERENT = 1  # as diff(1) has it
 _SHOWN_CHARACTERS = 60
+_WEIGHTS = "weights"  # what stands in the place of a policy's id where there are none
 
 
 @command("diff")
@@ -32,9 +34,12 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
     """Compare the weights and the config of two checkpoints, whatever releases wrote them.
 
     The exit code is 0 if they are equal and 1 if they differ. Optimizers, counters and components are not
-    compared. One policy saved by itself is compared with the one named with --policy.
+    compared. One policy saved by itself, or the weights of another trainer, are compared with the one named
+    with --policy.
     """
     left, right = (find_checkpoint(session, text) for text in (before, after))
+    if left.kind == right.kind == DIRECTORY and not policy_ids:
+        policy_ids = (_WEIGHTS,)
     sides: list[differences.Comparable] = [
         _ChosenPolicies(checkpoint, policy_ids) if policy_ids else checkpoint for checkpoint in (left, right)
     ]
@@ -43,7 +48,11 @@ def diff(session: Session, before: str, after: str, policy_ids: tuple[str, ...])
         raise CheckpointNotFound(left.name, f"neither it nor {right.name} holds a policy {absent[0]!r}")
     if not known:
         raise UnreadableFormat(left.name, f"neither it nor {right.name} holds a policy: nothing to compare")
-    configs = None if policy_ids else (_get_config(left), _get_config(right))
+    configs = (
+        None
+        if policy_ids or DIRECTORY in (left.kind, right.kind)
+        else (_get_config(left), _get_config(right))
+    )
     if configs is not None and not all(configs):
         configs = None
     found = differences.diff(*sides, configs=configs)
@@ -74,7 +83,7 @@ class _ChosenPolicies:
 
     def __init__(self, checkpoint: Checkpoint, policy_ids: tuple[str, ...]) -> None:
         self._checkpoint = checkpoint
-        self._alone = checkpoint.kind in ("Policy", "RLModule") and len(policy_ids) == 1
+        self._alone = checkpoint.kind in ("Policy", "RLModule", DIRECTORY) and len(policy_ids) == 1
         # Asked one by one: to list them all may mean reading the algorithm's state.
         self.policy_ids = tuple(name for name in policy_ids if self._alone or name in checkpoint.policies)
 

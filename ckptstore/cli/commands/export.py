@@ -18,7 +18,7 @@ from ckptstore.export.formats import FORMATS
     "--format", "kind", type=click.Choice(list(FORMATS)), help="By default what FILE's name ends in."
 )
 def export(session: Session, target: str, destination: str, policy_id: str | None, kind: str | None) -> None:
-    """Write one policy to a file that other tools read or run.
+    """Write one policy, or what weights another trainer saved, to a file that other tools read or run.
 
     FILE is a path or URL and must be new. npz is for numpy, safetensors for most frameworks, json for
     anything else: these hold the policy's weights. onnx and torchscript hold its network, which must be one
@@ -36,7 +36,8 @@ def export(session: Session, target: str, destination: str, policy_id: str | Non
             "difference": done.difference,
             "unproven": list(done.unproven),
         },
-        f"{checkpoint.name} policy {done.policy_id} -> {done.path}, {format_size(done.bytes)}"
+        f"{checkpoint.name} {f'policy {done.policy_id} ' if done.policy_id else ''}-> {done.path}, "
+        + format_size(done.bytes)
         + ("" if done.difference is None else f", within {done.difference:.1g} of the weights in a trial")
         + "".join(f"\nnot proven: {text}" for text in done.unproven),
     )
