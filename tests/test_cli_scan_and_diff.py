@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,15 @@ def test_what_is_dead_in_a_bucket_is_not_listed(moto: Server) -> None:
     for step in (2, 3):
         store.delete(step)
     assert "holds no checkpoint" in ckptstore("scan", url, *options).stdout
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_scan_of_an_archive_whose_data_are_damaged(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w", method) as made:
+        made.writestr("policy.bin", bytes(range(256)) * 20)
+    data = bytearray(path.read_bytes())
+    data[50:80] = b"\xff" * 30
+    path.write_bytes(data)
+    done = ckptstore("scan", str(path), "--strict", exits=6)
+    assert "not a whole zip archive" in done.output

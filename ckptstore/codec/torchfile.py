@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import copy
 import io
+import lzma
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
@@ -41,6 +43,8 @@ DAMAGED_ZIP = (
     OverflowError,  # a record that begins at byte 2**63
     struct.error,  # ... or too near the end, up to Python 3.11
     OSError,
+    zlib.error,
+    lzma.LZMAError,
 )
 """What `zipfile` raises where an archive contradicts itself."""
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled long, the first pickle of the stream
@@ -152,6 +156,8 @@ class TorchZip:
         tops = tops_of(self._records)
         if len(self._records) != len(self._archive.infolist()) or len(tops) != 1:
             raise UnsafeContent("torch file", "a zip archive, but not one that torch.save writes")
+        if begins_late(self._archive):
+            raise UnsafeContent("torch file", "not a whole zip archive (another one is inside)")
         self._top = tops[0]
         self._big_endian = self._top + "byteorder" in self._records and self._record("byteorder") == b"big"
         self._meter, self._budget, self._tensors = meter, budget, tensors
@@ -191,6 +197,11 @@ class TorchZip:
             return self._archive.read(info)
         except DAMAGED_ZIP as error:
             raise UnsafeContent("torch file", f"the record {name!r:.80} is damaged ({error})") from error
+
+
+def begins_late(archive: zipfile.ZipFile) -> bool:
+    """Whether something stands before it: of an archive cut short, its last member that is one is found."""
+    return min((info.header_offset for info in archive.infolist()), default=0) > 0
 
 
 def tops_of(names: Iterable[str]) -> list[str]:

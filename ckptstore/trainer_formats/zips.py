@@ -6,7 +6,7 @@ import zipfile
 from typing import IO
 
 from ckptstore.codec.pickles.budget import Meter
-from ckptstore.codec.torchfile import DAMAGED_ZIP
+from ckptstore.codec.torchfile import DAMAGED_ZIP, begins_late
 from ckptstore.errors import UnsafeContent
 from ckptstore.format.names import stays_below
 from ckptstore.trainer_formats.containers import EXPANDED
@@ -24,6 +24,8 @@ class Zip:
             self._archive = zipfile.ZipFile(file)
         except DAMAGED_ZIP as error:
             raise UnsafeContent(what, f"not a whole zip archive ({error})") from error
+        if begins_late(self._archive):
+            raise UnsafeContent(what, "not a whole zip archive (another one is inside)")
         infos = self._archive.infolist()
         self._infos = {info.filename: info for info in infos}
         if len(infos) > _MOST_MEMBERS:
