@@ -108,15 +108,16 @@ class Checkpoint:
         trusted_keys: Iterable[bytes | str] | None = None,
         trusted_stores: Iterable[str] | None = None,
     ) -> Checkpoint:
-        """The checkpoint in the directory `url`, on any backend and by any writer.
+        """The checkpoint in the directory or file `url`, on any backend and by any writer.
 
-        One without a manifest, which RLlib of any version wrote, opens too: nothing vouches for it then,
-        and `committed` and `verified` are False. Where Ray up to 1.13 named the file ``checkpoint-<n>``
-        rather than its directory, that is understood too. Raises CheckpointNotFound if there is nothing,
-        InvalidRequest for another file, CheckpointCorrupt or UnreadableFormat for what can't be trusted
-        or understood. With `trusted_keys`, Ed25519 public keys in PEM, CheckpointUntrusted unless one of
-        them has signed its manifest: before any other file is read. With `trusted_stores`, ids of stores, it
-        must have been signed for one of these.
+        One without a manifest, which RLlib of any version or another trainer wrote (``docs/foreign.md``),
+        opens too: nothing vouches for it then, and `committed` and `verified` are False. Where Ray up to 1.13
+        named the file ``checkpoint-<n>`` rather than its directory, that is understood too. Raises
+        CheckpointNotFound if there is nothing, InvalidRequest for a file that none of them writes alone,
+        CheckpointCorrupt, UnsafeContent or UnreadableFormat for what can't be trusted or understood. With
+        `trusted_keys`, Ed25519 public keys in PEM, CheckpointUntrusted unless one of them has signed its
+        manifest: before any other file is read. With `trusted_stores`, ids of stores, it must have been
+        signed for one of these.
         """
         return cls.from_located(locate(url, storage_options, open_trust(trusted_keys, trusted_stores)))
 

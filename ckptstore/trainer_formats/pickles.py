@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ckptstore.codec import torchfile
@@ -65,7 +66,7 @@ class TorchFile:
 
     def make(self, leaf: Any) -> Any:
         """See `Container`."""
-        return self._outlined.make_one(leaf) if isinstance(leaf, Opaque) else leaf
+        return self._outlined.make_one(leaf) if isinstance(leaf, Opaque) else copy.deepcopy(leaf)
 
 
 class Stream:
@@ -104,5 +105,5 @@ class Stream:
         return element_of(leaf)
 
     def make(self, leaf: Any) -> Any:
-        """See `Container`."""
-        return leaf
+        """See `Container`. A copy: the outline is kept."""
+        return copy.deepcopy(leaf)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import sys
+import tarfile
 import uuid
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from ckptstore.errors import (
     UnreadableFormat,
 )
 from ckptstore.read.files import UnverifiedFiles
+from tests.codec.torch_bytes import archive, storage, tensor
 from tests.trainer_formats.support import (
     ALL,
     DATA,
@@ -295,6 +298,45 @@ def test_bfloat16_without_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(CheckpointError, match="pip install ml_dtypes"):
             ckpt.weights()
     assert len(Checkpoint.open(only_file("safetensors_0.8.0")).weights(names=["float32"])) == 1
+
+
+@pytest.mark.parametrize("name", ["torch_legacy_2.13.0", "torch_tar_2.13.0", "sb3_ppo_2.9.2", "npz_2.4.6"])
+def test_what_is_handed_out_is_the_callers_own(name: str) -> None:
+    ckpt = Checkpoint.open(only_file(name))
+    for array in ckpt.weights().values():
+        array[...] = 7
+    assert_weights(name, ckpt.weights())
+    assert_weights(name, ckpt.weights(names=list(truth(name))))
+
+
+def test_arrays_of_numpy_in_a_torch_file_are_the_callers_own(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(3)}))
+    ckpt = Checkpoint.open(tmp_path / "a.pkl")
+    ckpt.weights()["w"][:] = 7
+    np.testing.assert_equal(ckpt.weights()["w"], np.ones(3))
+
+
+def test_shards_of_torch(tmp_path: Path) -> None:
+    for number in range(2):
+        made = archive({f"w{number}": tensor(storage("0", 6), (6,), (1,))}, {"0": bytes([number] * 24)})
+        (tmp_path / f"pytorch_model-{number}.bin").write_bytes(made)
+    index = {"weight_map": {f"w{number}": f"pytorch_model-{number}.bin" for number in range(2)}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text("{}")
+    ckpt = Checkpoint.open(tmp_path)
+    assert {name: array.tobytes()[:2] for name, array in ckpt.weights().items()} == {
+        "w0": b"\0\0",
+        "w1": b"\1\1",
+    }
+    assert ckpt.components["pytorch_model"].keys() == {"w0", "w1"}
+    assert ckpt.format == "Hugging Face"
+
+
+def test_a_tar_of_the_first_torch_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.pt", "w") as made:
+        made.addfile(tarfile.TarInfo("storages"))
+    with pytest.raises(UnreadableFormat, match=r"a tar of torch before 0\.2"):
+        Checkpoint.open(tmp_path / "model.pt")
 
 
 class Mine:
