@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ckptstore.backends.base import Backend
+from ckptstore.backends.base import Backend, NotPlain
 from ckptstore.backends.registry import check_url, open_backend
 from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
@@ -53,6 +53,9 @@ def locate(
         parent, name = _split(path)
         directory = open_backend(parent, storage_options) if parent else None
         if directory is None or not _is_file(directory, name):
+            if through_a_file and directory is not None and _is_link(directory, name):
+                why = "it is a link, pipe or device, which isn't followed"
+                raise InvalidRequest(backend.url, why, "Name the file that it leads to") from error
             if through_a_file:
                 raise CheckpointNotFound(backend.url, "a part of its path is a file") from error
             raise
@@ -122,6 +125,16 @@ def _split(url: str) -> tuple[str, str]:
         return os.path.split(os.path.abspath(url))
     parent, _, name = url.rstrip("/").rpartition("/")
     return ("", name) if parent.endswith("/") else (parent, name)
+
+
+def _is_link(directory: Backend, name: str) -> bool:
+    try:
+        directory.read(name, 0, 1)
+    except NotPlain as error:
+        return str(error.filename).rpartition(os.sep)[2] == name
+    except OSError:
+        return False
+    return False
 
 
 def _is_file(directory: Backend, name: str) -> bool:

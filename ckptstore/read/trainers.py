@@ -152,6 +152,9 @@ def open_trainers(files: Files, error: UnreadableFormat) -> TrainerContents:
         return contents
     from ckptstore.trainer_formats.checkpoints import looks_deeper
 
+    if any(size < 0 for path, size in paths.items() if "/" not in path):
+        why, remedy = "there are links among its files, which aren't followed", "Copy it with `cp -rL` first"
+        raise UnreadableFormat(files.label, why, remedy) from error
     inner = looks_deeper(paths)
     if not inner:
         raise error

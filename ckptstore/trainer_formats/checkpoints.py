@@ -208,7 +208,10 @@ class _Directory:
         found: dict[str, Any] = {}
         for path in self._paths():
             if self._is_json(path):
-                found[path] = self._source.json(path)
+                try:
+                    found[path] = self._source.json(path)
+                except UnsafeContent as error:  # or lines of it; weights are in none
+                    self._notes[path] = Note("skipped", path, error.why)
             elif (container := self._try_unknown(path)) is not None:
                 found[path] = container.tree(decode)
         return found

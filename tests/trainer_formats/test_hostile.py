@@ -19,7 +19,13 @@ import numpy as np
 import pytest
 
 from ckptstore import Checkpoint, CheckpointStore
-from ckptstore.errors import CheckpointCorrupt, CheckpointError, UnreadableFormat, UnsafeContent
+from ckptstore.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    InvalidRequest,
+    UnreadableFormat,
+    UnsafeContent,
+)
 from tests.codec.torch_bytes import Call, Global, archive, storage, stream, tensor
 from tests.trainer_formats.support import DATA, KERAS, OTHERS, files, only_file
 
@@ -142,6 +148,13 @@ def test_safetensors(tmp_path: Path, lie: str) -> None:
         errors = try_all(path)
         assert errors
         assert all(isinstance(error, (*TYPED, ValueError)) for error in errors)
+
+
+def test_what_is_not_asked_for_may_not_lie_either(tmp_path: Path) -> None:
+    lie = safetensors({"a": entry([2**40], 0, 16), "b": entry([2], 16, 24)}, bytes(24))
+    (tmp_path / "model.safetensors").write_bytes(lie)
+    with pytest.raises(UnsafeContent, match="'a' of shape"):
+        Checkpoint.open(tmp_path).weights(names=["b"])
 
 
 # ---- zips
@@ -368,9 +381,10 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.pt").write_bytes(only_file("cleanrl_2.13.0").read_bytes())
     (tmp_path / "run").mkdir()
     os.symlink(tmp_path / "secret.pt", tmp_path / "run" / "model.pt")
-    for path in (tmp_path / "run", tmp_path / "run" / "model.pt"):
-        with pytest.raises(CheckpointError):
-            Checkpoint.open(path).weights()
+    with pytest.raises(UnreadableFormat, match="links among its files"):
+        Checkpoint.open(tmp_path / "run")
+    with pytest.raises(InvalidRequest, match="it is a link"):
+        Checkpoint.open(tmp_path / "run" / "model.pt")
     (tmp_path / "run" / "other.pt").write_bytes(only_file("cleanrl_2.13.0").read_bytes())
     assert Checkpoint.open(tmp_path / "run").state.keys() == {"other.pt"}
 

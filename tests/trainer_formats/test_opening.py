@@ -184,9 +184,10 @@ def test_what_is_not_known_is_passed_over_and_said(tmp_path: Path) -> None:
     (tmp_path / "run" / "README").write_text("# agent")
     (tmp_path / "run" / ".DS_Store").write_bytes(b"1")
     (tmp_path / "run" / "args.json").write_text('{"seed": 1}')
+    (tmp_path / "run" / "log.json").write_text('{"step": 1}\n{"step": 2}')
     ckpt = Checkpoint.open(tmp_path / "run")
     assert ckpt.state.keys() == {"ppo.cleanrl_model", "args.json"}
-    assert [(note.kind, note.path) for note in ckpt.notes] == [("skipped", "README")]
+    assert [(note.kind, note.path) for note in ckpt.notes] == [("skipped", "README"), ("skipped", "log.json")]
     assert_weights("cleanrl_2.13.0", ckpt.weights())
 
 
