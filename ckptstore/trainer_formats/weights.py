@@ -43,14 +43,10 @@ def _select(container: Container, value: Any) -> Any:
 
 def _is_weights(container: Container, value: Any) -> bool:
     """Whether it is a mapping with arrays alone at its ends, and numbers with fractions in one of them."""
-    if not is_mapping(value) or not value or "param_groups" in value:
+    if not is_mapping(value):
         return False
-    elements = []
-    for name, leaf in _flatten("", value, 0):
-        if name.rpartition("/")[2] == "param_groups" or not (element := container.element(leaf)):
-            return False
-        elements.append(element)
-    return any(element.startswith(_FLOATS) for element in elements)
+    elements = [container.element(leaf) for _, leaf in _flatten("", value, 0)]
+    return all(elements) and any(element.startswith(_FLOATS) for element in elements)
 
 
 def _flatten(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:

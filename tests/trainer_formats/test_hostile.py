@@ -438,7 +438,7 @@ def test_hdf5(tmp_path: Path, kind: str) -> None:
         assert ckpt.weights().keys() == {"ok"}
         assert "hdf5.object" in repr(ckpt.state)
         return
-    with pytest.raises(UnsafeContent, match=r"x\.h5"):
+    with pytest.raises(UnsafeContent, match=r"x\.h5.*is a link" if "link" in kind else r"x\.h5"):
         Checkpoint.open(path).weights()
     with pytest.raises(UnsafeContent):
         Checkpoint.open(path).state  # noqa: B018

@@ -229,6 +229,16 @@ def test_several_networks_in_files_of_their_own(tmp_path: Path) -> None:
     assert_weights("safetensors_0.8.0", Checkpoint.open(tmp_path).weights())
 
 
+def test_an_optimizer_is_no_network(tmp_path: Path) -> None:
+    shutil.copy(DATA / "huggingface_5.24.0" / "checkpoint" / "optimizer.pt", tmp_path)
+    assert Checkpoint.open(tmp_path).state["state"][0]["exp_avg"].size
+    for path in (tmp_path, tmp_path / "optimizer.pt"):
+        with pytest.raises(UnreadableFormat, match="nothing in it looks like weights"):
+            Checkpoint.open(path).weights()
+    shutil.copy(only_file("cleanrl_2.13.0"), tmp_path / "agent.pt")
+    assert_weights("cleanrl_2.13.0", Checkpoint.open(tmp_path).weights())
+
+
 def test_no_weights(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"steps": np.arange(3), "param_groups": [1]}))
     with pytest.raises(UnreadableFormat, match="nothing in it looks like weights"):
