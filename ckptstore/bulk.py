@@ -24,8 +24,9 @@ from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from ckptstore.backends.base import Backend
-from ckptstore.backends.registry import check_url, open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
+from ckptstore.backends.urls import check_url
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import refs
 from ckptstore.commit.failures import is_of_another_step

@@ -14,6 +14,7 @@ import numpy as np
 from ckptstore import logs
 from ckptstore.backends.base import Backend
 from ckptstore.backends.local.scratch import temporary_directory
+from ckptstore.backends.urls import local_path
 from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.torch_calls import make_tensors
 from ckptstore.errors import (
@@ -510,7 +511,7 @@ class Checkpoint:
         digests, and a signature doesn't come along.
         """
         wanted = None if policy_ids is None else self._check_known(policy_ids)
-        target = os.fspath(directory)
+        target = local_path(directory)
         with logs.log_time("downloaded", self.url) as done:
             done(partial_copy.download(self._contents, self._files, target, wanted, _CONCURRENCY, progress))
         return target

@@ -12,34 +12,47 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ckptstore.backends.base import Backend
-from ckptstore.backends.urls import refuse_secrets
+from ckptstore.backends.urls import parse_url
 from ckptstore.errors import InvalidRequest
 
 _OPENERS = {
     "s3": "objects.opener.S3Opener",
     "s3a": "objects.opener.S3Opener",
+    "s3n": "objects.opener.S3Opener",
     "gs": "objects.opener.GcsOpener",
     "gcs": "objects.opener.GcsOpener",
     "memory": "objects.memory.MemoryOpener",
 }
 
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a", "s3n"), "ckptstore[s3]"),
+    **dict.fromkeys(("gs", "gcs"), "ckptstore[gcs]"),
+    **dict.fromkeys(("az", "abfs", "abfss", "wasb", "wasbs", "adl"), "adlfs"),
+    **dict.fromkeys(("sftp", "ssh"), "paramiko"),
+    **dict.fromkeys(("hdfs", "arrow_hdfs"), "pyarrow"),
+    **dict.fromkeys(("tos", "tosfs"), "tosfs"),
+    **dict.fromkeys(("oci", "ocilake"), "ocifs"),
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+    **dict.fromkeys(("webhdfs", "dbfs", "github", "gist", "jupyter", "jlab"), "requests"),
+    "hf": "huggingface_hub",
+    "smb": "smbprotocol",
+    "oss": "ossfs",
+    "webdav": "webdav4[fsspec]",
+    "git": "pygit2",
+    "gdrive": "gdrive_fsspec",
+    "lakefs": "lakefs-spec",
+    "dropbox": "dropboxdrivefs",
+    "box": "boxfs",
+    "dvc": "dvc",
+    "wandb": "wandbfs",
+    "root": "fsspec-xrootd",
+}
+"""What to install where the client of a scheme isn't there."""
+
 
 def backend_of(url: str | os.PathLike[str] | Backend, *rest: Any, **options: Any) -> Backend:
     """`url` itself if it is a backend; else like `open_backend`."""
     return open_backend(url, *rest, **options) if not hasattr(url, "publish") else cast(Backend, url)
-
-
-def check_url(url: object) -> str:
-    """`url` as text. InvalidRequest for what names no place: what is unset must not mean this directory."""
-    if not isinstance(url, (str, os.PathLike)) or not isinstance(text := os.fspath(url), str):
-        why = f"it is of type {type(url).__name__}, not a path or URL"
-        raise InvalidRequest(f"url {url!r:.80}", why, "Pass for example 'runs/ppo'. Is a variable unset?")
-    if not text.strip() or text.endswith("://") or "\0" in text:
-        why = "it holds a NUL" if "\0" in text else "it names no place"
-        raise InvalidRequest(
-            f"url {text!r:.80}", why, "Pass for example 'runs/ppo', or '.' for this directory"
-        )
-    return text
 
 
 def open_backend(
@@ -59,20 +72,21 @@ def open_backend(
     """
     from ckptstore.backends.objects.backend import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, ObjectBackend
 
-    text = check_url(url)
-    scheme, separator, rest = text.partition("://")
+    scheme, text = parse_url(url)
     options = dict(storage_options or {})
-    if separator:
-        refuse_secrets(text)
-    if not separator or scheme == "file":
+    if not scheme:
         from ckptstore.backends.local.backend import LocalBackend
 
-        return LocalBackend(rest if separator else text)
+        return LocalBackend(text)
     timeout = DEFAULT_TIMEOUT if timeout is None else timeout
     concurrency = DEFAULT_CONCURRENCY if concurrency is None else concurrency
     try:
         opener = _opener_for(scheme, text, options, timeout, concurrency)
         return ObjectBackend(opener, timeout=timeout, retries=retries, concurrency=concurrency)
+    except ImportError as error:
+        name = _PACKAGES.get(scheme, "")
+        remedy = f"Install it: pip install '{name}'" if name else "Install what it asks for"
+        raise InvalidRequest(text, str(error), remedy) from error
     except (TypeError, ValueError) as error:
         raise InvalidRequest(text, str(error)) from error
 
@@ -94,9 +108,5 @@ def open_below(backend: Backend, name: str) -> Backend:
 def _opener_for(scheme: str, url: str, options: dict[str, Any], timeout: float, concurrency: int) -> Any:
     """What makes the client of `url`; each kind is imported only when asked for."""
     module, _, name = _OPENERS.get(scheme, "objects.any_fsspec.FsspecOpener").rpartition(".")
-    try:
-        opener_class = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
-        return opener_class(url, options, timeout, concurrency)
-    except ImportError as error:
-        extra = {"S3Opener": "s3", "GcsOpener": "gcs"}.get(name)
-        raise ValueError(f"{error}: pip install 'ckptstore[{extra}]'" if extra else str(error)) from error
+    opener_class = getattr(importlib.import_module(f"ckptstore.backends.{module}"), name)
+    return opener_class(url, options, timeout, concurrency)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
-from ckptstore.backends.urls import refuse_secrets
+from ckptstore.backends.urls import parse_url, to_file_url
 from ckptstore.errors import InvalidRequest, UnreadableFormat
 from ckptstore.export import onnx as onnxfile
 from ckptstore.export import torchscript
@@ -93,9 +93,8 @@ def export(
     storage_options: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write one policy to the new file `dest`, all of it or nothing; see `Checkpoint.export`."""
-    path = os.fspath(dest)
-    refuse_secrets(path)
-    folder, name = _split(path)
+    scheme, path = parse_url(dest)
+    folder, name = _split(path) if scheme else _split_local(path)
     ending = name.rpartition(".")[2]
     kind = format or _ENDINGS.get(ending, ending)
     if kind not in FORMATS:
@@ -124,11 +123,22 @@ def export(
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The directory and the name of the file `path`."""
-    folder, _, name = path.rpartition("/") if "://" in path else os.path.abspath(path).rpartition(os.sep)
-    if not name or name in (".", "..") or path.endswith(("/", os.sep)) or folder.endswith(":/"):
-        raise InvalidRequest(path, "it isn't the path of a file", "Name the file to write, such as pol1.npz")
-    return folder or os.sep, name
+    """The directory and the name of the file that the URL `path` names."""
+    folder, _, name = path.rpartition("/")
+    if not name or name in (".", "..") or folder.endswith(":/"):
+        raise _not_a_file(path)
+    return folder, name
+
+
+def _split_local(path: str) -> tuple[str, str]:
+    folder, name = os.path.split(os.path.abspath(path))
+    if not name or path.endswith(("/", os.sep, "/.", "/..")) or path in (".", ".."):
+        raise _not_a_file(path)
+    return to_file_url(folder), name
+
+
+def _not_a_file(path: str) -> InvalidRequest:
+    return InvalidRequest(path, "it isn't the path of a file", "Name the file to write, such as pol1.npz")
 
 
 def _about(checkpoint: Exportable, policy_id: str) -> dict[str, str]:

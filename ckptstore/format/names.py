@@ -235,6 +235,8 @@ def join_below(url: str, path: str) -> str:
     if not stays_below(path) or (remote and (_CHAINS.search(path) or not stays_below(unquote(path)))):
         why = f"the directory {path[:200]!r} could lie outside it"
         raise InvalidRequest(url, why, "Rename it, or copy it alone")
+    if separator and not remote:
+        path = path.replace("%", "%25")  # such a URL is unquoted
     return f"{url.rstrip('/')}/{path}"
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ckptstore.backends.base import Backend, NotPlain
-from ckptstore.backends.registry import check_url, open_backend
+from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import translate_errors
+from ckptstore.backends.urls import parent_url
 from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
@@ -42,15 +43,14 @@ def locate(
     InvalidRequest for any other file, what reading a file raises, CheckpointUntrusted
     for a directory without a manifest if `trust` is given, and what fetching a manifest raises.
     """
-    path = check_url(url)
-    backend = open_backend(path, storage_options)
+    backend = open_backend(url, storage_options)
     try:
         return _look(backend, trust)
     except (CheckpointNotFound, InvalidRequest) as error:
         through_a_file = isinstance(error.__cause__, NotADirectoryError)
         if isinstance(error, InvalidRequest) and not through_a_file:
             raise
-        parent, name = _split(path)
+        parent, name = parent_url(backend.url)
         directory = open_backend(parent, storage_options) if parent else None
         if directory is None or not _is_file(directory, name):
             if through_a_file and directory is not None and _is_link(directory, name):
@@ -72,7 +72,7 @@ def find_file(
     url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> tuple[Backend, str] | None:
     """The directory and the name in it of the file `url`; None if it isn't a file that can be read."""
-    parent, name = _split(os.fspath(url))
+    parent, name = parent_url(open_backend(url, storage_options).url)
     if not parent or not name:
         return None
     directory = open_backend(parent, storage_options)
@@ -117,14 +117,6 @@ def _look_at_file(directory: Backend, name: str, trust: Check | None) -> Located
     if trust is not None:
         raise CheckpointUntrusted(where, "it has no manifest that could be signed")
     return Located(found, None, {name: found.size})
-
-
-def _split(url: str) -> tuple[str, str]:
-    """The directory that `url` lies in, and its name there; an empty one where there is none above."""
-    if "://" not in url:
-        return os.path.split(os.path.abspath(url))
-    parent, _, name = url.rstrip("/").rpartition("/")
-    return ("", name) if parent.endswith("/") else (parent, name)
 
 
 def _is_link(directory: Backend, name: str) -> bool:

@@ -29,7 +29,7 @@ def find_directory(path: str, store_url: str) -> CheckpointName:
     """The name of the directory `path`, which must be one of the store's."""
     parent, _, last = path.rstrip("/").rpartition("/")
     name = check_checkpoint_name(last, path, "Rename it, or copy it into a store with `ckptstore cp`")
-    if parent and parent != store_url and ("://" in parent or open_backend(parent).url != store_url):
+    if parent and parent != store_url and open_backend(parent).url != store_url:
         raise InvalidRequest(path, f"it isn't in the store {store_url}", "Open the directory it lies in")
     return name
 

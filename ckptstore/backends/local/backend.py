@@ -21,6 +21,7 @@ from ckptstore.backends.local.locks import try_lock
 from ckptstore.backends.local.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, Entry, Identity, identity
+from ckptstore.backends.urls import to_file_url
 from ckptstore.work import Lock
 
 _TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
@@ -127,8 +128,8 @@ class LocalBackend:
 
     @property
     def url(self) -> str:
-        """``file://`` and the absolute path as it is: nothing that reads such URLs decodes percents."""
-        return "file://" + self.root.replace(os.sep, "/")
+        """``file://`` and the absolute path as it is, but for what would be read as an escape."""
+        return to_file_url(self.root)
 
     @property
     def concurrency(self) -> int:
