@@ -18,6 +18,8 @@ TooLarge              more bytes than the caller takes
 BadOptions            an OSError: the client can't be set up like that
 Refused               an OSError: the server says no to the request itself, and always will
 Misfit                an OSError: the client library doesn't do what we ask of it
+NotCreateOnly         an OSError: the file system has no call that never overwrites
+NotDurable            an OSError: the file system refuses to sync a file
 CredentialsLost       a PermissionError: they were given to a store that was pickled since
 OSError               anything else the system or the server says
 ====================  ==========================================================
@@ -58,6 +60,14 @@ class Refused(OSError):
 
 class Misfit(OSError):
     """The client library, of this release, doesn't do what we ask of it. No setting is to blame."""
+
+
+class NotCreateOnly(OSError):
+    """The file system has neither hard links nor exclusive renames: nothing there never overwrites."""
+
+
+class NotDurable(OSError):
+    """The file system refuses to make a file durable, without which nothing may be acknowledged."""
 
 
 class CredentialsLost(PermissionError):

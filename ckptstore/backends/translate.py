@@ -13,6 +13,8 @@ from ckptstore.backends.base import (
     BucketMissing,
     CredentialsLost,
     Misfit,
+    NotCreateOnly,
+    NotDurable,
     NotPlain,
     PlaceMissing,
     Refused,
@@ -59,6 +61,14 @@ BY_CLASS: dict[type[OSError | EOFError], Row] = {
     Misfit: (
         StoreUnsuitable,
         "Install another release of the client library: docs/testing.md names those that are tried",
+    ),
+    NotCreateOnly: (
+        StoreUnsuitable,
+        "Pass single_writer=True if one process at a time writes there, or use another kind of place",
+    ),
+    NotDurable: (
+        StoreUnsuitable,
+        "Use another file system, or the bucket by its own URL; rclone needs --vfs-cache-mode writes",
     ),
     CredentialsLost: (
         StoreDenied,

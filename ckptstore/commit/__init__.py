@@ -19,7 +19,7 @@ def open_catalog(backend: Backend, single_writer: bool = False) -> Catalog:
     if isinstance(backend, LocalBackend):
         from ckptstore.commit.local.catalog import DirectoryCatalog
 
-        return DirectoryCatalog(backend)
+        return DirectoryCatalog(backend.for_single_writer() if single_writer else backend)
     from ckptstore.commit.objects.catalog import RegisterCatalog
 
     return RegisterCatalog(cast(ObjectPlace, backend), single_writer=single_writer)

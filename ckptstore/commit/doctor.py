@@ -47,7 +47,9 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
     """
     key = f"{names.PROBE}/doctor-{uuid.uuid4().hex}.json"
     first, second = b'{"try": 1}', b'{"try": 2}'
-    create_only = True
+    create_only, tried = True, dict[str, str]()
+    if single_writer:
+        backend = getattr(backend, "for_single_writer", lambda: backend)()
 
     def reach() -> None:
         try:
@@ -64,6 +66,7 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
             look_around(backend)
 
     def write_and_read() -> None:
+        tried.update(getattr(backend, "try_calls", lambda prefix: {})(names.PROBE))  # a local disk's
         backend.publish(key, first)
         if (found := backend.read(key)) != first:
             raise StoreUnsuitable(backend.url, f"it gives back {len(found)} other bytes than were written")
@@ -107,7 +110,7 @@ def diagnose(backend: Backend, single_writer: bool = False) -> Diagnosis:
                 checks.append(Check(name, error))
                 if not isinstance(error, StoreUnsuitable):
                     break
-    return Diagnosis(backend.url, checks, _promises(backend, create_only, single_writer))
+    return Diagnosis(backend.url, checks, {**_promises(backend, create_only, single_writer), **tried})
 
 
 @contextmanager

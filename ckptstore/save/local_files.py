@@ -8,7 +8,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 
-from ckptstore.backends.local.backend import is_temporary
+from ckptstore.backends.local.posix import is_temporary
 from ckptstore.backends.translate import translate_errors
 from ckptstore.errors import CheckpointCorrupt, InvalidRequest, SaveAborted
 from ckptstore.format import names

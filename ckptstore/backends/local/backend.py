@@ -11,20 +11,26 @@ import contextlib
 import errno
 import mmap
 import os
-import re
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from ckptstore.backends.base import Listed, PlaceMissing, too_large
+from ckptstore.backends.local.calls import try_calls
 from ckptstore.backends.local.locks import try_lock
 from ckptstore.backends.local.mounts import file_system, warn_once, weaknesses
 from ckptstore.backends.local.paths import open_below
-from ckptstore.backends.local.posix import Directory, Disk, Entry, Identity, identity
+from ckptstore.backends.local.posix import (
+    Directory,
+    Disk,
+    Entry,
+    Identity,
+    identity,
+    is_temporary,
+    temporary_name,
+)
 from ckptstore.backends.urls import to_file_url
 from ckptstore.work import Lock
 
-_TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
 _GATHER = 1 << 18  # writes smaller than this many bytes are put together
 _DEEPEST = 110  # directories within directories: the 100 of a checkpoint, and a store below the root
 _AHEAD = 1 << 23  # bytes after which the disk begins to write
@@ -94,12 +100,16 @@ class LocalBackend:
 
     The first write makes the root and its missing parents. From then on a root that vanished is a
     FileNotFoundError and never made anew: an unmounted disk must not turn into an empty store.
-    Pass another `disk` to watch or to break what happens below.
+    Pass another `disk` to watch or to break what happens below. With `single_writer` create-only writes are
+    a look before a rename where the file system has nothing better.
     """
 
-    def __init__(self, root: str | os.PathLike[str], disk: Disk | None = None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], disk: Disk | None = None, *, single_writer: bool = False
+    ) -> None:
         self.root = os.path.abspath(os.fspath(root))
         self.disk = disk or Disk()
+        self.single_writer = single_writer
         self._seen = False  # the root was there once
         self._ready = False  # it is durable, and its weaknesses were warned of
         self._preparing = Lock()
@@ -119,9 +129,21 @@ class LocalBackend:
             promises["weakness"] = weakness
         return promises
 
+    def try_calls(self, prefix: str) -> Mapping[str, str]:
+        """What the file system can't do, in words, tried in the directory `prefix`, which is made."""
+        with self._parent(f"{prefix}/calls", make=True) as (directory, _):
+            tried = try_calls(self.disk, directory)
+        if tried["exclusive rename"] != "yes" and tried["hard links"] != "yes":
+            return {**tried, "create-only writes": "a look before a rename, and so for one writer at a time"}
+        return tried
+
     def below(self, name: str) -> LocalBackend:
         """The directory `name` below, on the same disk."""
-        return LocalBackend(os.path.join(self.root, name), self.disk)
+        return LocalBackend(os.path.join(self.root, name), self.disk, single_writer=self.single_writer)
+
+    def for_single_writer(self) -> LocalBackend:
+        """The same directory, for a caller who answers for it that nobody else writes there."""
+        return LocalBackend(self.root, self.disk, single_writer=True)
 
     def __reduce__(self) -> tuple[type[LocalBackend], tuple[str]]:
         return LocalBackend, (self.root,)
@@ -204,7 +226,7 @@ class LocalBackend:
 
     def children(self, prefix: str = "") -> list[str]:
         """Names directly below `prefix`, sorted; none if it is absent. FileNotFoundError without a root."""
-        return sorted(entry.name for entry in self._entries(prefix) if not _TEMPORARY.match(entry.name))
+        return sorted(entry.name for entry in self._entries(prefix) if not is_temporary(entry.name))
 
     def _entries(self, prefix: str) -> Iterator[Entry]:
         with contextlib.ExitStack() as stack:
@@ -230,7 +252,7 @@ class LocalBackend:
                 key = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.is_dir and key.count("/") < _DEEPEST:
                     pending.append(key)
-                elif not _TEMPORARY.match(entry.name):
+                elif not is_temporary(entry.name):
                     found.append(Listed(key, entry.size, entry.modified))
         return sorted(found)
 
@@ -268,7 +290,7 @@ class LocalBackend:
                         disk.rename(directory, temporary, directory, name)
                         moved = True
                     elif error is None:
-                        disk.link_or_rename(directory, temporary, name)
+                        disk.link_or_rename(directory, temporary, name, self.single_writer)
                 finally:
                     if not moved:
                         with contextlib.suppress(FileNotFoundError):
@@ -377,13 +399,3 @@ class LocalBackend:
         if any(part in {"", ".", ".."} or separators & set(part) for part in parts):
             raise ValueError(f"{key!r} is not a plain relative key")
         return parts
-
-
-def temporary_name() -> str:
-    """A new name that is no key, and that a sweep recognises."""
-    return f".ckptstore-{secrets.token_hex(8)}.tmp"
-
-
-def is_temporary(name: str) -> bool:
-    """Whether `name` is a temporary one that `LocalBackend` writes under before the real one."""
-    return _TEMPORARY.match(name) is not None

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from typing import NamedTuple
 
 _NETWORK = ("nfs", "cifs", "smb", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "virtiofs")
 _MOUNTS = "/proc/self/mountinfo"
@@ -22,11 +23,34 @@ def warn_once(path: str, weakness: str) -> None:
     """Warn about `path`, once for this `weakness` in this process."""
     if (path, weakness) not in _warned:
         _warned.add((path, weakness))
-        warnings.warn(f"{path}: {weakness}", WeakStorageWarning, stacklevel=3)
+        warnings.warn(f"{path}: {weakness}", WeakStorageWarning, stacklevel=4)
+
+
+def warn_of_mount(fd: int, path: str, weakness: str) -> None:
+    """Warn about the mount that the open `fd` lies on, once for this `weakness` in this process."""
+    device = (str(os.fstat(fd).st_dev), weakness)
+    if device not in _warned:
+        _warned.add(device)
+        warn_once(find_mount(os.path.realpath(path)).point or path, weakness)
+
+
+class Mount(NamedTuple):
+    """Where a file system is mounted, and of what type it is, such as "ext4"; "" if unknown."""
+
+    point: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"the {self.kind} mounted at {self.point}" if self.kind else "this file system"
 
 
 def file_system(path: str) -> str:
     """The type of the file system that `path` lies on, such as "ext4"; "" if unknown."""
+    return find_mount(path).kind
+
+
+def find_mount(path: str) -> Mount:
+    """The mount that `path`, without links, lies on."""
     best, kind = "", ""
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
@@ -37,13 +61,18 @@ def file_system(path: str) -> str:
                 if inside and len(point) >= len(best):
                     best, kind = point, after.split()[0]
     except OSError:
-        return ""
-    return kind
+        return Mount("", "")
+    return Mount(best, kind)
 
 
 def is_shared(path: str) -> bool:
     """Whether other machines may write to what lies at `path`, so that a lock seen free here says little."""
     return sys.platform == "win32" or file_system(os.path.realpath(path)).startswith((*_NETWORK, "fuse"))
+
+
+def moves_whole(path: str) -> bool:
+    """Whether a directory moves in one step there: what runs below FUSE may copy and remove file by file."""
+    return not file_system(os.path.realpath(path)).startswith("fuse")
 
 
 def weaknesses(path: str) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -20,8 +21,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-from ckptstore.backends.base import NotPlain
-from ckptstore.backends.local.mounts import warn_once
+from ckptstore.backends.base import NotCreateOnly, NotDurable, NotPlain
+from ckptstore.backends.local.mounts import find_mount, warn_of_mount, warn_once
 
 if sys.platform != "win32":
     import fcntl
@@ -29,8 +30,11 @@ if sys.platform != "win32":
 _BY_PATH = sys.platform == "win32"  # no openat there: names are joined to paths instead
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-_UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _LINK_REFUSED = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_CHMOD_REFUSED = frozenset({errno.EPERM, errno.EROFS, *UNSUPPORTED})
+_STAYS = frozenset({errno.EBUSY, errno.ESTALE, errno.ENOTEMPTY, errno.EACCES, errno.EPERM})
+"""Why one name can't be removed while its neighbours can: in use on NFS or Windows, or somebody else's."""
 _NO_LINK = "a symbolic link, which is never followed"
 _NO_FILE = "not a regular file, so it is never read"
 _NO_DIRECTORY = "no directory, or a link to one, which is never followed"
@@ -201,19 +205,36 @@ class Disk:
             _sync_file_range(fd, offset, count, 2)  # SYNC_FILE_RANGE_WRITE
 
     def chmod(self, fd: int, mode: int) -> None:
-        """Set the permissions of an open file or directory, where the system has any."""
+        """Set the permissions of an open file or directory, where the system has any.
+
+        Where it refuses, they are the mount's or another user's to set: said once, as files that can't be
+        made read-only are no less whole.
+        """
         self.step("chmod", f"fd {fd}")
-        if sys.platform != "win32":
+        if sys.platform == "win32":
+            return
+        try:
             os.fchmod(fd, mode)
+        except OSError as error:
+            if error.errno not in _CHMOD_REFUSED:
+                raise
+            weakness = "permissions can't be set here: files may be written to by whoever the mount lets"
+            warn_of_mount(fd, path_of(fd), weakness)
 
     def fsync(self, fd: int) -> None:
-        """Return once the file's bytes are on the medium.
+        """Return once the file's bytes are on the medium; NotDurable where the system refuses to promise it.
 
         After a failure the bytes are in an unknown state and a second fsync would report success:
         the caller must give the file up.
         """
         self.step("fsync", f"fd {fd}")
-        _sync(fd)
+        try:
+            _sync(fd)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            why = f"{find_mount(path_of(fd))} can't sync files, so a save could be lost after it was told"
+            raise NotDurable(error.errno, why, path_of(fd)) from error
 
     def fsync_dir(self, directory: Directory) -> None:
         """Return once the names in `directory` are on the medium."""
@@ -223,9 +244,10 @@ class Disk:
         try:
             _sync(directory.fd)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in UNSUPPORTED:
                 raise
-            warn_once(directory.path, "directories can't be synced here: a power cut may undo a save")
+            weakness = "directories can't be synced here: a power cut may undo a save"
+            warn_of_mount(directory.fd, directory.path, weakness)
 
     def rename(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
         """Move `source` over `target`, in one step for every observer."""
@@ -241,14 +263,14 @@ class Disk:
 
         A plain rename would silently replace an empty directory. Where the file system lacks the
         exclusive call, the name is reserved with mkdir (which is exclusive everywhere) and the
-        rename then replaces our own empty directory; a crash between the two leaves that one.
+        rename then replaces our own empty directory; a crash between the two leaves that one. Where there
+        are no hard links either, that rename is seldom one step: NotCreateOnly.
         """
         self.step("rename_noreplace", os.path.join(target_dir.path, target))
-        path, dir_fd = source_dir.at(source)
-        target_path, target_fd = target_dir.at(target)
-        if sys.platform == "win32":
-            os.rename(path, target_path)  # never replaces on Windows
-        elif not _rename_exclusive(path, dir_fd, target_path, target_fd):
+        if not self.try_rename_noreplace(source_dir, source, target_dir, target):
+            if not self.can_link(source_dir):
+                why = f"{find_mount(target_dir.path)} has neither hard links nor exclusive renames"
+                raise NotCreateOnly(errno.ENOTSUP, f"{why}, so two writers could both win one step")
             warn_once(target_dir.path, "no exclusive rename here: names are reserved with mkdir instead")
             self.mkdir(target_dir, target)
             try:
@@ -257,6 +279,17 @@ class Disk:
                 self.rmdir(target_dir, target)
                 raise
 
+    def try_rename_noreplace(
+        self, source_dir: Directory, source: str, target_dir: Directory, target: str
+    ) -> bool:
+        """The exclusive rename itself; False where the system has none."""
+        path, dir_fd = source_dir.at(source)
+        target_path, target_fd = target_dir.at(target)
+        if sys.platform == "win32":
+            os.rename(path, target_path)  # never replaces on Windows
+            return True
+        return _rename_exclusive(path, dir_fd, target_path, target_fd)
+
     def link(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
         """Give the file `source` a second name; FileExistsError if there is anything under it."""
         self.step("link", os.path.join(target_dir.path, target))
@@ -264,18 +297,50 @@ class Disk:
         target_path, target_fd = target_dir.at(target)
         os.link(path, target_path, src_dir_fd=dir_fd, dst_dir_fd=target_fd, follow_symlinks=_BY_PATH)
 
-    def link_or_rename(self, directory: Directory, source: str, target: str) -> None:
+    def can_link(self, directory: Directory) -> bool:
+        """Try whether files in `directory` can have two names."""
+        first, second = temporary_name(), temporary_name()
+        self.close(self.create(directory, first))
+        try:
+            self.link(directory, first, directory, second)
+            self.unlink(directory, second)
+        except OSError as error:
+            if error.errno not in _LINK_REFUSED:
+                raise
+            return False
+        finally:
+            with refuse_if_lost(directory):
+                self.unlink(directory, first)
+        return True
+
+    def rename_if_free(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
+        """Look, then move `source` to `target`; FileExistsError if there is anything. For one writer only."""
+        with contextlib.suppress(FileNotFoundError):
+            self.status(target_dir, target)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        with refuse_if_lost(source_dir):
+            self.rename(source_dir, source, target_dir, target)
+
+    def link_or_rename(
+        self, directory: Directory, source: str, target: str, single_writer: bool = False
+    ) -> None:
         """Give the file `source` the name `target`; FileExistsError if there is anything under it.
 
         `source` may stay as a second name. Some file systems (FAT, some FUSE) have no hard links:
-        there the exclusive rename has to do, and where that is missing too this is an OSError.
+        there the exclusive rename has to do. Where that is missing too this is NotCreateOnly, or for a
+        `single_writer` a look before the rename.
         """
         try:
             self.link(directory, source, directory, target)
         except OSError as error:
             if error.errno not in _LINK_REFUSED:
                 raise
-            self.rename_noreplace(directory, source, directory, target)
+            try:
+                self.rename_noreplace(directory, source, directory, target)
+            except NotCreateOnly:
+                if not single_writer:
+                    raise
+                self.rename_if_free(directory, source, directory, target)
 
     def unlink(self, parent: Directory, name: str) -> None:
         """Remove a name that is no directory."""
@@ -292,46 +357,102 @@ class Disk:
     def remove_tree(self, parent: Directory, name: str) -> int:
         """Remove `name` and all below it; the bytes that freed. Another process may do the same meanwhile.
 
-        However deep it is: what lies too deep to be walked to is moved up beside `name` first.
+        However deep it is: what lies too deep to be walked to is moved up beside `name` first. What can't be
+        removed now, such as a file in use on NFS, doesn't keep the rest; its error comes at the end.
         """
-        freed, pending = 0, [name]
-        while pending:
-            freed += self._remove_below(parent, pending.pop(), (parent, pending), _DEEP)
+        freed, top = 0, _Top(parent, [name], [])
+        while top.pending:
+            freed += self._remove_below(parent, top.pending.pop(), top, _DEEP)
+        if top.kept:
+            raise top.kept[0]
         return freed
 
-    def _remove_below(
-        self, parent: Directory, name: str, top: tuple[Directory, list[str]], levels: int
-    ) -> int:
+    def _remove_below(self, parent: Directory, name: str, top: _Top, levels: int) -> int:
         try:
             directory = self.open_dir(parent, name)
         except FileNotFoundError:
             return 0
         except NotPlain:
-            return self._remove_file(parent, name)
+            return self._remove_file(parent, name, top)
         freed = 0
         with directory:
             if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o300 != 0o300:
                 self.chmod(directory.fd, 0o700)  # others staged it read-only: unlink needs it writable
             for entry in list(self.entries(directory)):
                 if not entry.is_dir:
-                    freed += self._remove_file(directory, entry.name)
+                    freed += self._remove_file(directory, entry.name, top)
                 elif levels:
                     freed += self._remove_below(directory, entry.name, top, levels - 1)
                 else:
-                    top[1].append(f"deep.{secrets.token_hex(8)}")
+                    top.pending.append(f"deep.{secrets.token_hex(8)}")
                     with contextlib.suppress(FileNotFoundError):
-                        self.rename(directory, entry.name, top[0], top[1][-1])
-        with contextlib.suppress(FileNotFoundError):
+                        self.rename(directory, entry.name, top.parent, top.pending[-1])
+        with contextlib.suppress(FileNotFoundError), top.keep_going():
             self.rmdir(parent, name)
         return freed
 
-    def _remove_file(self, parent: Directory, name: str) -> int:
+    def _remove_file(self, parent: Directory, name: str, top: _Top) -> int:
         try:
             status = self.status(parent, name)
-            self.unlink(parent, name)
+            with top.keep_going():
+                self.unlink(parent, name)
         except FileNotFoundError:
             return 0
         return status.st_size if status.st_nlink == 1 else 0  # other links keep the bytes
+
+
+class _Top(NamedTuple):
+    """Where a removal began, what is still to do there, and what was in its way."""
+
+    parent: Directory
+    pending: list[str]
+    kept: list[OSError]
+
+    @contextlib.contextmanager
+    def keep_going(self) -> Iterator[None]:
+        """Note that a name could not be removed, if that says nothing of its neighbours."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _STAYS:
+                raise
+            self.kept.append(error)
+
+
+@contextlib.contextmanager
+def refuse_if_lost(directory: Directory) -> Iterator[None]:
+    """NotDurable where a name is gone that was made a moment ago, as in mounts that keep nothing back."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise explain_loss(directory.path) from error
+
+
+def explain_loss(path: str) -> NotDurable:
+    """What to raise where a file system has lost what was written to it and synced."""
+    why = f"{find_mount(path)} lost a file that was written a moment ago"
+    return NotDurable(errno.EIO, why, path)
+
+
+_TEMPORARY = re.compile(r"\.ckptstore-[0-9a-f]{16}\.tmp\Z")
+
+
+def temporary_name() -> str:
+    """A new name that is no key, and that a sweep recognises."""
+    return f".ckptstore-{secrets.token_hex(8)}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `name` is a temporary one that something is written under before the real one."""
+    return _TEMPORARY.match(name) is not None
+
+
+def path_of(fd: int) -> str:
+    """The path of an open file, for messages; "" if the system doesn't tell."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
 
 
 def _sync(fd: int) -> None:
@@ -340,7 +461,7 @@ def _sync(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # plain fsync stops at the drive's cache there
             return
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in UNSUPPORTED:
                 raise
     os.fsync(fd)
 
@@ -384,7 +505,7 @@ def _rename_exclusive(source: str, source_fd: int | None, target: str, target_fd
     if _renamer is None or source_fd is None or target_fd is None:
         return False
     code = _renamer(source_fd, os.fsencode(source), target_fd, os.fsencode(target))
-    if code in _UNSUPPORTED:
+    if code in UNSUPPORTED:
         return False
     if code:
         raise OSError(code, os.strerror(code), target)

@@ -14,13 +14,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
+from ckptstore.backends.base import NotCreateOnly
 from ckptstore.backends.local.backend import FileSink
 from ckptstore.backends.local.paths import OpenPaths
-from ckptstore.backends.local.posix import Directory, identity
+from ckptstore.backends.local.posix import Directory, explain_loss, identity
 from ckptstore.commit.attempts import next_name
 from ckptstore.commit.base import Check, IfExists
 from ckptstore.commit.failures import already_committed, already_written, check_manifest_length, url_of
+from ckptstore.commit.local import in_place
 from ckptstore.commit.local.root import (
     LOCK,
     LocalRoot,
@@ -31,6 +34,7 @@ from ckptstore.commit.local.root import (
     new_lock,
 )
 from ckptstore.errors import CheckpointProtected, InvalidRequest, SaveAborted
+from ckptstore.format import manifest as manifests
 from ckptstore.format.droppings import is_dropping
 from ckptstore.format.names import MANIFEST, CheckpointName, relative_path
 from ckptstore.logs import logger
@@ -83,6 +87,7 @@ class DirectoryAttempt:
         self._frozen: dict[str, tuple[tuple[int, int], int, int]] = {}
         self._failure: BaseException | None = None
         self._published = False
+        self._manifest = b""
         self._lock = new_lock(self._disk, staging, attempt_id, catalog.timeout)
         try:
             self._disk.mkdir(staging, attempt_id)
@@ -269,6 +274,7 @@ class DirectoryAttempt:
         try:
             self._check_alive()
             check_manifest_length(manifest)
+            self._manifest = manifest
             self._drain()
             with self.create(MANIFEST) as sink:
                 sink.write(manifest)
@@ -366,13 +372,31 @@ class DirectoryAttempt:
 
     def _rename(self, root: Directory, there: Sequence[CheckpointName]) -> CheckpointName:
         """Publish above the directories that are `there`; what else has such a name is passed over."""
+        names = self._names_above(there)
         while True:
-            name = next_name(self._catalog.backend, self._step, there)
+            name = next(names)
             try:
                 self._disk.rename_noreplace(self._staging, self.id, root, str(name))
                 return name
             except FileExistsError:
-                there = [name]
+                continue
+            except NotCreateOnly:
+                if not self._catalog.backend.single_writer:
+                    raise
+            free = chain([name], names)
+            return in_place.publish(self._disk, self._staging, self.id, root, free, self._check_arrived)
+
+    def _check_arrived(self, name: CheckpointName) -> None:
+        """NotDurable if the move has lost a file, as it may where it goes file by file."""
+        there = {file.key: file.size for file in self._catalog.backend.list(str(name))}
+        files = manifests.load(self._manifest, self._label).files
+        if any(there.get(f"{name}/{file.path}") != file.size for file in files):
+            raise explain_loss(self._catalog.backend.root)
+
+    def _names_above(self, there: Sequence[CheckpointName]) -> Iterator[CheckpointName]:
+        while True:
+            there = [next_name(self._catalog.backend, self._step, there)]
+            yield there[0]
 
     def abandon(self) -> None:
         """Remove what was staged; never raises an Exception. What it can't remove, a sweep will."""

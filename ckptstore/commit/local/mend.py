@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from ckptstore.backends.base import Sink
-from ckptstore.backends.local.backend import FileSink, temporary_name
+from ckptstore.backends.local.backend import FileSink
 from ckptstore.backends.local.paths import open_below
-from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.backends.local.posix import Directory, Disk, temporary_name
 from ckptstore.commit.failures import was_deleted
 from ckptstore.commit.local.root import LocalRoot
 from ckptstore.format.names import CheckpointName, relative_path

@@ -23,9 +23,10 @@ from collections.abc import Iterator
 
 from ckptstore.backends.local.backend import LocalBackend
 from ckptstore.backends.local.locks import Lock, lock_within, try_lock
-from ckptstore.backends.local.mounts import warn_once
+from ckptstore.backends.local.mounts import moves_whole, warn_once
 from ckptstore.backends.local.paths import open_below
 from ckptstore.backends.local.posix import Directory, Disk, identity
+from ckptstore.commit.local import in_place
 from ckptstore.errors import InvalidRequest
 from ckptstore.format.names import MANIFEST, META, SMALL_STATE_BYTES, TRASH, CheckpointName
 from ckptstore.logs import logger
@@ -91,7 +92,10 @@ class LocalRoot:
         if not names:
             return trashed
         with open_below(disk, root, TRASH, make=True) as trash:
+            whole = moves_whole(self.backend.root)
             for name in sorted(names):
+                if not whole:
+                    in_place.hide(disk, root, name)
                 trashed.append(f"{name}.{secrets.token_hex(8)}")
                 disk.rename(root, str(name), trash, trashed[-1])
                 disk.fsync_dir(trash)
@@ -99,12 +103,20 @@ class LocalRoot:
         return trashed
 
     def remove(self, trashed: list[str]) -> int:
-        """Remove these from the trash; the bytes that freed. Somebody else may be at it too."""
-        disk, freed = self.backend.disk, 0
+        """Remove these from the trash; the bytes that freed. Somebody else may be at it too.
+
+        What is in use, or somebody else's, stays for the next sweep; its error comes after the others went.
+        """
+        disk, freed, kept = self.backend.disk, 0, list[OSError]()
         if trashed:
             with self.backend.open_root() as root, disk.open_dir(root, TRASH) as trash:
                 for name in trashed:
-                    freed += disk.remove_tree(trash, name)
+                    try:
+                        freed += disk.remove_tree(trash, name)
+                    except OSError as error:
+                        kept.append(error)
+        if kept:
+            raise kept[0]
         return freed
 
     def remove_quietly(self, trashed: list[str]) -> None:

@@ -8,14 +8,14 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from ckptstore.backends.local.backend import is_temporary
 from ckptstore.backends.local.locks import Lock, is_free, try_lock
 from ckptstore.backends.local.mounts import is_shared
 from ckptstore.backends.local.paths import open_below
-from ckptstore.backends.local.posix import Directory, Disk
+from ckptstore.backends.local.posix import Directory, Disk, is_temporary
 from ckptstore.commit.base import Swept
+from ckptstore.commit.local.in_place import is_left
 from ckptstore.commit.local.life import is_dead
-from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, leads_to
+from ckptstore.commit.local.root import LOCK, LocalRoot, all_names, drop_lock, is_committed, leads_to
 from ckptstore.format.names import HOLD, MAX_DEPTH, META, REFS, STAGING, TRASH
 
 _MOST_AT_ONCE = 32
@@ -37,6 +37,7 @@ def sweep(store: LocalRoot, grace: float) -> Swept:
         dead = _take_dead(store, root, grace)
         freed = _sweep_strays(store, root)
     with store.hold_lock() as root:
+        _trash_unpublished(store, root)
         trashed = _sync_trash(store, root)
     freed += store.remove(trashed)
     return Swept(sorted({*dead, *(name.rpartition(".")[0] for name in trashed)}), freed)
@@ -150,6 +151,15 @@ def _trash_attempt(store: LocalRoot, root: Directory, staging: Directory, attemp
         except FileNotFoundError:
             return False
     return True
+
+
+def _trash_unpublished(store: LocalRoot, root: Directory) -> None:
+    """Under the lock: move away what crashes have left of saves and deletes that move file by file."""
+    disk = store.backend.disk
+    for name in all_names(disk, root):
+        if not is_committed(disk, root, name) and is_left(disk, root, name):
+            with open_below(disk, root, TRASH, make=True) as trash:
+                disk.rename(root, str(name), trash, f"{name}.{secrets.token_hex(8)}")
 
 
 def _sweep_strays(store: LocalRoot, root: Directory) -> int:
