@@ -6,6 +6,12 @@ from typing import cast
 
 from ckptstore.backends.base import Backend, ObjectPlace
 from ckptstore.commit.base import Catalog
+from ckptstore.format.names import CheckpointName
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a store's directory of that name may hold a checkpoint."""
+    return CheckpointName.parse(name) is not None
 
 
 def open_catalog(backend: Backend, single_writer: bool = False) -> Catalog:
@@ -19,6 +25,7 @@ def open_catalog(backend: Backend, single_writer: bool = False) -> Catalog:
     if isinstance(backend, LocalBackend):
         from ckptstore.commit.local.catalog import DirectoryCatalog
 
+        backend.linked = is_checkpoint_name
         return DirectoryCatalog(backend.for_single_writer() if single_writer else backend)
     from ckptstore.commit.objects.catalog import RegisterCatalog
 

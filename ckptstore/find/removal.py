@@ -10,7 +10,7 @@ from ckptstore.backends.translate import translate_errors
 from ckptstore.checkpoint import Skipped
 from ckptstore.commit import refs
 from ckptstore.commit.base import Catalog
-from ckptstore.errors import CheckpointGone, CheckpointProtected, UnreadableFormat
+from ckptstore.errors import CheckpointGone, CheckpointProtected, StoreDenied, UnreadableFormat
 from ckptstore.find.holds import Hold, Holds
 from ckptstore.find.survey import Survey
 from ckptstore.find.tags import Tags
@@ -39,15 +39,25 @@ class Removal:
         """What rollbacks hold."""
 
     def prune(self, targets: Iterable[Target]) -> list[Target]:
-        """Delete those that nothing came to protect meanwhile, and that are still there; returns them."""
-        removed = []
+        """Delete those that nothing came to protect meanwhile, and that are still there; returns them.
+
+        On a local disk what belongs to somebody else keeps nothing but itself: StoreDenied comes at the end.
+        """
+        removed, denied = [], list[StoreDenied]()
         for target in targets:
             try:
                 self.delete(target, superseded=True)
             except (CheckpointGone, CheckpointProtected) as error:
                 logger.info("not pruned: %s", error)
                 continue
+            except StoreDenied as error:
+                if not self._catalog.in_place:
+                    raise
+                denied.append(error)
+                continue
             removed.append(target)
+        if denied:
+            raise denied[0]
         return removed
 
     def delete(

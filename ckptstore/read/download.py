@@ -37,7 +37,7 @@ def new_directory(target: str, expected: Mapping[str, int], whole: bool = True) 
 
     with translate_errors(target):
         refuse_a_copy(LocalBackend(os.path.abspath(target)))
-        os.makedirs(target, mode=0o700, exist_ok=True)
+        os.makedirs(target, exist_ok=True)
         place = os.path.realpath(target)  # what a link leads to is filled, not the link replaced
         there = _sizes(place)
         if there and any(there.get(path) != size for path, size in expected.items()):
@@ -136,7 +136,7 @@ def write_description(directory: str, table: bytes, manifest: Manifest) -> None:
 def write_file(path: str, chunks: Iterable[bytes]) -> None:
     """Write the new local file `path`; its directories are made."""
     with translate_errors(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
             for chunk in chunks:
                 file.write(chunk)

@@ -40,13 +40,20 @@ def files(root: Path) -> list[str]:
 
 
 @posix_only
-def test_the_first_write_makes_the_root_for_this_user_only(backend: LocalBackend, root: Path) -> None:
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_the_first_write_makes_the_root_for_whom_the_umask_says(
+    backend: LocalBackend, root: Path, umask: int
+) -> None:
     with pytest.raises(FileNotFoundError):
         backend.list()
-    backend.publish("a/b", b"x")
+    before = os.umask(umask)
+    try:
+        backend.publish("a/b", b"x")
+    finally:
+        os.umask(before)
     for path in (root.parent, root, root / "a"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert stat.S_IMODE((root / "a/b").stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~umask
+    assert stat.S_IMODE((root / "a/b").stat().st_mode) == 0o666 & ~umask
 
 
 @pytest.mark.parametrize("first", ["read", "write"])

@@ -15,6 +15,8 @@ from ckptstore.backends.base import (
     BadOptions,
     CredentialsLost,
     Misfit,
+    NotCreateOnly,
+    NotDurable,
     NotPlain,
     PlaceMissing,
     Refused,
@@ -50,6 +52,8 @@ DOCUMENTED: dict[str, tuple[OSError | EOFError, type[CheckpointError]]] = {
     "BadOptions": (BadOptions("TypeError: no such option"), InvalidRequest),
     "Refused": (Refused("InvalidBucketName"), InvalidRequest),
     "Misfit": (Misfit("TypeError: read() takes 1 positional argument"), StoreUnsuitable),
+    "NotCreateOnly": (NotCreateOnly(errno.ENOTSUP, "no hard links"), StoreUnsuitable),
+    "NotDurable": (NotDurable(errno.EINVAL, "it can't sync"), StoreUnsuitable),
     "CredentialsLost": (CredentialsLost("403"), StoreDenied),
     "OSError": (OSError("HTTP 418"), StoreUnavailable),
 }

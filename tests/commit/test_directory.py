@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,13 @@ ONE = CheckpointName(1)
 
 
 @pytest.fixture
+def umask() -> Iterator[int]:
+    before = os.umask(0o022)
+    yield 0o022
+    os.umask(before)
+
+
+@pytest.fixture
 def root(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
@@ -53,7 +60,7 @@ def id_of(path: str | Path) -> Identity:
 # ---- Order
 
 
-def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: str) -> None:
+def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: str, umask: int) -> None:
     save(catalog(root), 1)
     disk = WatchedDisk()
     store = catalog(root, disk)
@@ -77,12 +84,12 @@ def test_everything_is_synced_after_its_last_write_and_before_the_rename(root: s
     count = 0
     for folder, _, files in os.walk(os.path.join(root, str(name))):
         assert -1 < disk.last("fsync_dir", id_of(folder)) < renamed
-        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o777 & ~umask
         for file in files:
             this = id_of(os.path.join(folder, file))
             assert disk.last("write", this) < disk.last("fsync", this) < disk.last("fsync_dir", id_of(folder))
             assert disk.last("fsync", this) > -1
-            assert stat.S_IMODE(os.stat(os.path.join(folder, file)).st_mode) == 0o400
+            assert stat.S_IMODE(os.stat(os.path.join(folder, file)).st_mode) == 0o444 & ~umask
             count += 1
     assert count == len(payload(2)) + 3
     assert disk.last("fsync", id_of(os.path.join(root, str(name), "policies/p1/policy_state.pkl"))) > before
@@ -621,9 +628,11 @@ def test_names_are_directories_spelled_exactly(root: str) -> None:
     for name in ("checkpoint_000010", "checkpoint_1000000", "checkpoint_10", "checkpoint_000010-r0", "x"):
         os.makedirs(f"{root}/{name}")
     Path(root, "checkpoint_000011").write_bytes(b"")
-    os.symlink("checkpoint_000010", f"{root}/checkpoint_000012")
-    assert catalog(root).names() == [CheckpointName(10), CheckpointName(1000000)]
-    assert catalog(root).scan() == {CheckpointName(10): {}, CheckpointName(1000000): {}}
+    os.symlink("checkpoint_000010", f"{root}/checkpoint_000012")  # one that was moved, and linked back
+    os.mkfifo(f"{root}/checkpoint_000013")
+    there = [CheckpointName(step) for step in (10, 12, 1000000)]
+    assert catalog(root).names() == there
+    assert catalog(root).scan() == {name: {} for name in there}
 
 
 def test_no_descriptor_is_left_open(root: str) -> None:

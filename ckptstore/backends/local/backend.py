@@ -95,6 +95,10 @@ class FileSink:
         self._finish(self._fd, error)
 
 
+def _is_never_linked(name: str) -> bool:
+    return False
+
+
 class LocalBackend:
     """The directory `root` as a :class:`~ckptstore.backends.base.Backend`.
 
@@ -110,6 +114,8 @@ class LocalBackend:
         self.root = os.path.abspath(os.fspath(root))
         self.disk = disk or Disk()
         self.single_writer = single_writer
+        self.linked: Callable[[str], bool] = _is_never_linked
+        """Which names at the top may be links that reading follows: `Disk.open_top` says whose."""
         self._seen = False  # the root was there once
         self._ready = False  # it is durable, and its weaknesses were warned of
         self._preparing = Lock()
@@ -143,7 +149,9 @@ class LocalBackend:
 
     def for_single_writer(self) -> LocalBackend:
         """The same directory, for a caller who answers for it that nobody else writes there."""
-        return LocalBackend(self.root, self.disk, single_writer=True)
+        made = LocalBackend(self.root, self.disk, single_writer=True)
+        made.linked = self.linked
+        return made
 
     def __reduce__(self) -> tuple[type[LocalBackend], tuple[str]]:
         return LocalBackend, (self.root,)
@@ -212,12 +220,12 @@ class LocalBackend:
 
     def file_id(self, key: str) -> Identity:
         """Which file `key` leads to: hard links of one have the same."""
-        with self._parent(key) as (directory, name):
+        with self._parent(key, linked=True) as (directory, name):
             return identity(self.disk.status(directory, name))
 
     @contextlib.contextmanager
     def _file(self, key: str) -> Iterator[tuple[int, int]]:
-        with self._parent(key) as (directory, name):
+        with self._parent(key, linked=True) as (directory, name):
             fd = self.disk.open_file(directory, name)
         try:
             yield fd, os.fstat(fd).st_size
@@ -232,8 +240,9 @@ class LocalBackend:
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(self.open_root())
             try:
-                for part in self._parts(prefix):
-                    directory = stack.enter_context(self.disk.open_dir(directory, part))
+                for index, part in enumerate(self._parts(prefix)):
+                    open_dir = self.disk.open_dir if index or not self.linked(part) else self.disk.open_top
+                    directory = stack.enter_context(open_dir(directory, part))
             except (FileNotFoundError, NotADirectoryError):
                 return
             yield from self.disk.entries(directory)
@@ -250,11 +259,20 @@ class LocalBackend:
             directory = pending.pop()
             for entry in self._entries(directory):
                 key = f"{directory}/{entry.name}" if directory else entry.name
-                if entry.is_dir and key.count("/") < _DEEPEST:
+                if (entry.is_dir and key.count("/") < _DEEPEST) or (not directory and self._is_linked(entry)):
                     pending.append(key)
                 elif not is_temporary(entry.name):
                     found.append(Listed(key, entry.size, entry.modified))
         return sorted(found)
+
+    def _is_linked(self, entry: Entry) -> bool:
+        """Whether it is a link, at the top, to a directory that may be read."""
+        if entry.is_dir or entry.size >= 0 or not self.linked(entry.name):
+            return False
+        with contextlib.suppress(OSError), self.open_root() as root:
+            self.disk.open_top(root, entry.name).close()
+            return True
+        return False
 
     # ---- Writing
 
@@ -370,19 +388,24 @@ class LocalBackend:
         self._ready = True
 
     @contextlib.contextmanager
-    def _parent(self, key: str, *, make: bool = False) -> Iterator[tuple[Directory, str]]:
+    def _parent(
+        self, key: str, *, make: bool = False, linked: bool = False
+    ) -> Iterator[tuple[Directory, str]]:
         *parts, name = self._parts(key) or [""]
         if not name:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.root)
-        with self._walk(parts, make=make) as directory:
+        with self._walk(parts, make=make, linked=linked) as directory:
             yield directory, name
 
     @contextlib.contextmanager
-    def _walk(self, parts: Sequence[str], *, make: bool = False) -> Iterator[Directory]:
+    def _walk(self, parts: Sequence[str], *, make: bool = False, linked: bool = False) -> Iterator[Directory]:
         directory = self.open_root(make=make)
         try:
-            for part in parts:
-                deeper = open_below(self.disk, directory, part, make=make)
+            for index, part in enumerate(parts):
+                if linked and not index and self.linked(part):
+                    deeper = self.disk.open_top(directory, part)
+                else:
+                    deeper = open_below(self.disk, directory, part, make=make)
                 directory.close()
                 directory = deeper
             yield directory

@@ -116,6 +116,31 @@ class Disk:
             raise
         return Directory(self, self.on_open(fd), path)
 
+    def open_top(self, root: Directory, name: str) -> Directory:
+        """Open the directory `name`, which may be a link of this user or root, for reading. Else NotPlain.
+
+        That is what is left where a checkpoint was moved to a larger disk. Somebody else's link, in a folder
+        that others may write to, could lead anywhere.
+        """
+        try:
+            return self.open_dir(root, name)
+        except NotPlain:
+            status = self.status(root, name)
+            if _BY_PATH or not stat.S_ISLNK(status.st_mode):
+                raise
+            path = os.path.join(root.path, name)
+            if status.st_uid not in (os.geteuid(), 0):
+                why = f"a link that the user with id {status.st_uid} has made, and is not followed"
+                raise NotPlain(errno.ENOTDIR, why, path) from None
+        try:
+            directory = Directory(self, self.on_open(os.open(name, _DIRECTORY, dir_fd=root.fd)), path)
+        except OSError as error:
+            raise NotPlain(error.errno, f"a link to what can't be opened: {error.strerror}", path) from error
+        if identity(self.status(root, name)) != identity(status):
+            directory.close()
+            raise NotPlain(errno.ENOTDIR, _NO_DIRECTORY, path)  # it was put there while we looked
+        return directory
+
     def open_file(self, parent: Directory, name: str) -> int:
         """Open the regular file `name` for reading.
 
@@ -173,20 +198,26 @@ class Disk:
         path, dir_fd = parent.at(name)
         return os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
+    def is_link(self, parent: Directory, name: str) -> bool:
+        """Whether `name` is a symbolic link."""
+        with contextlib.suppress(FileNotFoundError):
+            return stat.S_ISLNK(self.status(parent, name).st_mode)
+        return False
+
     # ---- Changes
 
     def mkdir(self, parent: Directory, name: str) -> None:
-        """Make the directory `name`, for this user only; FileExistsError if there is anything."""
+        """Make the directory `name`, for whom the umask says; FileExistsError if there is anything."""
         self.step("mkdir", os.path.join(parent.path, name))
         path, dir_fd = parent.at(name)
-        os.mkdir(path, 0o700, dir_fd=dir_fd)
+        os.mkdir(path, 0o777, dir_fd=dir_fd)
 
     def create(self, parent: Directory, name: str) -> int:
-        """Create the file `name`, for this user only, and open it; FileExistsError if there is anything."""
+        """Create the file `name`, for whom the umask says, and open it. FileExistsError if it is taken."""
         self.step("create", os.path.join(parent.path, name))
         path, dir_fd = parent.at(name)
         return self.on_open(
-            os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600, dir_fd=dir_fd)
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o666, dir_fd=dir_fd)
         )
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from ckptstore.backends.base import NotCreateOnly
 from ckptstore.backends.local.backend import FileSink
@@ -47,6 +48,25 @@ _SYNCERS = 2  # more threads measured no faster, one is slower when files are sm
 _CLOCK_TICK = 0.02  # seconds; file systems stamp times by the kernel's clock, which moves every 1 to 10 ms
 _PENDING = 64  # files that may wait for their sync: bounds open descriptors and dirty memory
 _DESCRIPTORS_EACH = 8  # of those that the process may have, for one such file: others are open, too
+
+
+class _Modes(NamedTuple):
+    """What new files and directories may have here, by umask, setgid directory and default ACL."""
+
+    directory: int
+    file: int
+    group: int
+
+    @classmethod
+    def within(cls, made: os.stat_result) -> _Modes:
+        """Those below a directory that was just made."""
+        mode = made.st_mode & 0o777 | 0o700
+        return cls(mode, mode & 0o444, made.st_gid)
+
+    def fit(self, status: os.stat_result) -> bool:
+        """Whether it is a file such as a save makes: one that nobody may write to, for the same people."""
+        same = stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == self.file
+        return same and (status.st_gid == self.group or sys.platform == "win32")
 
 
 class DirectoryAttempt:
@@ -92,7 +112,9 @@ class DirectoryAttempt:
         try:
             self._disk.mkdir(staging, attempt_id)
             self._top = self._disk.open_dir(staging, attempt_id)
-            self._identity = identity(self._disk.status(staging, attempt_id))
+            status = self._disk.status(staging, attempt_id)
+            self._identity = identity(status)
+            self._modes = _Modes.within(status)
             self._places = OpenPaths(self._disk, lambda: self._disk.open_dir(self._top, "."), make=True)
             self._others = OpenPaths(self._disk, catalog.backend.open_root)
         except BaseException:
@@ -119,9 +141,9 @@ class DirectoryAttempt:
     def reuse(self, path: str, key: str, size: int) -> bool:
         """Make the file `key` of another checkpoint a file of this one, by a hard link.
 
-        False where that can't be: no such file, no links here or no more of them, a file that its
-        owner may still write to, which would change both checkpoints, or one that was written to after
-        the manifest that vouches for it. Then write it anew.
+        False where that can't be: no such file, no links here or no more of them, a file of other
+        permissions or another group than a new one would have, or one that was written to after the
+        manifest that vouches for it. Then write it anew.
         """
         *parts, source = relative_path(key, self.id).split("/")
         with self._place(path) as (directory, name):
@@ -129,7 +151,7 @@ class DirectoryAttempt:
                 committed = self._commit_time(parts[:1])
                 origin = self._others.to(parts)
                 status = self._disk.status(origin, source)
-                if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o222 or status.st_size != size:
+                if not self._modes.fit(status) or status.st_size != size:
                     return False
                 if status.st_mtime_ns > committed:
                     return False
@@ -186,7 +208,7 @@ class DirectoryAttempt:
         """Make the file durable and unwritable: later saves may link it instead of writing it again."""
         try:
             if self._failure is None:
-                self._disk.chmod(fd, 0o400)
+                self._disk.chmod(fd, self._modes.file)
                 status = os.fstat(fd)  # before the sync: what is written during it counts as unsynced
                 self._disk.fsync(fd)
                 self._synced[identity(status)] = (status.st_size, status.st_mtime_ns)
@@ -315,8 +337,10 @@ class DirectoryAttempt:
                     if new and not is_dropping(where):
                         raise self._refuse_change(where)
                     self._sync_file(directory, entry.name)
-            if directory.fd >= 0 and os.fstat(directory.fd).st_mode & 0o077:
-                self._disk.chmod(directory.fd, 0o700)
+            if directory.fd >= 0:
+                mode = stat.S_IMODE(os.fstat(directory.fd).st_mode)
+                if mode & 0o777 != self._modes.directory:
+                    self._disk.chmod(directory.fd, mode & 0o7000 | self._modes.directory)
             stack.pop_all()
         self._submit(partial(self._settle_directory, directory))
 
@@ -330,8 +354,8 @@ class DirectoryAttempt:
             return  # Windows syncs only what is open for writing; the root's warning said so
         fd = self._disk.open_file(directory, name)
         try:
-            if status.st_nlink == 1 and status.st_mode & 0o377:
-                self._disk.chmod(fd, 0o400)  # a file with other links belongs to others as well
+            if status.st_nlink == 1 and stat.S_IMODE(status.st_mode) != self._modes.file:
+                self._disk.chmod(fd, self._modes.file)  # a file with other links belongs to others as well
             self._disk.fsync(fd)
         finally:
             self._disk.close(fd)

@@ -11,7 +11,9 @@ each of its files. Its manifest has another name meanwhile, so that whatever a c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
+from ckptstore.backends.base import NotPlain
 from ckptstore.backends.local.posix import Directory, Disk, refuse_if_lost
 from ckptstore.format.names import MANIFEST, META, CheckpointName
 
@@ -46,8 +48,9 @@ def publish(
 
 
 def hide(disk: Disk, root: Directory, name: CheckpointName) -> None:
-    """Have `name` be no checkpoint any more, durably, before anything of it moves."""
-    _move_manifest(disk, root, str(name), _MANIFEST, UNPUBLISHED)
+    """Have `name` be no checkpoint any more, durably, before it moves. Nothing is done behind a link."""
+    with suppress(NotPlain):
+        _move_manifest(disk, root, str(name), _MANIFEST, UNPUBLISHED)
 
 
 def is_left(disk: Disk, root: Directory, name: CheckpointName) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 
 from ckptstore.backends.base import Sink
@@ -57,7 +58,8 @@ def _write(disk: Disk, directory: Directory, name: str, write: Callable[[Sink], 
     def finish(fd: int, error: BaseException | None) -> None:
         try:
             if error is None:
-                disk.chmod(fd, 0o400)
+                mode = os.fstat(directory.fd).st_mode if directory.fd >= 0 else 0o777
+                disk.chmod(fd, mode & 0o444)
                 disk.fsync(fd)
         finally:
             disk.close(fd)

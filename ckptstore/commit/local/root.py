@@ -128,8 +128,14 @@ class LocalRoot:
 
 
 def all_names(disk: Disk, root: Directory) -> list[CheckpointName]:
-    found = (CheckpointName.parse(entry.name) for entry in disk.entries(root) if entry.is_dir)
-    return sorted(name for name in found if name is not None)
+    """Every directory named like a checkpoint, and every link, ascending: reading tells what it is worth."""
+    found = []
+    for entry in disk.entries(root):
+        if entry.is_dir or entry.size < 0:
+            name = CheckpointName.parse(entry.name)
+            if name is not None and (entry.is_dir or disk.is_link(root, entry.name)):
+                found.append(name)
+    return sorted(found)
 
 
 def is_committed(disk: Disk, root: Directory, name: CheckpointName) -> bool:
@@ -138,7 +144,7 @@ def is_committed(disk: Disk, root: Directory, name: CheckpointName) -> bool:
     A smaller one is a tombstone or seal, copied here from an object store.
     """
     try:
-        with disk.open_dir(root, str(name)) as directory, disk.open_dir(directory, META) as meta:
+        with disk.open_top(root, str(name)) as directory, disk.open_dir(directory, META) as meta:
             status = disk.status(meta, MANIFEST.rpartition("/")[2])
     except (FileNotFoundError, NotADirectoryError):
         return False
