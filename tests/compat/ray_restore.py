@@ -1,6 +1,8 @@
 """Restores an algorithm of RLlib from a directory and trains on. Run by a Python with Ray, not by pytest.
 
-    python ray_restore.py PPO <directory> <answer.pkl>
+    python ray_restore.py <directory> <answer.pkl>
+
+The algorithm is the one that the directory names.
 
 The answer has the learner's weights, its optimizers, the iteration and the lifetime steps after
 `restore_from_path`, and the iteration after one more.
@@ -12,22 +14,23 @@ import pickle
 import sys
 from typing import Any
 
-from ray.rllib.algorithms.dqn import DQNConfig
-from ray.rllib.algorithms.ppo import PPOConfig
 
-
-def main(name: str, directory: str, answer: str) -> None:
+def main(directory: str, answer: str) -> None:
     """Restore, train once."""
     with open(
         f"{directory}/learner_group/learner/rl_module/default_policy/class_and_ctor_args.pkl", "rb"
     ) as file:
         model_config = pickle.load(file)["ctor_args_and_kwargs"][1]["model_config"]
-    config: Any = {"PPO": PPOConfig, "DQN": DQNConfig}[name]()
-    config = config.environment("CartPole-v1").env_runners(num_env_runners=0)
-    algo: Any = config.rl_module(model_config=model_config).training(train_batch_size=128).build_algo()
+    with open(f"{directory}/class_and_ctor_args.pkl", "rb") as file:
+        config: Any = pickle.load(file)["class"].get_default_config()
+    config.environment("CartPole-v1").env_runners(num_env_runners=0).learners(num_learners=0)
+    config.rl_module(model_config=model_config).reporting(min_time_s_per_iteration=0)
+    config.training(train_batch_size_per_learner=128)
+    algo: Any = config.build_algo()
     algo.restore_from_path(directory)
     state = algo.learner_group.get_state()["learner"]
     found = {
+        "algorithm": type(algo).__name__,
         "weights": state["rl_module"]["default_policy"],
         "optimizer": state["optimizer"],
         "iteration": algo.iteration,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -195,7 +196,8 @@ def worst(found: list[Cell]) -> Cell:
 def report(cells: Mapping[tuple[str, str], list[Cell]], lines: bool) -> int:
     """Print it all; 1 if anything is wrong."""
     names = sorted(
-        {name for name, _ in cells}, key=lambda name: ([*map(int, name.split("/")[0].split("."))], name)
+        {name for name, _ in cells},
+        key=lambda name: ([int(part) for part in re.findall(r"\d+", name.partition("/")[0])], name),
     )
     totals: dict[str, Counter[str]] = {column: Counter() for column in COLUMNS}
     print(f"{'case':32}" + "".join(f"{column:>12}" for column in COLUMNS))

@@ -350,9 +350,36 @@ def test_former_names_of_targets() -> None:
         np.testing.assert_array_equal(module.weights[f"_{name}"], policy["weights"][name])
         assert f"weights/{name} -> weights/_{name}" in module.renamed
     assert not [name for name in module.weights if name.startswith("old_")]
+    # Its optimizer had them among its parameters, and moments for none of them that was trained.
+    trained = [name for name in module.weights if not name.startswith("_old_") and "const" not in name]
+    stored, moved = policy["optimizer"]["default_optimizer"], module.optimizer["default_optimizer"]
+    assert len(stored["param_groups"][0]["params"]) == len(policy["weights"]) > len(trained)
+    assert moved["param_groups"][0]["params"] == list(range(len(trained)))
+    for number, name in enumerate(trained):
+        assert np.shape(moved["state"][number]["exp_avg"]) == module.weights[name].shape
     del policy["weights"][old[0]]
     with pytest.raises(UnreadableFormat, match="target networks aren't whole"):
         new_stack_module(policy)
+
+
+def test_steps_under_their_former_name(tmp_path: Path) -> None:
+    ckpt = Checkpoint.open(DATA / "v0_1/ray_1.13.0_impala/checkpoint")
+    made = ckpt.migrate(tmp_path / "new", to="2.1").checkpoint
+    assert made is not None
+    assert (
+        made.state["counters"]["num_env_steps_sampled_lifetime"]
+        == ckpt.state["counters"]["num_steps_sampled"]
+    )
+
+
+def test_an_optimizer_of_another_size_is_dropped_aloud() -> None:
+    """RLlib would fail over it, and not go on."""
+    policy = Checkpoint.open(DATA / "v2_0/ray_2.40.0_ppo/checkpoint").policies["default_policy"]
+    assert new_stack_module(policy).optimizer
+    policy["optimizer"]["default_optimizer"]["param_groups"][0]["params"].pop()
+    module = new_stack_module(policy)
+    assert module.optimizer == {}
+    assert module.dropped == ("optimizer/default_optimizer: it isn't over the weights of this module",)
 
 
 def test_what_exploration_puts_beside_the_network_is_dropped_aloud() -> None:

@@ -283,7 +283,7 @@ def _choose_optimizers(
         prefix = f"{policy_id}_"
         ours = {name[len(prefix) :] for name, item in live.items() if item["module_id"] == policy_id}
         stored = {
-            name: _without_targets(item, list(policy["weights"]))
+            name: new_stack.without_targets(item, list(policy["weights"]))
             for name, item in policy["optimizer"].items()
         }
         parts = new_parts.get(policy_id, set())
@@ -308,16 +308,6 @@ def _choose_optimizers(
     if result:
         report.carried.append("optimizer")
     return result
-
-
-def _without_targets(item: Mapping[str, Any], weights: list[str]) -> Mapping[str, Any]:
-    """An optimizer without APPO's target networks, which it had as parameters from Ray 2.10 to 2.33."""
-    kept = [number for number, name in enumerate(weights) if not name.startswith("old_")]
-    groups = list(item.get("param_groups") or ())
-    if len(kept) == len(weights) or len(groups) != 1 or len(groups[0]["params"]) != len(weights):
-        return item
-    moments = {new: item["state"][old] for new, old in enumerate(kept) if old in item["state"]}
-    return {"state": moments, "param_groups": [{**groups[0], "params": list(range(len(kept)))}]}
 
 
 def _convert_optimizer(item: Mapping[str, Any]) -> dict[str, Any]:

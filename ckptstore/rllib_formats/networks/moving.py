@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -148,7 +149,9 @@ class Mover:
 def parameters(weights: Mapping[str, Array], *prefixes: str) -> list[str]:
     """Names of the trained weights that begin with one of `prefixes` (all without any), in order."""
     chosen = [name for name in weights if not prefixes or name.startswith(prefixes)]
-    return [name for name in chosen if not name.endswith(f".{CLIP}") and "target_" not in name]
+    return [
+        name for name in chosen if not name.endswith(f".{CLIP}") and not re.match("_?(?:target|old)_", name)
+    ]
 
 
 def check_chain(made: Mapping[str, Array], first: int, layers: list[str], where: str) -> None:

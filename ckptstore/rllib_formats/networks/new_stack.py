@@ -11,7 +11,7 @@ import numpy as np
 from ckptstore.codec.opaque import Opaque
 from ckptstore.rllib_formats.networks import config, families, sac
 from ckptstore.rllib_formats.networks.families import FAMILIES
-from ckptstore.rllib_formats.networks.moving import CLIP, CLIP_DEFAULT, Module, refuse
+from ckptstore.rllib_formats.networks.moving import CLIP, CLIP_DEFAULT, Module, parameters, refuse
 
 RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
 """Keys of a model config that have another name since Ray 2.38, by their old name."""
@@ -89,6 +89,11 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         settings["vf_share_layers"] = any(key.startswith("encoder.encoder.") for key in weights)
     dropped: list[str] = []
     optimizers = _optimizers(policy.get("optimizer") or {}, family.network)
+    if len(optimizers) == 1 and family.network != "SAC":
+        [(optimizer, item)] = optimizers.items()
+        optimizers = {optimizer: without_targets(item, list(policy["weights"]))}
+        if _count_parameters(optimizers[optimizer]) != len(parameters(weights)):
+            optimizers, dropped = {}, [f"optimizer/{optimizer}: it isn't over the weights of this module"]
     if family.network == "SAC" and any(key.startswith(_FIRST_Q) for key in weights) and not _discrete(policy):
         inference_only = True
         dropped = [
@@ -122,6 +127,16 @@ def with_targets(module: Module) -> Module:
         if name.startswith(part)
     }
     return module._replace(weights={**module.weights, **copies})
+
+
+def without_targets(item: Mapping[str, Any], weights: list[str]) -> Mapping[str, Any]:
+    """An optimizer without APPO's target networks, which it had as parameters from Ray 2.10 to 2.33."""
+    kept = [number for number, name in enumerate(weights) if not name.startswith(_FORMER_TARGETS)]
+    groups = list(item.get("param_groups") or ())
+    if len(kept) == len(weights) or len(groups) != 1 or len(groups[0]["params"]) != len(weights):
+        return item
+    moments = {new: item["state"][old] for new, old in enumerate(kept) if old in item["state"]}
+    return {"state": moments, "param_groups": [{**groups[0], "params": list(range(len(kept)))}]}
 
 
 def _rename(name: str, known: str) -> str:
@@ -199,6 +214,12 @@ def _check_sizes(weights: Mapping[str, Any], settings: Mapping[str, Any], where:
 def _discrete(policy: Mapping[str, Any]) -> bool:
     space = policy.get("action_space")
     return isinstance(space, Mapping) and space.get("space") == "discrete"
+
+
+def _count_parameters(optimizer: Any) -> int:
+    """How many weights a torch optimizer trains."""
+    groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
+    return sum(len(group["params"]) for group in groups) if isinstance(groups, (list, tuple)) else 0
 
 
 def _optimizers(stored: Mapping[str, Any], network: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _SPEC = Named("ray.rllib.core.rl_module.rl_module", "RLModuleSpec")
 _BESIDE = (CTOR, "metadata.json", "module_state.pkl", "module_state.msgpack")
 _TARGET = re.compile("_?(?:target|old)_")
 _STEPS = "num_env_steps_sampled_lifetime"
+_FORMER_STEPS = ("num_env_steps_sampled", "num_steps_sampled")
 
 
 def lay_out(kind: str, model: Mapping[str, Any]) -> LaidOut:
@@ -104,7 +105,8 @@ def _algorithm(
             for name, item in module.optimizer.items()
         },
     }
-    steps = state["counters"].get(_STEPS, state["counters"].get("num_env_steps_sampled"))
+    counted = [state["counters"].get(name) for name in (_STEPS, *_FORMER_STEPS)]
+    steps = next((value for value in counted if value is not None), None)
     runner = {_STEPS: int(steps)} if isinstance(steps, (int, float)) else {}
     if any(_filters(state)):
         notes.append("filters: observations were normalised; on the new stack a connector of yours does that")
