@@ -39,7 +39,7 @@ def by_name(policy: Any) -> dict[str, Any]:
 @pytest.mark.skipif(find_spec("tensorflow_probability") is not None, reason="it is installed")
 def test_what_squashed_gaussians_need_is_named() -> None:
     """Ray itself only asserts that it is there."""
-    config = {"framework_str": "tf2", "simple_optimizer": True}
+    config = {"framework_str": "tf2", "simple_optimizer": True, "lr": 1e-3}
     with pytest.raises(InvalidRequest, match="needs tensorflow_probability"):
         rllib.from_checkpoint(DATA / "v1_1/ray_2.60.0_sac/checkpoint", config=config)
 
