@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ KILLED = {
     "accelerate": ("torch accelerate", "model optimizer scheduler loss"),
     "cleanrl": ("torch gymnasium", "agent optimizer loss"),
     "gymnasium": ("gymnasium", "env observation reward"),
+    "jax": ("jax optax", "run"),
     "keras": ("keras jax", "weights"),
     "orbax": ("orbax.checkpoint jax optax", "tree"),
     "pettingzoo": ("torch pettingzoo", "agents optimizer loss"),
@@ -29,7 +31,6 @@ KILLED = {
 # These have tests of their own, where they are killed.
 ONCE = {
     "huggingface": "transformers accelerate torch",
-    "jax": "jax optax",
     "lightning": "lightning",
     "pytorch": "torch",
     "ray-train": "ray",
@@ -83,6 +84,8 @@ def state_of(value: Any) -> Any:
         return {key: state_of(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [state_of(each) for each in value]
+    if str(getattr(value, "dtype", "")).startswith("key<"):
+        return sys.modules["jax"].random.key_data(value)
     return value
 
 
