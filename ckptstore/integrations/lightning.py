@@ -33,7 +33,8 @@ class CheckpointCallback(find_base("lightning", "lightning.pytorch.callbacks", "
     is a top-k. A failure comes up at the next save, or at the end of training. On SIGTERM, after which
     Lightning stops, it saves.
 
-    With several processes all take part, and rank 0 commits. The random generators of each are kept as well.
+    With several processes all take part, and rank 0 commits; SIGTERM saves nothing there. The random
+    generators of each are kept as well.
 
     Args:
         store: where to, a `CheckpointStore` or its URL.
@@ -123,7 +124,8 @@ class CheckpointCallback(find_base("lightning", "lightning.pytorch.callbacks", "
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Save on SIGTERM, and wait for what is in flight."""
-        if trainer.received_sigterm and trainer.global_step > self._files.step:
+        alone = trainer.world_size == 1  # others may be a step further, and would wait for each other
+        if alone and trainer.received_sigterm and trainer.global_step > self._files.step:
             self._save(trainer)
         self._files.remove_copy()
         self.store.wait()
@@ -135,6 +137,8 @@ class CheckpointCallback(find_base("lightning", "lightning.pytorch.callbacks", "
         self.store.wait()
 
     def _save(self, trainer: Any) -> None:
+        if trainer.fast_dev_run:
+            return
         step = trainer.global_step
         with contextlib.ExitStack() as stack:
             said: list[Any] = [None, None]
