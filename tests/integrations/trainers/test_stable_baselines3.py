@@ -78,12 +78,19 @@ model.learn(int(sys.argv[5]), callback=[callback, Say()])
 """
 
 
-@pytest.mark.parametrize(("kind", "every", "total"), [("PPO", 64, 640), ("SAC", 40, 320)])
+@pytest.mark.parametrize(
+    ("kind", "every", "total", "kills"), [("PPO", 64, 640, (5, 4)), ("SAC", 40, 320, (9, 7))]
+)
 def test_it_goes_on_bit_for_bit(
-    bucket: tuple[str, dict[str, Any]], tmp_path: Path, kind: str, every: int, total: int
+    bucket: tuple[str, dict[str, Any]],
+    tmp_path: Path,
+    kind: str,
+    every: int,
+    total: int,
+    kills: tuple[int, ...],
 ) -> None:
     url, options = bucket
-    begun = check_lives(PROGRAM, url, options, tmp_path, kind, "stateful", every, total, kills=(5, 4))
+    begun = check_lives(PROGRAM, url, options, tmp_path, kind, "stateful", every, total, kills=kills)
     store = CheckpointStore(f"{url}/killed", storage_options=options)
     assert len(store.checkpoints()) == 3  # the last two, and what the last life went on from
     assert all(report.ok for report in store.verify())
@@ -92,7 +99,7 @@ def test_it_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize(("kind", "every", "total"), [("DQN", 40, 320), ("TD3", 40, 320)])
 def test_others_go_on_too(tmp_path: Path, kind: str, every: int, total: int) -> None:
-    check_lives(PROGRAM, str(tmp_path / "s"), None, tmp_path, kind, "stateful", every, total, kills=(7,))
+    check_lives(PROGRAM, str(tmp_path / "s"), None, tmp_path, kind, "stateful", every, total, kills=(9,))
 
 
 def make_model(store: CheckpointStore, width: int = 16, size: int = 100, **options: Any) -> tuple[Any, Any]:
