@@ -143,7 +143,8 @@ def test_info(tmp_path: Path) -> None:
 
 def test_diff(tmp_path: Path) -> None:
     one = only_file("cleanrl_2.13.0")
-    assert run("diff", one, one).exit_code == 0
+    same = run("diff", one, one)
+    assert (same.exit_code, same.output) == (0, "equal: the weights\n")
     assert run("diff", one, only_file("torch_tar_2.13.0")).exit_code == 0
     weights = {name: array.copy() for name, array in truth("cleanrl_2.13.0").items()}
     weights["0.bias"][2] += 1

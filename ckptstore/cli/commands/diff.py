@@ -111,6 +111,7 @@ def _shorten(value: Any) -> str:
 def _format_differences(session: Session, document: Mapping[str, Any]) -> list[Any]:
     if document["equal"]:
         compared = format_count(len(document["compared"]), "policy", "policies")
+        compared = "the weights" if document["compared"] == [_WEIGHTS] else compared
         return [f"equal: {compared}" if document["config"] is None else f"equal: {compared} and the config"]
     lines: list[Any] = [
         f"only in {document[side]}: {', '.join(document[f'only_{side}'])}"
