@@ -79,7 +79,7 @@ class TrainerContents:
 
     def policy(self, policy_id: str, how: How = SAFELY) -> Any:
         """CheckpointNotFound."""
-        raise CheckpointNotFound(self._files.label, "it holds no policies", "Read `state`, or weights()")
+        raise CheckpointNotFound(self._files.label, "it holds no policies", "Read `state`")
 
     def component(self, name: str, how: How = SAFELY) -> Any:
         """See `Contents`."""
