@@ -21,6 +21,7 @@ from ckptstore.run import Run
 from ckptstore.save.local_files import copy_item, file_changed, local_files
 from ckptstore.save.requests import Request
 from ckptstore.save.save import Save
+from ckptstore.save.staged import check_directory, mark_empty, settle_links
 from ckptstore.work import Progress, run_off_main
 
 Job = Callable[[], Checkpoint]
@@ -33,12 +34,14 @@ class Staged(os.PathLike[str]):
     """Real and empty while its ``with`` block runs; a checkpoint once the block ends well.
 
     Whatever lies in the directory then is committed as it is, byte for byte, but for what systems drop
-    anywhere (``.DS_Store``, ``.nfs*``). After an exception nothing is. On local disk the directory is the
+    anywhere (``.DS_Store``, ``.nfs*``). A link to another file in there becomes a file, and an empty
+    directory gets one, so that it survives. After an exception nothing is. On local disk the directory is the
     checkpoint's own, renamed into place; for an object store it is a temporary one, uploaded at the end.
 
-    Raises InvalidRequest at the end for links, pipes and devices, for an empty directory, and for a
-    directory that already is a ckptstore checkpoint. What was written then isn't lost: the error says where
-    it is kept, on local disk in ``.unsaved/`` of the store, from where nothing here removes it.
+    Raises InvalidRequest at the end for links that lead elsewhere, pipes and devices, for an empty directory,
+    and for a directory that already is a ckptstore checkpoint; SaveAborted if it was moved away. What was
+    written then isn't lost: the error says where it is kept, on local disk in ``.unsaved/`` of the store, and
+    nothing here removes it.
     """
 
     def __init__(
@@ -125,7 +128,10 @@ class Staged(os.PathLike[str]):
 
     def _commit(self, save: Save, directory: str) -> Checkpoint:
         try:
+            check_directory(directory)
+            settle_links(directory)
             paths = _list_files(directory)
+            paths = sorted([*paths, *mark_empty(directory)])
         except InvalidRequest as error:
             raise self._keep_files(directory, error) from error
         with logs.log_time("staged", f"{self._run.catalog.backend.url} step {self._request.step}") as done:
@@ -140,7 +146,9 @@ class Staged(os.PathLike[str]):
 
     def _keep_files(self, directory: str, error: InvalidRequest) -> InvalidRequest:
         """Move what was written to where it stays, and say so in the error."""
-        if not os.path.isdir(directory) or not os.listdir(directory):
+        if os.path.islink(directory) or not os.path.exists(directory):
+            return error
+        if os.path.isdir(directory) and not os.listdir(directory):
             return error
         above = None if self._temporary else os.path.dirname(os.path.dirname(directory))
         try:

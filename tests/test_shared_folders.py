@@ -110,7 +110,7 @@ def act(user: int, umask: int, root: Path, *names: str, group: int = GROUP) -> d
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder of the group's, as ``mkdir -m 2775`` makes it. Not below pytest's own: those are root's alone."""
+    """A folder of the group's, as ``mkdir -m 2775`` makes it, outside of what pytest keeps for root alone."""
     with tempfile.TemporaryDirectory(prefix="shared-") as above:
         os.chmod(above, 0o755)
         folder = Path(above, "folder")

@@ -11,6 +11,7 @@ import numpy as np
 from ckptstore.errors import CheckpointError, InvalidRequest, UnreadableFormat
 from ckptstore.format import names
 from ckptstore.format.manifest import DIRECTORY, Manifest
+from ckptstore.format.marks import is_only_called_so
 from ckptstore.logs import logger
 from ckptstore.read.files import Files
 from ckptstore.read.how import SAFELY, How
@@ -300,6 +301,8 @@ class Description(NamedTuple):
 
 def describe(files: Files) -> Description:
     """What files about to be committed are: RLlib's, or unknown. May read some of them."""
+    if is_only_called_so(files.paths()):
+        return Description(UnknownContents.kind, (), "")
     found: Contents
     try:
         found = RllibContents(files)

@@ -114,7 +114,8 @@ def _plain_files(directory: str) -> Iterator[str]:
         for name in files + links:
             full = os.path.join(folder, name)
             if not stat.S_ISREG(os.lstat(full).st_mode):
-                raise InvalidRequest(full, "it is a link, pipe or device", "Put plain files there")
+                remedy = "Put plain files there, or links to files in the same directory"
+                raise InvalidRequest(full, "it is a link that leads elsewhere, a pipe or a device", remedy)
             yield os.path.relpath(full, directory).replace(os.sep, "/")
 
 
