@@ -123,7 +123,9 @@ def test_a_crash_at_any_moment_leaves_the_old_state_or_the_new_one(
 
 
 class MovingByFile(PlainDisk):
-    """Moves a directory by making it anew and moving each file, in the worst order: manifest first."""
+    """Moves a directory by making it anew and moving each file, the manifest first or last."""
+
+    manifest_first = True
 
     def rename(self, source_dir: Directory, source: str, target_dir: Directory, target: str) -> None:
         old, new = os.path.join(source_dir.path, source), os.path.join(target_dir.path, target)
@@ -131,7 +133,9 @@ class MovingByFile(PlainDisk):
             super().rename(source_dir, source, target_dir, target)
             return
         files = [Path(folder, name) for folder, _, names in os.walk(old) for name in names]
-        for file in sorted(files, key=lambda file: (file.name != "manifest.json", file)):
+        for file in sorted(
+            files, key=lambda file: ((file.name != "manifest.json") == self.manifest_first, file)
+        ):
             self.step("rename one", str(file))
             to = Path(new, file.relative_to(old))
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +144,9 @@ class MovingByFile(PlainDisk):
             os.rmdir(folder)
 
 
+@pytest.mark.parametrize("manifest_first", [True, False])
 def test_a_crash_in_the_middle_of_a_move_by_file_shows_no_half_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, manifest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ckptstore.commit.local.root.moves_whole", lambda path: False)
     halves = 0
@@ -149,6 +154,7 @@ def test_a_crash_in_the_middle_of_a_move_by_file_shows_no_half_checkpoint(
         root = tmp_path / str(after)
         open_store(root, PlainDisk()).save(1, {"i": 1})
         disk = MovingByFile(after)
+        disk.manifest_first = manifest_first
         finished = False
         try:
             store = open_store(root, disk)
