@@ -302,7 +302,7 @@ class Description(NamedTuple):
 def describe(files: Files) -> Description:
     """What files about to be committed are: RLlib's, or unknown. May read some of them."""
     if is_only_called_so(files.paths()):
-        return Description(UnknownContents.kind, (), "")
+        return Description(DIRECTORY, (), "")
     found: Contents
     try:
         found = RllibContents(files)
