@@ -22,7 +22,7 @@ KILLED = {
     "gymnasium": ("gymnasium", "env observation reward"),
     "jax": ("jax optax", "run"),
     "keras": ("keras jax", "weights"),
-    "orbax": ("orbax.checkpoint jax optax", "tree"),
+    "orbax": ("orbax jax optax", "tree"),
     "pettingzoo": ("torch pettingzoo", "agents optimizer loss"),
     "skrl": ("skrl", "objects"),
     "tianshou": ("tianshou gymnasium", "algorithm"),
