@@ -531,22 +531,25 @@ def test_the_examples_of_the_document(
 
 @pytest.mark.slow
 @torch_only
-def test_a_tune_run_goes_on_from_a_checkpoint(trained: Trained, new_store: NewStore, tmp_path: Path) -> None:
-    """The page's callback, which restores the algorithm as soon as it is made."""
+def test_a_tune_run_goes_on_from_a_checkpoint(
+    trained: Trained, new_store: NewStore, start_server: Callable[[str], Server], tmp_path: Path
+) -> None:
+    """The page's callback; the trial's process opens the store anew, as pickles hold no credentials."""
     from ray import tune
 
-    store = new_store()
-    saved = rllib.save(trained.get("one", "new"), store)
+    url = rllib.save(trained.get("one", "new"), new_store()).url.rpartition("/")[0]
+    options = start_server("seaweedfs").options if url.startswith("s3://") else {}
     truth = outputs(policy_of(trained.get("one", "new")))["action_dist_inputs"]
     seen = tmp_path / "seen.npy"
 
     def restore(algorithm: Any, **more: Any) -> None:
-        rllib.restore(algorithm, saved)
+        rllib.restore(algorithm, CheckpointStore(url, storage_options=options))
         np.save(seen, outputs(policy_of(algorithm))["action_dist_inputs"])
 
+    config = ppo("new").callbacks(on_algorithm_init=restore)
     results = tune.Tuner(
-        "PPO",
-        param_space=ppo("new").callbacks(on_algorithm_init=restore),
+        config.algo_class,
+        param_space=config,
         run_config=tune.RunConfig(
             storage_path=str(tmp_path / "tune"), stop={"training_iteration": 3}, verbose=0
         ),
