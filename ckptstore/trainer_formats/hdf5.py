@@ -170,7 +170,7 @@ class Keras:
 
 def _import_h5py(what: str) -> Any:
     try:
-        import h5py  # type: ignore[import-not-found, unused-ignore]
+        import h5py
     except ImportError as error:
         raise UnreadableFormat(
             what, "it is HDF5, and h5py is not installed", "pip install 'ckptstore[hdf5]'"

@@ -23,7 +23,7 @@ TRAINER = [sys.executable, str(Path(__file__).with_name("chaos_trainer.py")), "{
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not CHAOS.exists(), reason="`make torture` installs ckpt-chaos")
 def test_every_verdict_is_pass(tmp_path: Path, figures: Figures) -> None:
     options = [
