@@ -54,6 +54,8 @@ def truths(folder: Path) -> Iterator[Truth]:
                 yield Truth(name, root, policy_id, obs, kept, None)
     for path in sorted(folder.glob("*/*/truth.npz")):
         with np.load(path) as archive:
+            if "obs" not in archive:  # what another trainer's arrays are
+                continue
             obs, values = archive["obs"].astype("f4") / 127, archive.get("values")
             yield Truth(
                 path.parent.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ckptstore import CheckpointStore
 from ckptstore.integrations import rllib
 from tests.integrations.rllib import training
-
-
-def say(log: str, *words: object) -> None:
-    """One line, whole, before anything else happens."""
-    line = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(line, (" ".join(map(str, words)) + "\n").encode())
-    os.close(line)
+from tests.integrations.rllib.training import say
 
 
 def fingerprint(algo: PPO) -> str:

@@ -15,8 +15,8 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.integrations import rllib
 from tests.integrations.rllib import training
-from tests.integrations.rllib.lives import say
 from tests.integrations.rllib.test_restore import weights
+from tests.integrations.rllib.training import say
 from tests.servers import Server
 
 pytestmark = [pytest.mark.usefixtures("needs_ray"), pytest.mark.slow, pytest.mark.timeout(900)]
