@@ -8,14 +8,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from ckptstore import retention
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointCorrupt, CheckpointError, InvalidRequest
+from ckptstore.format.names import CheckpointName
 from ckptstore.logs import logger
 from ckptstore.retention import Keep
 from ckptstore.store import CheckpointStore
@@ -29,14 +31,19 @@ class Checkpointer:
 
     Every `every` steps, or after that time, the objects are snapshotted and written in the background,
     and what `keep` doesn't keep is pruned. On SIGTERM the next `step` saves, waits until that is durable,
-    and lets the signal end the process as it would have; a loop that ends well is saved at its end.
+    and lets the signal end the process as it would have; a loop that ends well is saved at its end, one that
+    an exception or Ctrl-C ends is not.
+
+    With ``every=100`` the steps 99, 199, ... are saved, of a run that was resumed as well: those at whose end
+    a hundred more are done. `EveryNSteps` counts what is done here, so that ``EveryNSteps(1000)`` keeps 999.
 
     Where several processes train, rank 0 saves and all resume from the checkpoint that it chooses. The rank
     is that of torch's process group if there is one, else RANK in the environment, or `rank`.
 
     Args:
         store: where to, a `CheckpointStore` or its URL.
-        objects: what is saved, by name: everything that `Checkpoint.restore` takes.
+        objects: what is saved, by name: everything that `Checkpoint.restore` takes. A dict stays the
+            caller's: a value that is put into it later is what is saved.
         every: a number of steps, or a `datetime.timedelta`.
         keep: what `CheckpointStore.prune` takes; None keeps everything.
         rank: of this process among those that train; 0 saves.
@@ -74,13 +81,14 @@ class Checkpointer:
             raise InvalidRequest("every", f"it is {every}", "Pass 1 or more")
         _refuse_shards(objects)
         self.store = store if isinstance(store, CheckpointStore) else CheckpointStore(store)
-        self.objects: dict[str, Any] = dict(objects)
+        self.objects: dict[str, Any] = objects if isinstance(objects, dict) else dict(objects)
         """What is saved. After `resume` it holds what could not be changed in place as well."""
         self.rank = _find_rank() if rank is None else rank
         self._every = every
-        self._rule = None if keep is None else retention.rule(keep)
+        self._rule = None if keep is None else _of_done_steps(retention.rule(keep))
         self._strict = strict
-        self._saved = self._last = -1
+        self._saved = self._last = self._there = -1
+        self._replaced = False
         self._metrics: Mapping[str, Any] | None = None
         self._saved_at = time.monotonic()
         self._signalled = threading.Event()
@@ -99,6 +107,7 @@ class Checkpointer:
         checkpoint = self._choose()
         if checkpoint is None:
             return 0
+        self._note_there(checkpoint)
         try:
             made = checkpoint.restore(self.objects, strict=self._strict)
         except CheckpointCorrupt as error:
@@ -108,11 +117,17 @@ class Checkpointer:
             checkpoint = self.store.latest(verified=True)
             if checkpoint is None:
                 raise
+            self._note_there(checkpoint)
             made = checkpoint.restore(self.objects, strict=self._strict)
         self.objects |= made
         self._saved = self._last = checkpoint.step
         self._saved_at = time.monotonic()
         return checkpoint.step + 1
+
+    def _note_there(self, checkpoint: Checkpoint) -> None:
+        """What has these steps is this run's own past, to be replaced when it trains them again."""
+        passed_over = (CheckpointName.parse(skip.name) for skip in checkpoint.skipped)
+        self._there = max(self._there, checkpoint.step, *(name.step for name in passed_over if name))
 
     def _choose(self) -> Checkpoint | None:
         """The newest checkpoint; where several processes train, the newest whole one that rank 0 knows."""
@@ -123,6 +138,8 @@ class Checkpointer:
         if self.rank == 0:
             try:
                 chosen = self.store.latest(verified=True)
+                if chosen is not None:
+                    self._note_there(chosen)
                 said = [chosen.name if chosen else None, None]
             except CheckpointError as error:  # told to the others, which would wait for ever
                 said = [None, error]
@@ -155,6 +172,7 @@ class Checkpointer:
         if self.rank != 0:
             return None
         future = self.store.save_async(step, self.objects, metrics=metrics, if_exists="replace")
+        future.add_done_callback(self._note_replaced)
         if self._rule is not None:
             future.add_done_callback(self._prune)
         self._saved, self._saved_at = step, time.monotonic()
@@ -163,7 +181,24 @@ class Checkpointer:
     def _is_due(self, step: int) -> bool:
         if isinstance(self._every, datetime.timedelta):
             return time.monotonic() - self._saved_at >= self._every.total_seconds()
-        return step - self._saved >= self._every
+        return (step + 1) // self._every > (self._saved + 1) // self._every
+
+    def _note_replaced(self, saved: Future[Checkpoint]) -> None:
+        """Warn, once, where this run replaces what it didn't resume from."""
+        if saved.cancelled() or Future.exception(saved):
+            return
+        name = CheckpointName.parse(Future.result(saved).name)
+        if name is None or name.step <= self._there:
+            return
+        self._there = name.step
+        if name.attempt and not self._replaced:
+            self._replaced = True
+            logger.warning(
+                "%s: step %d of another run was there, and is replaced. Call resume() first to go on from "
+                "it; each of several trainers needs a store of its own",
+                self.store.url,
+                name.step,
+            )
 
     def _prune(self, saved: Future[Checkpoint] | None = None) -> None:
         if self._rule is None or (saved is not None and (saved.cancelled() or Future.exception(saved))):
@@ -198,7 +233,9 @@ class Checkpointer:
             self.close()
             return
         try:
-            self.store.wait()  # what a loop that failed holds isn't saved; what is in flight lands
+            if self._last > self._saved and self.rank == 0:
+                logger.warning("step %d isn't saved: the loop ended with %s", self._last, kind.__name__)
+            self.store.wait()  # what is in flight lands
         finally:
             self._give_back()
 
@@ -217,6 +254,24 @@ class Checkpointer:
 
     def __repr__(self) -> str:
         return f"<Checkpointer {self.store.url} rank={self.rank} of {', '.join(self.objects)}>"
+
+
+@dataclass(frozen=True)
+class _EveryNDone(retention.Rule):
+    """Keeps those at whose end a multiple of `n` steps is done, where the first step is 0."""
+
+    n: int
+
+    def keeps(self, candidates: Sequence[retention.Candidate]) -> set[int]:
+        """See `Rule`."""
+        return {candidate.step for candidate in candidates if (candidate.step + 1) % self.n == 0}
+
+
+def _of_done_steps(rule: retention.Rule) -> retention.Rule:
+    """`rule` for steps that are counted from 0 and saved at their end."""
+    if isinstance(rule, retention.AnyOf):
+        return retention.AnyOf(tuple(map(_of_done_steps, rule.rules)))
+    return _EveryNDone(rule.n) if isinstance(rule, retention.EveryNSteps) else rule
 
 
 def _process_group() -> Any:

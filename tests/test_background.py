@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -152,3 +153,16 @@ def test_the_memory_of_snapshots_is_used_again_and_no_larger_than_needed(
     assert len(written(600_000, 4000_000, 400_000)) == 3
     assert sum(map(len, slabs(memory))) == 6000_000
     assert len(written(4000_000)) == 1
+
+
+def test_what_a_callback_logs_is_not_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path)
+    told = threading.Event()
+
+    def callback(done: object) -> None:
+        logging.getLogger("ckptstore").warning("said by a callback")
+        told.set()
+
+    store.save_async(1, {"a": 1}).add_done_callback(callback)
+    assert told.wait(60)
+    assert "said by a callback" in caplog.text

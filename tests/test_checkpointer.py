@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore import Checkpointer, CheckpointStore, InvalidRequest, LatestN
+from ckptstore import Checkpointer, CheckpointStore, EveryNSteps, InvalidRequest, LatestN
 
 TOP = Path(__file__).parent.parent
 
@@ -62,8 +62,72 @@ def test_a_loop_saves_prunes_and_resumes(tmp_path: Path) -> None:
         assert run.resume() == 21
         assert fresh.weight == 7
         assert rng.random() == random.Random(4).random()
-        assert [step for step in range(21, 30) if run.step(step)] == [25]
-    assert steps(store)[-1] == 29
+        assert [step for step in range(21, 31) if run.step(step)] == [24, 29]  # as if in one piece
+    assert steps(store)[-1] == 30
+
+
+def test_what_is_put_into_the_dict_is_saved(tmp_path: Path) -> None:
+    mine: dict[str, Any] = {"model": Model(), "epoch": 0, "history": [0]}
+    with Checkpointer(tmp_path, mine, every=1) as run:
+        for step in range(3):
+            mine["epoch"] = step
+            mine["history"].append(step)
+            run.step(step)
+    again: dict[str, Any] = {"model": Model(), "epoch": 0, "history": [0]}
+    with Checkpointer(tmp_path, again, every=1) as run:
+        assert run.resume() == 3
+        assert (again["epoch"], again["history"]) == (2, [0, 0, 1, 2])
+        again["history"].append(3)
+        run.step(3)
+    assert run.store.get(3).state["history"] == [0, 0, 1, 2, 3]
+
+
+def test_milestones_are_counted_in_steps_done(tmp_path: Path) -> None:
+    keep = LatestN(1) | EveryNSteps(20)
+    for until in (37, 95):
+        with Checkpointer(tmp_path, {"model": Model()}, every=10, keep=keep) as run:
+            for step in range(run.resume(), until):
+                run.step(step)
+    assert steps(run.store) == [19, 36, 39, 59, 79, 94]  # 36 is what this process resumed from
+
+
+def test_what_another_run_saved_is_not_replaced_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if "is replaced" in record.getMessage()]
+        caplog.clear()
+        return found
+
+    for _ in range(2):  # the second one forgets to resume
+        with Checkpointer(tmp_path, {"model": Model()}, every=10) as forgetful:
+            for step in range(30):
+                forgetful.step(step)
+    (text,) = told()
+    assert "step 9 of another run" in text
+    assert "Call resume()" in text
+    with Checkpointer(tmp_path, {"model": Model()}, every=10) as run:
+        first = run.resume()
+        forgetful.store.save(39, {"model": Model()})
+        for step in range(first, 50):
+            run.step(step)
+    assert "step 39 of another run" in told()[0]
+    with Checkpointer(tmp_path, {"model": Model()}, every=10) as run:  # its own past, trained again
+        assert run.resume() == 50
+        run.step(45)
+    assert told() == []
+
+
+def test_what_is_not_saved_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupted() -> None:
+        with Checkpointer(tmp_path, {"model": Model()}, every=100) as run:
+            run.step(7)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "step 7 isn't saved: the loop ended with KeyboardInterrupt" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_can_not_be_changed_in_place_is_in_objects(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -123,7 +124,9 @@ class _Job:
         self.save.run()
         self.logs.run()
         if not self.save.cancelled:
-            self.future.tell()
+            callbacks = copy_context()
+            callbacks.run(current.set, None)  # nobody waits for them: what they log isn't put off
+            callbacks.run(self.future.tell)
 
     def join(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until it is saved."""
