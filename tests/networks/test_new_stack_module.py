@@ -172,6 +172,12 @@ def _without(policy: dict[str, Any], name: str) -> None:
     del policy["weights"][name]
 
 
+def _heads_alone(policy: dict[str, Any]) -> dict[str, Any]:
+    """The weights of a policy that was built with ``fcnet_hiddens=[]``, by their names."""
+    hidden = ("_hidden_layers", "_value_branch_separate")
+    return {name: value for name, value in policy["weights"].items() if not any(h in name for h in hidden)}
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "class": (lambda p: p.update(policy_class="DDPGTorchPolicy"), "DDPGTorchPolicy"),
     "own class": (lambda p: p.update(policy_class="my.PPOTorchPolicyX"), "my.PPOTorchPolicyX"),
@@ -195,6 +201,21 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "tuple actions": (lambda p: p.update(action_space={"space": "tuple", "spaces": []}), "tuple"),
     "no space": (lambda p: p.update(observation_space=None), "space that isn't in the checkpoint"),
     "table": (lambda p: p["observation_space"].update(shape=(2, 2)), r"\(2, 2\)"),
+    "no hidden layers": (lambda p: p.update(weights=_heads_alone(p)), "it has no hidden layers"),
+    "no hidden layers under streams": (
+        lambda p: p.update(**{**dqn(), "weights": _heads_alone(dqn())}),
+        "it has no hidden layers",
+    ),
+    "no hidden layers in a SAC": (
+        lambda p: p.update(**{**sac(True), "weights": _heads_alone(sac(True))}),
+        "it has no hidden layers",
+    ),
+    "no hidden layers under an LSTM": (
+        lambda p: p.update(
+            weights=_heads_alone(p), config={"model": {**p["config"]["model"], "use_lstm": True}}
+        ),
+        "it has no hidden layers",
+    ),
     "sharing": (lambda p: p["config"]["model"].update(vf_share_layers=True), "vf_share_layers"),
     "no config": (lambda p: p.update(config={}), "config doesn't describe the network"),
     "no weights": (lambda p: p.update(weights={}), "PPOTorchPolicy and has no weights"),
@@ -308,6 +329,48 @@ def test_sac(discrete: bool) -> None:
     assert module.inference_only is not discrete
     assert ("target_qf_encoder.net.mlp.0.weight" in module.weights) == discrete
     assert any("q_net._logits" in line for line in module.dropped) is not discrete
+
+
+UNLIKE: dict[str, Any] = {
+    "other sizes": lambda p: p["weights"].update(
+        dense(5, 4, "q_net._hidden_layers.0._model.0") | dense(2, 5, "q_net._logits._model.0")
+    ),
+    "a layer more": lambda p: p["weights"].update(dense(8, 8, "q_net._hidden_layers.1._model.0")),
+    "a layer less": lambda p: p.update(
+        weights={k: v for k, v in p["weights"].items() if "q_net._hid" not in k}
+    ),
+    "another activation": lambda p: p["config"]["q_model_config"].update(fcnet_activation="tanh"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_a_sac_whose_q_networks_are_unlike_its_policy(kind: str) -> None:
+    """Today one config is for both; what acts doesn't need the Q networks."""
+    policy = sac(True)
+    known = outputs(new_stack_module(policy), obs := RNG.normal(size=(10, 4)))[0]
+    UNLIKE[kind](policy)
+    module = new_stack_module(policy)
+    np.testing.assert_array_equal(outputs(module, obs)[0], known)
+    assert module.inference_only
+    assert {name.partition(".")[0] for name in module.weights} == {"pi_encoder", "pi"}
+    assert any("q_net._logits" in line and "layers" in line for line in module.dropped)
+
+
+@pytest.mark.parametrize("head", ["pi", "_old_pi", "_pi_head"])
+def test_the_constant_of_a_head_is_where_todays_module_has_it(head: str) -> None:
+    """A head's own parameter comes before its constant, and both before its layers."""
+    folder = "bc_free_log_std" if head == "_pi_head" else "appo"
+    policy = Checkpoint.open(DATA / f"modules/{folder}/checkpoint").policies["default_policy"]
+    weights = dict(policy["weights"])
+    if folder == "appo":
+        for name in list(weights):
+            if name in ("pi.log_std_clip_param_const", "_old_pi.log_std_clip_param_const"):
+                weights[name.replace("clip_param_const", "")[:-1]] = np.zeros(1, "f4")
+            weights[name] = weights.pop(name)
+    today = list(weights)
+    assert today.index(f"{head}.log_std") + 1 == today.index(f"{head}.log_std_clip_param_const")
+    earlier = {name: value for name, value in weights.items() if not name.endswith("_const")}
+    assert list(new_stack_module({**policy, "weights": earlier}).weights) == today
 
 
 def test_modules_are_carried_with_todays_names() -> None:

@@ -255,6 +255,8 @@ def _complete(weights: dict[str, Any]) -> dict[str, Any]:
     for name, value in weights.items():
         match = _HEADS.match(name)
         constant = f"{match[1]}.{CLIP}" if match else name
+        if name.endswith(".log_std"):  # of the head itself, so it is before the constant
+            made[name] = value
         if constant not in weights and constant not in made:
             made[constant] = np.array([CLIP_DEFAULT], np.float32)
         made[name] = value

@@ -57,6 +57,8 @@ def _flat(
 ) -> tuple[tuple[str, str, Any], int]:
     if len(shape) != 1:
         raise refuse(mover.where, f"it flattens observations of the shape {shape}")
+    if not mover.has("_hidden_layers.0._model.0"):
+        raise refuse(mover.where, trunk.EMPTY)
     shared = not mover.has("_value_branch_separate.0._model.0")
     if shared != bool(model.get("vf_share_layers")):
         raise refuse(mover.where, "its weights and its config disagree on vf_share_layers")

@@ -1,14 +1,17 @@
 """SAC: a policy network and one or two Q networks.
 
-With discrete actions both stacks build the same networks. With continuous ones the new stack's Q networks
-take observation and action through separate encoders, which no old weights fit: the policy is converted to a
-module for inference, and the report says what was dropped.
+With discrete actions both stacks build the same networks, if the Q networks' layers are like the policy's. With
+continuous ones the new stack's Q networks take observation and action through separate encoders, which no old
+weights fit. Where they don't fit, the policy is converted to a module for inference, and the report says what
+was dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from ckptstore.rllib_formats.networks import config, trunk
 from ckptstore.rllib_formats.networks.moving import Module, Mover, check_chain, parameters, refuse
@@ -17,6 +20,7 @@ CLASS = "ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module.DefaultSACTo
 CATALOG = "ray.rllib.algorithms.sac.sac_catalog.SACCatalog"
 
 OTHER = "today's Q networks for continuous actions take observation and action apart"
+_UNLIKE = "today's Q networks have the layers and the activation of the policy, and these have others"
 _UNUSED = "the value head of RLlib's base network, which SAC never used"
 _ALPHA = "the new stack keeps it in the Learner, which starts it anew"
 
@@ -35,23 +39,19 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
     sizes = _network(mover, model, shape[0], outputs, "action_model", "pi_encoder", "pi")
     twin = mover.has("twin_q_net._logits._model.0")
     nets = {"q_net": "qf", **({"twin_q_net": "qf_twin"} if twin else {})}
-    if discrete:
-        other = config.sac_model(policy, where, "q_model_config", "Q_model")
-        for old, new in nets.items():
-            if _network(mover, other, shape[0], outputs, old, f"{new}_encoder", new) != sizes:
-                raise refuse(where, "its Q networks have layers of other sizes than its policy")
-        if config.read_activation(other, where) != config.read_activation(model, where):
-            raise refuse(where, "its Q networks have another activation than its policy")
-    else:
-        for old in nets:
-            mover.drop_unused(f"{old}.", OTHER)
+    other = config.sac_model(policy, where, "q_model_config", "Q_model") if discrete else model
+    alike = discrete and _alike(mover, sizes, nets, model, other)
+    for old, new in nets.items():
+        if alike:
+            _network(mover, other, shape[0], outputs, old, f"{new}_encoder", new)
+        else:
+            mover.drop_unused(f"{old}.", _UNLIKE if discrete else OTHER)
     for name in ("log_alpha", "target_entropy"):
         mover.drop_unused(name, _ALPHA)
     mover.done()
-    optimizer = _optimizers(policy, mover, discrete, nets)
-    made = _order(mover.made, nets) if discrete else mover.made
-    if discrete:
-        mover.made = made
+    optimizer = _optimizers(policy, mover, alike, nets)
+    if alike:
+        mover.made = _order(mover.made, nets)
         mover.copies(
             {f"{new}{part}": f"target_{new}{part}" for new in nets.values() for part in ("_encoder", "")}
         )
@@ -66,7 +66,7 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
             "fcnet_activation": config.read_activation(model, where),
             "twin_q": twin,
         },
-        not discrete,
+        not alike,
         mover.made,
         optimizer,
         mover.report_renames(),
@@ -87,6 +87,22 @@ def _network(
     return sizes
 
 
+def _alike(
+    mover: Mover,
+    sizes: list[int],
+    nets: Mapping[str, str],
+    model: Mapping[str, Any],
+    other: Mapping[str, Any],
+) -> bool:
+    """Whether the Q networks, not moved yet, have the hidden layers of the policy."""
+    for old in nets:
+        layers = [f"{old}._hidden_layers.{number}._model.0" for number in range(len(sizes) + 1)]
+        found = [np.shape(mover.left[f"{layer}.weight"])[:1] for layer in layers if mover.has(layer)]
+        if found != [(size,) for size in sizes]:
+            return False
+    return config.read_activation(other, mover.where) == config.read_activation(model, mover.where)
+
+
 def _order(made: dict[str, Any], nets: Mapping[str, str]) -> dict[str, Any]:
     """The weights in the module's order: all encoders, then all heads."""
     heads = ("pi", *nets.values())
@@ -95,12 +111,12 @@ def _order(made: dict[str, Any], nets: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _optimizers(
-    policy: Mapping[str, Any], mover: Mover, discrete: bool, nets: Mapping[str, str]
+    policy: Mapping[str, Any], mover: Mover, alike: bool, nets: Mapping[str, str]
 ) -> dict[str, Any]:
     """Optimizers by name; the old stack numbered them: policy, each Q network, alpha."""
     stored = policy.get("optimizer") or {}
     learned = {"policy": ("action_model", "pi")}
-    if discrete:
+    if alike:
         learned |= {new: (old, new) for old, new in nets.items()}
     found = {}
     for number, (name, (old, new)) in enumerate(learned.items()):

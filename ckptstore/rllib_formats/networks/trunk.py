@@ -8,13 +8,15 @@ from typing import Any
 from ckptstore.rllib_formats.networks import config
 from ckptstore.rllib_formats.networks.moving import Mover, check_chain, refuse
 
+EMPTY = "it has no hidden layers, and RLlib's networks of the new stack have at least one"
+
 
 def move_dense(mover: Mover, model: Mapping[str, Any], inputs: int, old: str, new: str) -> list[int]:
     """Move hidden layers from `old` to the encoder's network `new`; returns their sizes."""
     stride = config.step(config.read_activation(model, mover.where))
     sizes = mover.stack(old, new, stride)
     if not sizes:
-        raise refuse(mover.where, f"it has no layers {old!r}")
+        raise refuse(mover.where, EMPTY)
     check_chain(mover.made, inputs, [f"{new}.{stride * index}" for index in range(len(sizes))], mover.where)
     return sizes
 
