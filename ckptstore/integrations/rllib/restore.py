@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -80,6 +81,8 @@ def from_checkpoint(
             target, code, state, wanted, own, kinds, policy_mapping_fn, policies_to_train, overrides
         )
         _set_environment(target, code, state, overrides)
+        if isinstance(overrides.get("model"), Mapping):  # as AlgorithmConfig.training() takes it
+            overrides["model"] = {**target.model, **overrides["model"]}
         for name, value in overrides.items():
             setattr(target, name, value)
         report.dropped = {
@@ -158,7 +161,7 @@ def _build_report(
 
 def _build_checked(config: Any, url: str) -> Any:
     """The algorithm of `config`; InvalidRequest where it needs what isn't here: packages, models, data, or an
-    environment.
+    environment. UnreadableFormat where Ray fails at a network of its own.
     """
     check_models(config)
     _check_environment(config)
@@ -181,6 +184,21 @@ def _build_checked(config: Any, url: str) -> Any:
         if config.input_ in configs.PLACES["input_"]:
             raise
         raise InvalidRequest("input_", f"Ray says: {error!s:.200}", _INPUT) from error
+    except (TypeError, IndexError, KeyError, AttributeError) as error:
+        if not _fails_at_network(error):
+            raise
+        raise UnreadableFormat(
+            url,
+            f"the installed Ray can't build its network: {type(error).__name__}: {error!s:.120}",
+            "load(), weights() and migrate() of the checkpoint work without it",
+        ) from error
+
+
+def _fails_at_network(error: Exception) -> bool:
+    """Whether Ray's own code or torch's raised it while Ray built a network: no class of the user's did."""
+    passed = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    below = next((n for n, name in enumerate(passed) if name.startswith(_NETWORKS)), None)
+    return below is not None and all(name.startswith(("ray.", "torch.")) for name in passed[below:])
 
 
 @contextlib.contextmanager
@@ -205,6 +223,7 @@ def _name_tensorflow(config: Any, url: str) -> Iterator[None]:
         raise
 
 
+_NETWORKS = ("ray.rllib.models.", "ray.rllib.core.models.")
 _CONNECTOR = "env_to_module_connector"
 _INPUT = 'Pass config={"input_": ...}, your data, or "sampler" to go without'
 

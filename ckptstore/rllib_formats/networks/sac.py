@@ -1,9 +1,9 @@
 """SAC: a policy network and one or two Q networks.
 
-With discrete actions both stacks build the same networks, if the Q networks' layers are like the policy's. With
-continuous ones the new stack's Q networks take observation and action through separate encoders, which no old
-weights fit. Where they don't fit, the policy is converted to a module for inference, and the report says what
-was dropped.
+With discrete actions both stacks build the same networks, if the Q networks' layers are like the policy's.
+With continuous ones the new stack's Q networks take observation and action through separate encoders, which
+no old weights fit. Where they don't fit, the policy is converted to a module for inference, and the report
+says what was dropped.
 """
 
 from __future__ import annotations

@@ -133,3 +133,44 @@ def test_a_connector_that_the_algorithm_puts_in_by_itself(
     given = rllib.from_checkpoint(ckpt, config={"env_to_module_connector": lambda *args, **more: kind()})
     given.train()
     given.stop()
+
+
+UNBUILDABLE: dict[str, tuple[str, dict[str, Any], str]] = {
+    # numpy's numbers of today's spaces, in layers that count with them
+    "previous action": ("old", {"model": {"use_lstm": True, "lstm_use_prev_action": True}}, "TypeError"),
+    "no hidden layers": ("new", {"_model_config": {"fcnet_hiddens": []}}, "IndexError"),
+    "no layers under an LSTM": (
+        "new",
+        {"_model_config": {"fcnet_hiddens": [], "use_lstm": True}},
+        "IndexError",
+    ),
+    "a number for layers": ("new", {"_model_config": {"fcnet_hiddens": 8}}, "TypeError"),
+}
+
+
+@pytest.mark.parametrize("kind", UNBUILDABLE)
+def test_a_network_that_the_installed_ray_cannot_build(kind: str, tmp_path: Path) -> None:
+    """Older releases could, or the user asked for it: not by an error of Ray's or torch's own."""
+    stack, config, said = UNBUILDABLE[kind]
+    algo = training.ppo(stack).build_algo()
+    ckpt = rllib.save(algo, tmp_path / "store")
+    algo.stop()
+    with pytest.raises(UnreadableFormat, match=f"can't build its network: {said}") as caught:
+        rllib.from_checkpoint(ckpt, config=config)
+    assert type(caught.value.__cause__).__name__ == said
+
+
+def test_an_error_of_a_users_model_is_the_users(tmp_path: Path) -> None:
+    from ray.rllib.models import ModelCatalog
+    from ray.rllib.models.torch.fcnet import FullyConnectedNetwork
+
+    class Broken(FullyConnectedNetwork):  # type: ignore[misc, unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise TypeError("mine")
+
+    ModelCatalog.register_custom_model("broken_net", Broken)
+    algo = training.ppo("old").build_algo()
+    ckpt = rllib.save(algo, tmp_path / "store")
+    algo.stop()
+    with pytest.raises(TypeError, match="mine"):
+        rllib.from_checkpoint(ckpt, config={"model": {"custom_model": "broken_net"}})

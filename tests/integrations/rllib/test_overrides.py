@@ -128,3 +128,16 @@ def test_epsilon_of_a_module() -> None:
         assert rates(algo) == [OTHER]
     finally:
         algo.stop()
+
+
+def test_a_model_of_the_old_stack_is_overridden_key_by_key(tmp_path: Path) -> None:
+    """As RLlib's own `training(model=...)` does it; a part of a model alone can't be built."""
+    algo = training.ppo("old").build_algo()
+    ckpt = rllib.save(algo, tmp_path)
+    algo.stop()
+    again = rllib.from_checkpoint(ckpt, {"model": {"fcnet_activation": "relu"}})
+    try:
+        assert again.config.model["fcnet_hiddens"] == [8]
+        assert "ReLU" in str(again.get_policy().model)
+    finally:
+        again.stop()
