@@ -331,6 +331,45 @@ def test_sac(discrete: bool) -> None:
     assert any("q_net._logits" in line for line in module.dropped) is not discrete
 
 
+def module_of(folder: str, **settings: Any) -> dict[str, Any]:
+    """A module that Ray 2.60 wrote, with other settings beside it."""
+    policy = Checkpoint.open(DATA / f"modules/{folder}/checkpoint").policies["default_policy"]
+    return {**policy, "weights": dict(policy["weights"]), "config": {**policy["config"], **settings}}
+
+
+@pytest.mark.parametrize("key", ["fcnet_use_layernorm", "head_fcnet_use_layernorm"])
+@pytest.mark.parametrize("folder", ["bc", "appo", "dqn_atoms", "cql", "tqc"])
+def test_a_setting_that_the_writing_release_did_not_know(key: str, folder: str) -> None:
+    """Earlier releases took any key; today's module would have layers that nothing was stored of."""
+    module = new_stack_module(module_of(folder, **{key: True}))
+    assert module.model_config[key] is False
+    assert list(module.weights) == list(new_stack_module(module_of(folder)).weights)
+
+
+def test_norms_have_to_be_where_today_has_them() -> None:
+    """Today's are after each layer, the encoder's last one included."""
+    policy = module_of("bc", fcnet_use_layernorm=True)
+    base = "_encoder.net.mlp"
+    moved = {"2": "3"}
+    weights = {}
+    for name, value in policy["weights"].items():
+        number = name.removeprefix(f"{base}.").partition(".")[0] if name.startswith(base) else ""
+        weights[
+            name.replace(f"{base}.{number}.", f"{base}.{moved.get(number, number)}.") if number else name
+        ] = value
+    for part in ("weight", "bias"):
+        weights[f"{base}.1.{part}"] = np.ones(12, "f4")
+    some = {**policy, "weights": dict(weights)}
+    with pytest.raises(UnreadableFormat, match="LayerNorms"):
+        new_stack_module(some)
+    for part in ("weight", "bias"):
+        weights[f"{base}.4.{part}"] = np.ones(8, "f4")
+    whole = {**policy, "weights": weights}
+    assert new_stack_module(whole).model_config["fcnet_use_layernorm"] is True
+    with pytest.raises(UnreadableFormat, match="LayerNorms"):
+        new_stack_module({**whole, "config": {**policy["config"], "fcnet_use_layernorm": False}})
+
+
 UNLIKE: dict[str, Any] = {
     "other sizes": lambda p: p["weights"].update(
         dense(5, 4, "q_net._hidden_layers.0._model.0") | dense(2, 5, "q_net._logits._model.0")

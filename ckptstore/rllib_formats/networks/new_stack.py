@@ -21,6 +21,15 @@ _LAYER = re.compile(
     r"((?:\w*_)?encoder(?:s\.\d+)?\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.(?:mlp|0\.cnn))"
     r"\.(\d+)\.weight\Z"
 )
+_NORMS = {
+    "fcnet_use_layernorm": re.compile(
+        r"((?:\w*_)?encoder(?:s\.\d+)?\.(?:(?:actor_|critic_)?encoder\.)?(?:tokenizer\.)?net\.mlp)\.(\d+)\.weight\Z"
+    ),
+    "head_fcnet_use_layernorm": re.compile(
+        r"((?:_target_|target_|_old_)?(?:pi|vf|af|qf|qf_twin|_pi_head|qf_heads\.\d+)\.net\.mlp)\.(\d+)\.weight\Z"
+    ),
+}
+"""The layers that a setting puts LayerNorms between."""
 _TAIL = re.compile(
     r"(?:(?:\.base_encoders\.\w+)?\.net\.(?:mlp|0\.cnn)\.\d+\.(?:weight|bias)"
     r"|\.(?:fusion_layers\.\d+|output_layer)\.(?:weight|bias)|\.lstm\.(?:weight|bias)_(?:ih|hh)_l0"
@@ -78,7 +87,9 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         for name in policy["weights"]
         if (new := _rename(name, known)) != name
     ]
+    settings |= built_without(weights, settings)
     _check_sizes(weights, settings, where)
+    _check_norms(weights, settings, where)
     if family.network == "PPO":
         settings["vf_share_layers"] = not any(key.startswith("encoder.critic_encoder.") for key in weights)
     extra = policy.get("extra")
@@ -209,6 +220,34 @@ def _check_sizes(weights: Mapping[str, Any], settings: Mapping[str, Any], where:
             raise refuse(
                 where, f"its config describes layers of {expected!s:.60} where {name!r} has {sizes!s:.60}"
             )
+
+
+def built_without(weights: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, bool]:
+    """The settings for LayerNorms that the writing release passed over, as the weights tell, set to False.
+
+    A model config takes any key, and Ray 2.60 has some that earlier releases didn't know.
+    """
+    return {
+        key: False
+        for key, layers in _NORMS.items()
+        if settings.get(key)
+        and not any(layers.match(name) and np.ndim(value) == 1 for name, value in weights.items())
+    }
+
+
+def _check_norms(weights: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
+    """Refuse LayerNorms in other places than after each layer that has an activation."""
+    for key, layers in _NORMS.items():
+        found: dict[str, dict[int, int]] = {}
+        for name, value in weights.items():
+            if match := layers.match(name):
+                found.setdefault(match[1], {})[int(match[2])] = np.ndim(value)
+        for name, numbered in found.items():
+            linear = sorted(number for number, size in numbered.items() if size == 2)
+            hidden = linear if key == "fcnet_use_layernorm" else linear[:-1]
+            expected = {number + 1 for number in hidden} if settings.get(key) else set()
+            if set(numbered) - set(linear) != expected:
+                raise refuse(where, f"its LayerNorms in {name!r} aren't where today's module has them")
 
 
 def _discrete(policy: Mapping[str, Any]) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from ckptstore import Checkpoint
 from ckptstore.errors import InvalidRequest
 from ckptstore.integrations import rllib
+from ckptstore.integrations.rllib import newstack
 from tests.integrations.rllib import training
 from tests.integrations.rllib.test_restore import DATA
 
@@ -141,3 +143,12 @@ def test_a_model_of_the_old_stack_is_overridden_key_by_key(tmp_path: Path) -> No
         assert "ReLU" in str(again.get_policy().model)
     finally:
         again.stop()
+
+
+def test_a_setting_that_the_writing_release_did_not_know() -> None:
+    """Ray 2.49 built no LayerNorms, whatever its model config said; the weights tell."""
+    policy = Checkpoint.open(DATA / "modules/appo/checkpoint").policies["default_policy"]
+    said = {**policy, "config": {**policy["config"], "fcnet_use_layernorm": True}}
+    made = newstack.build_model_config(training.ppo("new"), said)
+    assert made["fcnet_use_layernorm"] is False
+    assert made["fcnet_hiddens"] == policy["config"]["fcnet_hiddens"]
