@@ -161,7 +161,7 @@ def build_model_config(target: Any, policy: Mapping[str, Any], given: Collection
         name = MODEL_RENAMED.get(key, key)
         if name in result or not default:  # a class of one's own may have keys of its own
             result[name] = configs.resolve(value)
-    result |= new_stack.built_without(policy["weights"], result) if default else {}
+    result |= new_stack.find_unbuilt(policy["weights"], result) if default else {}
     result |= {name: value for name, value in target._model_config_auto_includes.items() if name in given}
     own = target._model_config if "_model_config" in given else None
     return {**result, **(dataclasses.asdict(own) if dataclasses.is_dataclass(own) else own or {})}  # type: ignore[arg-type]

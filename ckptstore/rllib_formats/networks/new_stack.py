@@ -87,7 +87,7 @@ def convert(policy: Mapping[str, Any], where: str) -> Module:
         for name in policy["weights"]
         if (new := _rename(name, known)) != name
     ]
-    settings |= built_without(weights, settings)
+    settings |= find_unbuilt(weights, settings)
     _check_sizes(weights, settings, where)
     _check_norms(weights, settings, where)
     if family.network == "PPO":
@@ -222,7 +222,7 @@ def _check_sizes(weights: Mapping[str, Any], settings: Mapping[str, Any], where:
             )
 
 
-def built_without(weights: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, bool]:
+def find_unbuilt(weights: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, bool]:
     """The settings for LayerNorms that the writing release passed over, as the weights tell, set to False.
 
     A model config takes any key, and Ray 2.60 has some that earlier releases didn't know.
