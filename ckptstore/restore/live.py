@@ -68,24 +68,24 @@ def _compare_module(path: str, module: Any, saved: Mapping[Any, Any], findings: 
         findings.different.append(Difference(path, "a module", values.describe(saved)))
         return
     names = _match_names(here, saved)
+    found = {names[name]: value for name, value in saved.items() if names[name] in here}
+    twins = values.find_twins(here, found)
+    found.update({name: found[twin] for name, twin in twins.items()})
     fitting: OrderedDict[str, Any] = OrderedDict()
-    for name, value in saved.items():
-        place = f"{path}/{names[name]}"
-        if names[name] not in here:
-            findings.unexpected.append(f"{path}/{name}")
-            continue
-        mine = here[names[name]]
+    for name, there in found.items():
+        place, mine, value = values.join(path, name), here[name], there
         if not values.is_tensor(mine):
             if values.holds_record(value):
                 findings.different.append(Difference(place, values.describe(mine), values.describe(value)))
                 continue
         else:
-            value = values.tensor_of(value)
-            if not _fits(place, mine, value, saved[name], findings):
+            value = values.tensor_of(there)
+            if not _fits(place, mine, value, there, findings):
                 continue
-        fitting[names[name]] = value
+        fitting[name] = value
         findings.loaded.append(place)
-    findings.missing += [f"{path}/{name}" for name in here if name not in set(names.values())]
+    findings.unexpected += [values.join(path, name) for name in saved if names[name] not in here]
+    findings.missing += [values.join(path, name) for name in here if name not in found]
     if hasattr(saved, "_metadata"):
         fitting._metadata = saved._metadata  # type: ignore[attr-defined]
     how = {} if len(fitting) == len(here) else {"strict": False}

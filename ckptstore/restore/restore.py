@@ -7,7 +7,7 @@ from typing import Any
 
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import InvalidRequest
-from ckptstore.restore import live, trees
+from ckptstore.restore import live, trees, values
 from ckptstore.restore.apply import apply
 from ckptstore.restore.findings import Findings
 from ckptstore.restore.report import RestoreReport
@@ -27,11 +27,13 @@ def restore(
     if isinstance(target, Mapping) and not live.is_live(target):
         held = state if isinstance(state, Mapping) else {}
         builds: dict[Any, trees.Build] = {}
+        twins = values.find_twins(target, {*held, *components})
         for key, mine in target.items():
-            if key in held:
-                builds[key] = trees.compare(f"{key}", mine, held[key], findings)
-            elif isinstance(key, str) and key in components:
-                builds[key] = trees.compare(key, mine, components[key], findings)
+            name = twins.get(key, key)
+            if name in held:
+                builds[key] = trees.compare(f"{key}", mine, held[name], findings)
+            elif isinstance(name, str) and name in components:
+                builds[key] = trees.compare(f"{key}", mine, components[name], findings)
             else:
                 findings.missing.append(f"{key}")
                 builds[key] = trees.keep(mine)

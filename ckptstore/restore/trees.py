@@ -178,10 +178,6 @@ def _plain(path: str, target: Any, saved: Any, findings: Findings) -> Build:
 # ---- containers
 
 
-def _join(path: str, key: Any) -> str:
-    return f"{path}/{key}" if path else f"{key}"
-
-
 def _tuple(path: str, target: Any, saved: Any, findings: Findings) -> Build:
     kind, names = type(target), getattr(type(target), "_fields", None)
     items: Any = saved
@@ -192,7 +188,7 @@ def _tuple(path: str, target: Any, saved: Any, findings: Findings) -> Build:
     if names is None and kind is not tuple:
         return _differ(path, target, saved, findings)
     builds = [
-        compare(_join(path, names[at] if names else at), mine, there, findings)
+        compare(values.join(path, names[at] if names else at), mine, there, findings)
         for at, (mine, there) in enumerate(zip(target, items, strict=True))
     ]
     return lambda: tuple.__new__(kind, [build() for build in builds])
@@ -217,7 +213,7 @@ def _list(path: str, target: Any, saved: Any, findings: Findings) -> Build:
     if len(target) != len(saved):
         return _differ(path, target, saved, findings)
     builds = [
-        compare(_join(path, at), mine, there, findings)
+        compare(values.join(path, at), mine, there, findings)
         for at, (mine, there) in enumerate(zip(target, saved, strict=True))
     ]
     if isinstance(target, deque):
@@ -235,13 +231,14 @@ def _dict(path: str, target: Any, saved: Any, findings: Findings) -> Build:
         findings.loaded.append(path)
         return lambda: saved if type(saved) is type(target) else _refill(target, dict(items))
     builds: dict[Any, Build] = {}
+    twins = values.find_twins(target, items)
     for key, mine in target.items():
-        if key in items:
-            builds[key] = compare(_join(path, key), mine, items[key], findings)
+        if key in items or key in twins:
+            builds[key] = compare(values.join(path, key), mine, items[twins.get(key, key)], findings)
         else:
-            findings.missing.append(_join(path, key))
+            findings.missing.append(values.join(path, key))
             builds[key] = keep(mine)
-    findings.unexpected += [_join(path, key) for key in items if key not in target]
+    findings.unexpected += [values.join(path, key) for key in items if key not in target]
     return lambda: _refill(target, {key: build() for key, build in builds.items()})
 
 
@@ -272,14 +269,14 @@ def _object(path: str, target: Any, saved: Any, findings: Findings) -> Build:
     builds: dict[str, Build] = {}
     for name, value in mine.items():
         if name in fields:
-            builds[name] = compare(_join(path, name), value, fields[name], findings)
+            builds[name] = compare(values.join(path, name), value, fields[name], findings)
         elif _holds_data(value):
-            findings.missing.append(_join(path, name))
+            findings.missing.append(values.join(path, name))
             builds[name] = keep(value)
         else:
-            findings.kept.append(_join(path, name))
+            findings.kept.append(values.join(path, name))
             builds[name] = keep(value)
-    findings.unexpected += [_join(path, name) for name in fields if name not in mine]
+    findings.unexpected += [values.join(path, name) for name in fields if name not in mine]
 
     def build() -> Any:
         made = object.__new__(kind)

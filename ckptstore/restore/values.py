@@ -6,7 +6,7 @@ import functools
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,33 @@ def tensor_of(value: Any) -> Any:
         if isinstance(kind := getattr(torch, name, None), torch.dtype):
             return torch.from_numpy(array.view(f"i{array.dtype.itemsize}")).view(kind)
     return None
+
+
+def join(path: str, key: Any) -> str:
+    """The path of `key` below `path`, which is empty for the target itself."""
+    return f"{path}/{key}" if path else f"{key}"
+
+
+def find_twins(here: Mapping[Any, Any], found: Container[Any]) -> dict[Any, Any]:
+    """Of each name in `here` that isn't `found` one that is and has the very same tensor: tied weights.
+
+    Safetensors holds such a tensor once, by one of its names.
+    """
+    missing = [name for name in here if name not in found]
+    if not missing:
+        return {}
+    known = {place: name for name, value in here.items() if name in found and (place := _place_of(value))}
+    places = {name: _place_of(here[name]) for name in missing}
+    return {name: known[place] for name, place in places.items() if place in known}
+
+
+def _place_of(value: Any) -> tuple[Any, ...] | None:
+    """Where a plain tensor of torch's lies in memory, and how; None if it lies nowhere."""
+    if not is_tensor(value) or type(value).__name__ not in ("Tensor", "Parameter", "Buffer"):
+        return None
+    if str(value.layout) != "torch.strided" or not value.data_ptr():  # sparse; on meta, or empty
+        return None
+    return value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride()
 
 
 def describe(value: Any) -> str:
