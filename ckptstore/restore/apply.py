@@ -17,15 +17,16 @@ def apply(changes: Sequence[Change], where: str) -> None:
     ordered = sorted(changes, key=lambda change: change.last)
     undo: list[tuple[str, Callable[[], object]]] = []
     for change in ordered:
+        path = change.path or "the target"
         try:
-            undo.append((change.path, change.snapshot()))
+            undo.append((path, change.snapshot()))
             change.apply()
         except Exception as error:
             lost = _put_back(undo)
-            if not undo or undo[-1][0] != change.path:
-                why = f"{change.path}: what it holds now can't be copied: {error!r:.200}"
+            if not undo or undo[-1][0] != path:
+                why = f"{path}: what it holds now can't be copied: {error!r:.200}"
             else:
-                why = f"{change.path}: loading it raised {error!r:.300}"
+                why = f"{path}: loading it raised {error!r:.300}"
             why += f". Not put back: {', '.join(lost)}" if lost else ". Nothing is changed"
             raise InvalidRequest(where, why, "Make the target as the one that was saved") from error
 

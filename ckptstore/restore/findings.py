@@ -19,6 +19,10 @@ class Change(NamedTuple):
     """Random generators come last: loading the others may draw from them."""
 
 
+_SHOWN = 5
+"""So many of each kind of problem are named."""
+
+
 class Findings:
     """Collected while everything is compared; nothing is changed meanwhile."""
 
@@ -32,12 +36,12 @@ class Findings:
         self.kept: list[str] = []
 
     def problems(self) -> list[str]:
-        """What keeps a strict restore from beginning."""
+        """What keeps a strict restore from beginning: of each kind the first, and how many more there are."""
         return [
-            *map(str, self.different),
-            *(f"{path}: not in the checkpoint" for path in self.missing),
-            *(f"{path}: only in the checkpoint" for path in self.unexpected),
-            *map(str, self.cast),
+            *_first([str(each) for each in self.different], "more don't fit"),
+            *_first([f"{path}: not in the checkpoint" for path in self.missing], "more aren't in it"),
+            *_first([f"{path}: only in the checkpoint" for path in self.unexpected], "more are only there"),
+            *_first([str(each) for each in self.cast], "more are of another type"),
         ]
 
     def report(self, left: list[str]) -> RestoreReport:
@@ -50,3 +54,8 @@ class Findings:
             tuple(self.different),
             tuple(self.kept),
         )
+
+
+def _first(lines: list[str], rest: str) -> list[str]:
+    more = len(lines) - _SHOWN
+    return lines if more <= 0 else [*lines[:_SHOWN], f"{more} {rest}"]

@@ -13,7 +13,7 @@ class Difference(NamedTuple):
     there: str
 
     def __str__(self) -> str:
-        return f"{self.path}: here {self.here}, there {self.there}"
+        return f"{self.path or 'the target'}: here {self.here}, there {self.there}"
 
 
 class RestoreReport(NamedTuple):

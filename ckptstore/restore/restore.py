@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import InvalidRequest
+from ckptstore.logs import logger
 from ckptstore.restore import live, trees, values
 from ckptstore.restore.apply import apply
 from ckptstore.restore.findings import Findings
@@ -24,8 +25,9 @@ def restore(
     """
     findings = Findings()
     left: list[str] = []
-    if isinstance(target, Mapping) and not live.is_live(target):
-        held = state if isinstance(state, Mapping) else {}
+    held = state if isinstance(state, Mapping) else {}
+    is_whole = not isinstance(target, Mapping) or live.is_live(target)
+    if not is_whole:
         builds: dict[Any, trees.Build] = {}
         twins = values.find_twins(target, {*held, *components})
         for key, mine in target.items():
@@ -46,14 +48,29 @@ def restore(
     else:
         build = trees.compare("", target, state, findings)
     problems = findings.problems()
+    asked = [f"the target, a {type(target).__name__}"] if is_whole else [f"{key}" for key in target]
     if strict and problems:
-        shown = "; ".join(problems[:_SHOWN])
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InvalidRequest(
-            where,
-            f"the target doesn't fit, and nothing is changed: {shown}{more}",
-            "Make the target as the one that was saved, or pass strict=False to take what fits",
+        why = f"the target doesn't fit, and nothing is changed: {'; '.join(problems)}"
+        if not findings.loaded if is_whole else not {*findings.missing}.isdisjoint(asked):
+            why += f". {_tell(held, components, state)}"
+        remedy = "Make the target as the one that was saved, or pass strict=False to take what fits"
+        raise InvalidRequest(where, why, remedy)
+    if problems and not findings.loaded:
+        shown = _list(asked)
+        logger.warning(
+            "%s: nothing was restored: asked for %s. %s", where, shown, _tell(held, components, state)
         )
     made = build()  # before anything is changed: an array that finds no memory raises here
     apply(findings.changes, where)
     return made, findings.report(left)
+
+
+def _tell(held: Mapping[Any, Any], components: Iterable[str], state: Any) -> str:
+    """What a target can name in a checkpoint."""
+    names = list(dict.fromkeys(f"{key}" for key in (*held, *components)))
+    return f"The checkpoint has {_list(names) if names else values.describe(state)}"
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[:80] for name in names[:_SHOWN]) + more

@@ -74,15 +74,15 @@ def test_a_twin_is_enough_for_state_dicts(store: CheckpointStore, is_deeper: boo
 
 def test_a_name_that_is_missing_is_missing(store: CheckpointStore) -> None:
     checkpoint = store.save(1, {"net": without(Tied().state_dict(), "head.weight")})
-    with pytest.raises(InvalidRequest, match="net/head.weight: not in the checkpoint"):
+    with pytest.raises(InvalidRequest, match=r"net/head\.weight: not in the checkpoint"):
         checkpoint.restore({"net": Tied(tied=False)})
     empty, meta = Tied(tied=False), Tied(tied=False).to("meta")
     empty.embed.weight = torch.nn.Parameter(torch.empty(0, 3))  # nothing lies nowhere, but isn't the same
     empty.head.weight = torch.nn.Parameter(torch.empty(0, 3))
     checkpoint = store.save(2, {"net": without(empty.state_dict(), "head.weight")})
-    with pytest.raises(InvalidRequest, match="net/head.weight: not in the checkpoint"):
+    with pytest.raises(InvalidRequest, match=r"net/head\.weight: not in the checkpoint"):
         checkpoint.restore({"net": empty})
-    with pytest.raises(InvalidRequest, match="net/head.weight: not in the checkpoint"):
+    with pytest.raises(InvalidRequest, match=r"net/head\.weight: not in the checkpoint"):
         checkpoint.restore({"net": meta})
 
 
