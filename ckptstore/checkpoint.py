@@ -38,7 +38,7 @@ from ckptstore.read.locate import Located, list_files, locate
 from ckptstore.read.manifests import fetch_manifest
 from ckptstore.read.reader import VerifiedFiles
 from ckptstore.read.report import VerifyReport
-from ckptstore.read.weights import ask_which, read_weights
+from ckptstore.read.weights import ask_which, read_entry, read_weights
 from ckptstore.save import partial as partial_copy
 from ckptstore.save.handover import StoredPolicy, base_of, copy_items
 from ckptstore.work import Progress, off_main, run_all, run_off_main
@@ -271,7 +271,8 @@ class Checkpoint:
     ) -> dict[str, np.ndarray[Any, Any]]:
         """The weights of one policy: parameter name to array. The id may be left out if there is one policy.
 
-        Of what another trainer wrote, without an id, those of all networks: see ``docs/foreign.md``. Nested
+        Of what another trainer wrote, without an id, those of all networks: see ``docs/foreign.md``. Where no
+        policy has that id, those of the module, or dict of arrays, that was saved as it in the state. Nested
         dicts and lists are flattened with ``/``. With `names`, those alone, in that order: of what ckptstore
         saved, safetensors and torch's zips the other large arrays are not fetched. Raises CheckpointNotFound
         for an unknown id or name and UnreadableFormat if there are no weights, or some that aren't arrays.
@@ -280,6 +281,9 @@ class Checkpoint:
             if len(self.policy_ids) != 1:
                 raise ask_which(self.url, self.policy_ids)
             policy_id = self.policy_ids[0]
+        if (found := read_entry(self._contents, policy_id, names, self.url)) is not None:
+            self._note_load()
+            return found
         self._check_known([] if policy_id is None else [policy_id])
         self._note_load()
         return read_weights(self._contents, policy_id, names, self.url)

@@ -125,6 +125,14 @@ class SavedContents:
         state, fill = self._reader.outline(self.paths_of(policy_id)[0])
         return _weights(state), fill
 
+    def entry(self, name: str) -> tuple[Mapping[Any, Any], Fill] | None:
+        """The dict at `name` in the state, as `outline` has it; None if there is none."""
+        if self._alone:
+            return None
+        state, fill = self._reader.outline(names.STATE)
+        held = state.get(name) if isinstance(state, Mapping) else None
+        return (held, fill) if isinstance(held, Mapping) else None
+
     def paths_of(self, policy_id: str) -> list[str]:
         """See `Contents`."""
         return [names.POLICY_STATE if self._alone else names.policy_path(policy_id)]

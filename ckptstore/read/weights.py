@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import CheckpointNotFound, InvalidRequest, UnreadableFormat
 from ckptstore.format.names import show_ids
-from ckptstore.read.contents import Contents
+from ckptstore.read.contents import Contents, SavedContents
 
 if TYPE_CHECKING:
     from ckptstore.read.trainers import TrainerContents
@@ -56,6 +56,26 @@ def read_weights(
     return choose(flatten(contents.weights(policy_id), what), list(wanted), what)
 
 
+def read_entry(
+    contents: Contents, name: str | None, names: Iterable[str] | None, url: str
+) -> dict[str, Array] | None:
+    """The arrays in the dict that was saved as `name` in the state, read alone.
+
+    None if there is no such dict, or a policy of that name.
+    """
+    if not isinstance(contents, SavedContents) or not isinstance(name, str) or contents.holds(name):
+        return None
+    found = contents.entry(name)
+    if found is None:
+        return None
+    what, (entry, fill) = f"{url} {name!r}", found
+    wanted = flatten(entry, what)
+    wanted = wanted if names is None else choose(wanted, names, what)
+    if fill(wanted.values()):
+        return wanted
+    return choose(flatten(contents.state()[name], what), list(wanted), what)
+
+
 def choose(flat: Mapping[str, T], names: Iterable[str], what: str) -> dict[str, T]:
     """Those `names` of `flat`, in that order. CheckpointNotFound about `what` for one it doesn't have."""
     if isinstance(names, str):
@@ -79,7 +99,7 @@ def _collect(value: object, path: str, flat: dict[str, Array], what: str) -> Non
         for index, item in enumerate(value):
             _collect(item, f"{path}/{index}" if path else str(index), flat, what)
     else:
-        kind, remedy = type(value).__name__, "Read ckpt.policies[id] for everything the policy holds"
+        kind, remedy = type(value).__name__, "Read ckpt.policies[id], or `state`, for everything it holds"
         if isinstance(value, Opaque):
             kind = value.name
             if value.args and len(value.args) == 1 and isinstance(value.args[0], np.ndarray):
