@@ -13,7 +13,10 @@ import pytest
 from tests.figures import Figures
 from tests.servers import Server
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, and POSIX signals")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, and POSIX signals"),
+    pytest.mark.timeout(1200),
+]
 
 OPERATIONS = ("save", "save_async", "stage", "wait", "close", "prune", "rollback", "download", "load")
 HANDLERS = ("save", "save_async", "stage", "close", "look", "interrupt", "fork")
@@ -31,7 +34,7 @@ QUICK = [
 
 def play(figures: Figures, operation: str, event: str, url: str, share: float, options: str = "") -> None:
     command = [sys.executable, "-m", "tests.moments.play", operation, event, url, str(share), SEED, options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)
     figures.judge([] if done.returncode == 0 else ["wrong: a hang"])
     assert done.returncode == 0, f"it hangs, or can't end: {done.stderr[-6000:]}"
     told = json.loads(done.stdout)
