@@ -219,6 +219,29 @@ def test_what_is_acknowledged_opens(store: CheckpointStore, name: str, how: str)
             assert isinstance(safe.state["v"], (np.ndarray, Opaque))
 
 
+# What a default load gives as records: of these a scan may say that they are a library's.
+NO_PLAIN_VALUES = {
+    "module", "tied module", "custom module", "optimizer", "module and optimizer", "scheduler", "generator",
+    "distribution", "parameter list", "subclass", "sparse", "sparse rows", "quantized", "meta", "jagged",
+    "masked", "dataset", "closure",
+}  # fmt: skip
+CODE = {"subclass", "jagged", "masked", "closure", "custom module"}
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "nested"])
+def test_a_scan_of_what_we_wrote_finds_no_code(store: CheckpointStore, name: str) -> None:
+    try:
+        saved = store.save(1, {"v": Raw(MAKERS[name]())}, opaque="allow")
+    except InvalidRequest:
+        assert name in ("jagged", "masked")
+        return
+    ranks = {use.rank for use in saved.scan()} or {"data"}
+    if name not in NO_PLAIN_VALUES:
+        assert ranks == {"data"}, [use for use in saved.scan() if use.rank != "data"]
+    elif name not in CODE:
+        assert ranks <= {"data", "library"}, [use for use in saved.scan() if use.rank == "code"]
+
+
 def test_a_state_dict_comes_back_in_two_lines(store: CheckpointStore) -> None:
     model, optimizer = trained()
     store.save(1, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})

@@ -332,6 +332,13 @@ def test_it_comes_back_or_is_told_of(name: str, caplog: pytest.LogCaptureFixture
         store.save(2, {"v": value, "beside": 1}, opaque="error")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("name", [name for name, (_, outcome) in VALUES.items() if outcome == "default"])
+def test_a_scan_of_what_comes_back_finds_data(name: str, store: CheckpointStore) -> None:
+    saved = store.save(1, {"v": VALUES[name][0]()})
+    assert {use.rank for use in saved.scan()} <= {"data"}
+
+
 @pytest.fixture
 def store() -> CheckpointStore:
     return CheckpointStore(f"memory://{uuid.uuid4().hex}/run")

@@ -14,7 +14,7 @@ import re
 import tarfile
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from ckptstore.codec.pickles.budget import DEFAULT, Budget
 from ckptstore.codec.pickles.loop import run
 from ckptstore.codec.pickles.machine import GlobalUse, Machine
 from ckptstore.codec.pickles.stepping import step_over
+from ckptstore.codec.pickles.torch_calls import VIEW_METHOD
 from ckptstore.errors import UnsafeContent
 from ckptstore.rllib_formats import encoded
 from ckptstore.rllib_formats.ranks import rank
@@ -187,6 +188,8 @@ class Look:
             if not calls and not (begins and (strict or uses)):
                 return 0
             certain = strict or not any(rank(use.name) == "code" for use in uses)
+        if error is None and inner is None and _only_views(uses):
+            uses = [use for use in uses if use.name != "builtins.getattr"]
         for use in uses:
             count, position = self.uses.get(use.name, (0, use.position))
             self.uses[use.name] = (count + use.called, position)
@@ -430,6 +433,16 @@ class Look:
         if self._members < 0:
             self.unseen.append(_about(label, f"more than {self._limits.members} members"))
         return self._members >= 0
+
+
+def _only_views(uses: Sequence[GlobalUse]) -> bool:
+    """Whether ``getattr`` only takes the view method of tensors, as in our files of torch's types.
+
+    It is called as that (`scanned_as`), and all else that is called makes plain values: none of those calls
+    what it is given, so that nothing else reaches the name.
+    """
+    called = {use.name for use in uses if use.called}
+    return VIEW_METHOD in called and all(rank(name) == "data" for name in called)
 
 
 def _try_run(machine: Machine) -> tuple[Any, UnsafeContent | None]:

@@ -12,11 +12,14 @@ Rank = Literal["data", "library", "unknown", "code"]
 _DATA = frozenset(
     (
         "_codecs.encode",
+        "builtins.Ellipsis",
+        "builtins.NotImplemented",
         "builtins.bytearray",
         "builtins.complex",
         "builtins.dict",
         "builtins.frozenset",
         "builtins.list",
+        "builtins.range",
         "builtins.set",
         "builtins.slice",
         "collections.Counter",
@@ -24,12 +27,16 @@ _DATA = frozenset(
         "collections.defaultdict",
         "collections.deque",
         "copyreg._reconstructor",
+        "datetime.date",
         "datetime.datetime",
+        "datetime.time",
         "datetime.timedelta",
+        "datetime.timezone",
         "decimal.Decimal",
         "fractions.Fraction",
         "joblib.numpy_pickle.NumpyArrayWrapper",
         "numpy.dtype",
+        "numpy.ma.MaskedArray",
         "numpy.matrix",
         "numpy.ndarray",
         "numpy.rec.recarray",
@@ -42,13 +49,29 @@ _DATA = frozenset(
         "pathlib.WindowsPath",
         "random.Random",
         "torch.Size",
+        "torch.Tensor",
+        "torch.Tensor.view",
+        "torch.Tensor.view()",
+        "torch._C.Generator",
+        "torch._tensor._rebuild_from_type_v2",  # of another function than ours it is called otherwise
+        "torch._utils._rebuild_parameter_with_state",
         "torch.distributed.checkpoint.filesystem._StorageInfo",
+        "torch.from_numpy",
+        "torch.per_tensor_affine",
         "torch.serialization._get_layout",
         "uuid.UUID",
     )
 )
 _NUMPY_DATA = frozenset(("_convert_to_stringdtype_kwargs", "_frombuffer", "_reconstruct", "scalar"))
 _NUMPY_SCALARS = frozenset(f"numpy.{name}" for name in SCALAR_TYPES)
+_NUMPY_RANDOM = frozenset(
+    f"numpy.random.{name}"
+    for name in (
+        "_generator.Generator", "_mt19937.MT19937", "_pcg64.PCG64", "_pcg64.PCG64DXSM", "_philox.Philox",
+        "_pickle.__bit_generator_ctor", "_pickle.__generator_ctor", "_pickle.__randomstate_ctor",
+        "_sfc64.SFC64", "bit_generator.SeedSequence", "bit_generator.__pyx_unpickle_SeedSequence",
+    )
+)  # fmt: skip
 _TORCH_DATA = frozenset(
     (
         "_load_from_bytes",
@@ -67,6 +90,14 @@ _TORCH_DTYPES = frozenset(
         "int8", "uint16", "uint32", "uint64", "uint8",
     )
 )  # fmt: skip
+_ML_DTYPES = frozenset(
+    f"ml_dtypes.{name}"
+    for name in (
+        "bfloat16", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e3m4", "float8_e4m3",
+        "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+        "float8_e8m0fnu", "int2", "int4", "uint2", "uint4",
+    )
+)  # fmt: skip
 _TORCH_TENSORS = frozenset(
     f"torch.{kind}Tensor"
     for kind in ("Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short", "BFloat16")
@@ -81,7 +112,16 @@ _TORCH_METADATA = frozenset(
 _BUILTIN_TYPES = frozenset(
     f"builtins.{name}" for name in ("bool", "bytes", "float", "int", "list", "object", "str", "tuple")
 )
-_PLAIN = _DATA | _NUMPY_SCALARS | _TORCH_DTYPES | _TORCH_TENSORS | _TORCH_METADATA | _BUILTIN_TYPES
+_PLAIN = (
+    _DATA
+    | _NUMPY_SCALARS
+    | _NUMPY_RANDOM
+    | _ML_DTYPES
+    | _TORCH_DTYPES
+    | _TORCH_TENSORS
+    | _TORCH_METADATA
+    | _BUILTIN_TYPES
+)
 _LIBRARIES = (
     "gym.",
     "gymnasium.",
@@ -99,6 +139,9 @@ _CONSTRUCTORS = frozenset(
         "__pyx_unpickle_SeedSequence",
         "__randomstate_ctor",
         "_generator_ctor",
+        "_rebuild_meta_tensor_no_storage",
+        "_rebuild_qtensor",
+        "_rebuild_sparse_tensor",  # which doesn't look whether its indices lie within
     )
 )
 _CODE = frozenset(("CDLL", "CodeType", "FunctionType", "LambdaType", "Popen", "Process", "PyDLL", "Thread"))

@@ -510,3 +510,36 @@ def test_a_directory_of_hugging_face() -> None:
         for make in (torch_zip, torch_stream, lambda extra: pickle.dumps([extra])):
             hostile = look({**honest, name: make(Evil())})
             assert {use.path for use in hostile if use.rank == "code"} == {name}
+
+
+GETATTR, TENSOR = Global("builtins.getattr"), Global("torch.Tensor")
+FROM_NUMPY, REBUILD = Global("torch.from_numpy"), Global("torch._tensor._rebuild_from_type_v2")
+VIEW: Any = Call(GETATTR, TENSOR, "view")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        Call(GETATTR, TENSOR, "numpy"),
+        Call(GETATTR, FROM_NUMPY, "view"),
+        Call(Call(GETATTR, TENSOR, "__class__"), 1),  # type: ignore[arg-type]
+        Call(Call(VIEW, 1), "rm"),  # type: ignore[arg-type]
+        Call(REBUILD, GETATTR, TENSOR, (TENSOR, "__init__"), {}),
+        Call(REBUILD, FROM_NUMPY, Global("torch.nn"), (1,), {}),
+        Call(REBUILD, Global("torch.nn.modules.linear.Linear"), TENSOR, (1, 2), {}),
+        Call(Global("torch.nn.Linear"), GETATTR, "x"),
+        Call(Global("functools.partial"), GETATTR, TENSOR),
+    ],
+    ids=range(9),
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_our_tensors_call_gains_nobody_more(hostile: Any, beside: bool) -> None:
+    """The names that our own tensors are written with, used otherwise, alone and beside an honest tensor."""
+    honest = Call(VIEW, Call(FROM_NUMPY, 1), Global("torch.bfloat16"))
+    assert {use.rank for use in look({"a.pkl": as_pickle(honest)})} == {"data"}
+    ranks = {use.rank for use in look({"a.pkl": as_pickle([honest, hostile] if beside else hostile)})}
+    assert "code" in ranks
+
+
+def as_pickle(value: Any) -> bytes:
+    return b"\x80\x02" + code(value) + b"."

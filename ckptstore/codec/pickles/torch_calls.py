@@ -20,6 +20,9 @@ from ckptstore.errors import InvalidRequest
 
 VIEW = "builtins.getattr()"
 """What the machine calls the result of ``getattr(torch.Tensor, "view")``."""
+VIEW_METHOD = "torch.Tensor.view"
+"""What a scan calls it."""
+_REBUILD = "torch._tensor._rebuild_from_type_v2"
 
 
 class Tensors(Protocol):
@@ -215,10 +218,41 @@ def _is_reference(value: Any, name: str) -> bool:
     return isinstance(value, Opaque) and value.is_reference and value.name == name
 
 
+def scanned_as(name: str, args: tuple[Any, ...]) -> str:
+    """The name that a scan shows for the call of `name`: what matters of these is what they are called with.
+
+    ``getattr`` that takes ``torch.Tensor.view`` is a method of tensors and nothing else. Torch's
+    ``_rebuild_from_type_v2`` calls its first argument, which for our files is one of two.
+    """
+    if name == "builtins.getattr" and _gets_view(args):
+        return VIEW_METHOD
+    if name == VIEW and args and _is_view(args[0]):
+        return f"{VIEW_METHOD}()"
+    if name == _REBUILD and not _rebuilds(args):
+        return f"{_REBUILD}()"
+    return name
+
+
+def _gets_view(args: tuple[Any, ...] | None) -> bool:
+    return (
+        args is not None and len(args) == 2 and _is_reference(args[0], "torch.Tensor") and args[1] == "view"
+    )
+
+
+def _is_view(value: Any) -> bool:
+    return isinstance(value, Opaque) and value.name == "builtins.getattr" and _gets_view(value.args)
+
+
+def _rebuilds(args: tuple[Any, ...]) -> bool:
+    if len(args) != 4 or not _is_reference(args[1], "torch.Tensor"):
+        return False
+    return _is_reference(args[0], "torch.from_numpy") or _is_view(args[0])
+
+
 TORCH_MAKERS: dict[str, Callable[[Tensors, tuple[Any, ...]], Any]] = {
     "torch.from_numpy": _from_numpy,
     VIEW: _view,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _rebuild,
+    _REBUILD: _rebuild,
 }
