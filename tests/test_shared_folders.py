@@ -349,3 +349,39 @@ def test_a_link_to_nothing_is_refused_by_name(tmp_path: Path) -> None:
     latest = CheckpointStore(root).latest()
     assert latest is not None
     assert latest.step == 2
+
+
+@needs_root
+def test_a_file_that_may_not_be_read_is_there(shared: Path) -> None:
+    """It was reported as missing: by the library, and by each command."""
+    path = shared / "closed.pt"
+    path.write_bytes(b"weights")
+    path.chmod(0o600)
+    script = """
+import os, sys
+import click.testing
+import ckptstore.read.trainers, ckptstore.cli.commands, ckptstore.trainer_formats.detect
+from ckptstore import Checkpoint
+from ckptstore.cli.app import root
+from ckptstore.errors import StoreDenied
+def run(*args):
+    return click.testing.CliRunner().invoke(root, args)
+run("--help")
+for command in ("info", "verify", "scan"):
+    run(command, sys.argv[2])
+run("cp", sys.argv[2], sys.argv[2] + ".store", "--step", "1")
+os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+try:
+    Checkpoint.open(sys.argv[2])
+except StoreDenied as error:
+    print(error)
+for args in (["info"], ["verify"], ["scan"], ["cp"]):
+    done = run(*args, sys.argv[2], *([sys.argv[2] + ".store", "--step", "1"] if args == ["cp"] else []))
+    print(args[0], done.exit_code, "closed.pt" in done.output)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(BOB), str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    first, *others = ran.stdout.splitlines()
+    assert "closed.pt: Permission denied" in first
+    assert others == [f"{name} 7 True" for name in ("info", "verify", "scan", "cp")]

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from ckptstore.backends.base import Backend, NotPlain
 from ckptstore.backends.registry import open_backend
-from ckptstore.backends.translate import translate_errors
+from ckptstore.backends.translate import to_typed_error, translate_errors
 from ckptstore.backends.urls import parent_url
-from ckptstore.errors import CheckpointNotFound, CheckpointUntrusted, InvalidRequest
+from ckptstore.codec.inflate import compression_of
+from ckptstore.errors import CheckpointError, CheckpointNotFound, CheckpointUntrusted, InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
 from ckptstore.format.marks import V0_FILE, is_mark
@@ -53,6 +54,8 @@ def locate(
         parent, name = parent_url(backend.url)
         directory = open_backend(parent, storage_options) if parent else None
         if directory is None or not _is_file(directory, name):
+            if through_a_file and directory is not None:
+                _refuse_denied(directory, name)
             if through_a_file and directory is not None and _is_link(directory, name):
                 why = "it is a link, pipe or device, which isn't followed"
                 raise InvalidRequest(backend.url, why, "Name the file that it leads to") from error
@@ -63,9 +66,8 @@ def locate(
             return _look(directory, trust)
         if (alone := _look_at_file(directory, name, trust)) is not None:
             return alone
-        raise InvalidRequest(
-            backend.url, "it is a file", f"Name the checkpoint's directory, perhaps {directory.url}"
-        ) from error
+        why, remedy = _describe_file(directory, name)
+        raise InvalidRequest(backend.url, why, remedy) from error
 
 
 def find_file(
@@ -111,12 +113,54 @@ def _look_at_file(directory: Backend, name: str, trust: Check | None) -> Located
     where = f"{directory.url.rstrip('/')}/{name}"
     with translate_errors(where):
         found = OneFile(directory, name, size_of(directory, name))
-        known = open_file(Source({name: found.size}, found.read), name) is not None
+        try:
+            known = open_file(Source({name: found.size}, found.read), name) is not None
+        except CheckpointError as error:
+            raise type(error)(where, error.why, error.remedy) from error
     if not known:
         return None
     if trust is not None:
         raise CheckpointUntrusted(where, "it has no manifest that could be signed")
     return Located(found, None, {name: found.size})
+
+
+def _describe_file(directory: Backend, name: str) -> tuple[str, str]:
+    """What a file is that nobody here can open, and the remedy: first what downloads make of whole ones."""
+    again = "Download or copy it again"
+    try:
+        head = _head_of(directory, name)
+    except EOFError:
+        head = b""
+    if not head:
+        return "it is a file, and empty", again
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a file, and only a pointer of Git LFS", "Fetch what it points at: git lfs pull"
+    if compressed := compression_of(head):
+        return f"it is a file, compressed ({compressed})", "Decompress it first"
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a file, and a web page", "Download the file itself: its page shows the address"
+    within = f"name the checkpoint's directory, perhaps {directory.url}"
+    if is_mark(name):
+        return "it is a file", within[:1].upper() + within[1:]
+    why = "it is a file in no format known here, and may be cut short or damaged"
+    return why, f"{again}; or, if it is a part of a checkpoint, {within}"
+
+
+def _head_of(directory: Backend, name: str) -> bytes:
+    from ckptstore.backends.one_file import size_of
+
+    with translate_errors(f"{directory.url.rstrip('/')}/{name}"):
+        return directory.read(name, 0, min(size_of(directory, name), 512))
+
+
+def _refuse_denied(directory: Backend, name: str) -> None:
+    """StoreDenied for a file that may not be read: it is there."""
+    try:
+        directory.read(name, 0, 1)
+    except PermissionError as error:
+        raise to_typed_error(error, f"{directory.url.rstrip('/')}/{name}") from error
+    except (OSError, EOFError):
+        return  # `locate` says what it is
 
 
 def _is_link(directory: Backend, name: str) -> bool:

@@ -80,7 +80,7 @@ def open_checkpoint(source: Source) -> Found | None:
         try:
             if open_file(source, path) is not None:
                 return _Directory(source)
-        except (UnsafeContent, UnreadableFormat):
+        except (CheckpointCorrupt, UnsafeContent, UnreadableFormat):
             continue  # another one may be whole; asked for by itself it says why it isn't
     return None
 
@@ -183,7 +183,7 @@ class _Directory:
         """What reads the file; None, and a note, where that can't be."""
         try:
             found = self._container(path)
-        except (UnsafeContent, UnreadableFormat) as error:
+        except (CheckpointCorrupt, UnsafeContent, UnreadableFormat) as error:
             self._notes[path] = Note("skipped", path, error.why)
             return None
         if found is None and not self._is_json(path):

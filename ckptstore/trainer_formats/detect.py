@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ckptstore.codec import sniff, torchfile
-from ckptstore.errors import UnreadableFormat
+from ckptstore.errors import CheckpointCorrupt, UnreadableFormat
 from ckptstore.trainer_formats import hdf5, safetensors, sb3
 from ckptstore.trainer_formats.containers import Container
 from ckptstore.trainer_formats.numpy_files import Npy, Npz
 from ckptstore.trainer_formats.pickles import Stream, TorchFile
-from ckptstore.trainer_formats.source import Source
+from ckptstore.trainer_formats.source import AGAIN, Source
 from ckptstore.trainer_formats.zips import Zip
 
 HEAD_BYTES = 512
@@ -18,8 +18,8 @@ HEAD_BYTES = 512
 def open_file(source: Source, path: str) -> Container | None:
     """What reads the file `path`; None if its format isn't one that is known here.
 
-    Raises UnsafeContent for what begins like one and contradicts itself, UnreadableFormat for one that is
-    known and can't be read.
+    Raises CheckpointCorrupt for one that is cut short, UnsafeContent for what begins like one and contradicts
+    itself, UnreadableFormat for one that is known and can't be read.
     """
     size = source.files[path]
     if size <= 0:
@@ -31,6 +31,8 @@ def open_file(source: Source, path: str) -> Container | None:
         return Stream(source, path, True)
     if safetensors.begins_like(head, size):
         return safetensors.Safetensors(source, path)
+    if path.endswith(".safetensors") and safetensors.is_cut_in_header(head, size):
+        raise CheckpointCorrupt(path, "it is cut short: it ends before its header does", AGAIN)
     if sniff.is_hdf5(head):
         return hdf5.Hdf5(path, lambda: source.data(path))
     if sniff.is_npy(head):

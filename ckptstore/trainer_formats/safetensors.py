@@ -8,9 +8,9 @@ import numpy as np
 
 from ckptstore.codec import npy, torchfile
 from ckptstore.codec.torchfile import ElementType
-from ckptstore.errors import UnreadableFormat, UnsafeContent
+from ckptstore.errors import CheckpointCorrupt, UnreadableFormat, UnsafeContent
 from ckptstore.trainer_formats.containers import AS_DATA, Decode
-from ckptstore.trainer_formats.source import MAX_JSON_BYTES, Source, parse_json
+from ckptstore.trainer_formats.source import AGAIN, MAX_JSON_BYTES, Source, parse_json
 
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -38,6 +38,12 @@ def begins_like(head: bytes, size: int) -> bool:
     """Whether a file of `size` bytes that begins with `head` is one of safetensors, going by its header's."""
     length = int.from_bytes(head[:8], "little")
     return size >= 10 and 2 <= length <= min(MAX_JSON_BYTES, size - 8) and head[8:9] == b"{"
+
+
+def is_cut_in_header(head: bytes, size: int) -> bool:
+    """Whether a file that is called one of safetensors ends before its header does."""
+    length = int.from_bytes(head[:8], "little")
+    return size < 8 or (size - 8 < length <= MAX_JSON_BYTES and head[8:9] in (b"", b"{"))
 
 
 class Safetensors:
@@ -93,6 +99,8 @@ class Safetensors:
             if entry.start != at:
                 raise UnsafeContent(self._path, f"the tensor {key!r:.80} leaves a gap, or shares bytes")
             at = entry.stop
+        if at > size:
+            raise CheckpointCorrupt(self._path, f"it is cut short: {size} bytes of {at}", AGAIN)
         if at != size:
             raise UnsafeContent(self._path, f"its tensors end at byte {at}, the file at {size}")
         return found

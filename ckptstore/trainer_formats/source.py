@@ -11,6 +11,8 @@ from ckptstore.errors import CheckpointCorrupt, UnsafeContent
 
 MAX_JSON_BYTES = 100_000_000
 """Of an index or a header: what the library of safetensors takes itself."""
+AGAIN = "Download or copy it again"
+"""The remedy for a file that is cut short."""
 _WINDOW = 2**18  # bytes read at once, where fewer are asked for: a request costs more than they do
 _Read = Callable[[str, int, int], bytes]
 

@@ -7,11 +7,25 @@ from typing import IO
 
 from ckptstore.codec.pickles.budget import Meter
 from ckptstore.codec.torchfile import DAMAGED_ZIP, begins_late
-from ckptstore.errors import UnsafeContent
+from ckptstore.errors import CheckpointCorrupt, UnsafeContent
 from ckptstore.format.names import stays_below
 from ckptstore.trainer_formats.containers import EXPANDED
+from ckptstore.trainer_formats.source import AGAIN
 
 _MOST_MEMBERS = 100_000
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+_MOST_COMMENT = 2**16
+_CUT = "it is cut short, or damaged at its end: not a whole zip archive"
+
+
+def _has_end(file: IO[bytes], size: int) -> bool:
+    """Whether a file of `size` bytes ends as every zip does, which half a download doesn't."""
+    file.seek(max(size - _END_BYTES - _MOST_COMMENT, 0))
+    tail = file.read()
+    at = tail.rfind(_END)
+    end = at + _END_BYTES
+    return at >= 0 and end + int.from_bytes(tail[end - 2 : end], "little") == len(tail)
 
 
 class Zip:
@@ -23,8 +37,12 @@ class Zip:
         try:
             self._archive = zipfile.ZipFile(file)
         except DAMAGED_ZIP as error:
+            if not _has_end(file, size):
+                raise CheckpointCorrupt(what, _CUT, AGAIN) from error
             raise UnsafeContent(what, f"not a whole zip archive ({error})") from error
         if begins_late(self._archive):
+            if not _has_end(file, size):  # what was found is a member that is a zip itself, as SB3 has
+                raise CheckpointCorrupt(what, _CUT, AGAIN)
             raise UnsafeContent(what, "not a whole zip archive (another one is inside)")
         infos = self._archive.infolist()
         self._infos = {info.filename: info for info in infos}

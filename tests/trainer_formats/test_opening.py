@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from ckptstore import Checkpoint, CheckpointStore
 from ckptstore.codec.opaque import Opaque
 from ckptstore.errors import (
+    CheckpointCorrupt,
     CheckpointError,
     CheckpointNotFound,
     CheckpointUntrusted,
@@ -367,3 +369,35 @@ def test_classes_are_made_of_their_fields(tmp_path: Path) -> None:
     assert (type(made), made.lr) == (Mine, 0.5)
     assert type(ckpt.load(trusted=True).state["config"]) is Mine
     assert ckpt.weights().keys() == {"w"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.pt", b"", r"empty.*Download or copy"),
+        (
+            "a.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            r"Git LFS.*git lfs pull",
+        ),
+        ("a.bin", b"<!DOCTYPE html>\n<html>", r"a web page.*Download the file"),
+        ("a.pt.gz", gzip.compress(b"x"), r"compressed \(gzip\).*Decompress"),
+        ("a.ckpt", b"some text", r"no format known here.*cut short.*Download or copy it again"),
+    ],
+)
+def test_a_file_that_is_none_says_what_it_is(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidRequest, match=told) as caught:
+        Checkpoint.open(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("left", [6, 40, -100])
+@pytest.mark.parametrize("name", ["safetensors_0.8.0", "cleanrl_2.13.0", "sb3_ppo_2.9.2", "lightning_2.6.6"])
+def test_half_a_download_is_no_attack(tmp_path: Path, name: str, left: int) -> None:
+    whole = only_file(name)
+    path = tmp_path / whole.name
+    path.write_bytes(whole.read_bytes()[:left])
+    with pytest.raises(CheckpointCorrupt, match=r"cut short.*Download or copy it again") as caught:
+        _ = Checkpoint.open(path).state
+    assert str(path) in str(caught.value)
