@@ -14,7 +14,7 @@ from typing import Literal, SupportsIndex
 from ckptstore import logs
 from ckptstore.backends.local.scratch import Scratch
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import InvalidRequest
+from ckptstore.errors import CheckpointCorrupt, InvalidRequest
 from ckptstore.format import names
 from ckptstore.read import contents
 from ckptstore.run import Run
@@ -230,12 +230,20 @@ def import_files(
     if_exists: Literal["error", "replace"],
     progress: Progress | None,
 ) -> Checkpoint:
-    """Commit the files of a checkpoint that has no manifest, byte for byte."""
+    """Commit the files of a checkpoint that has no manifest, byte for byte.
+
+    CheckpointCorrupt for another trainer's that are damaged: a digest would call them whole for ever.
+    """
     chosen = checkpoint.step if step is None else names.step_number(step)
     if chosen < 0:
         raise InvalidRequest(
             checkpoint.url, "its files don't tell its step", "Give it one: --step N, or step=N"
         )
+    from ckptstore.read.trainers import TrainerContents  # here, as staging alone needs none
+
+    held = checkpoint._contents
+    if isinstance(held, TrainerContents) and (problems := held.problems()):
+        raise CheckpointCorrupt(checkpoint.url, "; ".join(problems[:20]), "Download or copy it again")
     with stage(chosen, metrics=checkpoint.metrics, if_exists=if_exists) as staged:
         checkpoint.download(os.fspath(staged), progress=progress)
     assert staged.checkpoint is not None

@@ -13,10 +13,15 @@ from ckptstore.read.report import VerifyReport
 
 def check_decoding(contents: Contents, files: Files) -> VerifyReport:
     """What was found wrong while decoding every part of it."""
+    from ckptstore.read.trainers import TrainerContents  # here, as few checkpoints are another trainer's
+
     problems: list[str] = []
     tries: list[Callable[[], object]] = [contents.state]
     tries += [partial(contents.policy, policy_id) for policy_id in contents.policy_ids]
     tries += [partial(contents.component, name) for name in contents.components]
+    if isinstance(contents, TrainerContents):
+        problems += contents.problems()
+        tries = [] if problems else tries
     for attempt in tries:
         try:
             attempt()

@@ -10,7 +10,6 @@ from ckptstore.backends.base import Backend, NotPlain
 from ckptstore.backends.registry import open_backend
 from ckptstore.backends.translate import to_typed_error, translate_errors
 from ckptstore.backends.urls import parent_url
-from ckptstore.codec.inflate import compression_of
 from ckptstore.errors import CheckpointError, CheckpointNotFound, CheckpointUntrusted, InvalidRequest
 from ckptstore.format import names
 from ckptstore.format.manifest import Check, Manifest
@@ -126,6 +125,8 @@ def _look_at_file(directory: Backend, name: str, trust: Check | None) -> Located
 
 def _describe_file(directory: Backend, name: str) -> tuple[str, str]:
     """What a file is that nobody here can open, and the remedy: first what downloads make of whole ones."""
+    from ckptstore.codec.inflate import compression_of
+
     again = "Download or copy it again"
     try:
         head = _head_of(directory, name)

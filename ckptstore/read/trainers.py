@@ -116,6 +116,12 @@ class TrainerContents:
         """See `Contents`."""
         return self._looked[0].notes if self._looked and self._looked[0] is not None else ()
 
+    def problems(self) -> list[str]:
+        """One line for each file that is damaged or missing: no digests say so, but its format does."""
+        with self._translate_errors():
+            found = self._found.problems() if self._found is not None else []
+        return [f"{error.what}: {error.why}" for error in found]
+
     def _require(self) -> Found:
         if self._found is None:
             raise UnreadableFormat(

@@ -438,8 +438,8 @@ class Look:
 def _only_views(uses: Sequence[GlobalUse]) -> bool:
     """Whether ``getattr`` only takes the view method of tensors, as in our files of torch's types.
 
-    It is called as that (`scanned_as`), and all else that is called makes plain values: none of those calls
-    what it is given, so that nothing else reaches the name.
+    It is called as that (`name_for_scan`), and all else that is called makes plain values: none of those
+    calls what it is given, so that nothing else reaches the name.
     """
     called = {use.name for use in uses if use.called}
     return VIEW_METHOD in called and all(rank(name) == "data" for name in called)

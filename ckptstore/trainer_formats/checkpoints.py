@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from ckptstore.errors import CheckpointCorrupt, UnreadableFormat, UnsafeContent
+from ckptstore.errors import CheckpointCorrupt, CheckpointError, UnreadableFormat, UnsafeContent
 from ckptstore.format.names import stays_below
 from ckptstore.rllib_formats.notes import Note
 from ckptstore.trainer_formats import pickles
@@ -15,7 +15,7 @@ from ckptstore.trainer_formats.detect import open_file
 from ckptstore.trainer_formats.pickles import TorchFile
 from ckptstore.trainer_formats.safetensors import Safetensors
 from ckptstore.trainer_formats.sb3 import Sb3
-from ckptstore.trainer_formats.source import Source
+from ckptstore.trainer_formats.source import AGAIN, Source
 from ckptstore.trainer_formats.weights import find_weights
 
 Arrays = dict[str, Callable[[], Any]]
@@ -24,6 +24,7 @@ Arrays = dict[str, Callable[[], Any]]
 _INDEX = re.compile(r"[^/]+\.(?:safetensors|bin)\.index\.json\Z")
 _HUGGING_FACE = ("config.json", "trainer_state.json", "adapter_config.json")
 _TRAINER_STATE = "trainer_state.json"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".h5", ".keras")
 _MOST_FILES = 10_000
 _ENDINGS = (
     ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".keras", ".h5", ".hdf5", ".npz",
@@ -58,6 +59,9 @@ class Found(Protocol):
 
     def weights(self) -> Arrays:
         """The weights of its networks. UnreadableFormat where nothing looks like that."""
+
+    def problems(self) -> list[CheckpointError]:
+        """What is damaged or missing of it: reads the files that hold weights."""
 
 
 def open_checkpoint(source: Source) -> Found | None:
@@ -137,6 +141,10 @@ class _File:
         if not found:
             raise UnreadableFormat(self._path, "nothing in it looks like weights", "Read `state`")
         return found
+
+    def problems(self) -> list[CheckpointError]:
+        """See `Found`."""
+        return _try_to_read(self._container)
 
 
 class _Directory:
@@ -270,6 +278,26 @@ class _Directory:
                     }
         raise UnreadableFormat("checkpoint directory", "nothing in it looks like weights", "Read `state`")
 
+    def problems(self) -> list[CheckpointError]:
+        """See `Found`: files whose names say that they hold weights, and what an index says is there."""
+        found: list[CheckpointError] = []
+        for path, size in sorted(self._source.files.items()):
+            try:
+                if path.endswith(_WEIGHTS) and size >= 0:
+                    container = self._container(path)
+                    if container is None:
+                        why = "it can't be read as what its name says, and may be cut short or damaged"
+                        found.append(CheckpointCorrupt(path, why, AGAIN))
+                    else:
+                        found += _name_path(path, _try_to_read(container))
+                elif _INDEX.match(path) and size > 0:
+                    self._read_shards(path)
+            except (CheckpointCorrupt, UnsafeContent) as error:
+                found.append(error)
+            except UnreadableFormat:
+                continue  # nobody here can say
+        return found
+
     def _index(self) -> str:
         found = [path for path in self._paths() if _INDEX.match(path)]
         found = [path for path in found if ".safetensors." in path] or found
@@ -308,6 +336,24 @@ class _Directory:
         if found is None:
             raise UnsafeContent(path, "its format is not known here")
         return found
+
+
+def _try_to_read(container: Container) -> list[CheckpointError]:
+    try:
+        container.outline() if isinstance(container, Safetensors) else container.tree()
+    except (CheckpointCorrupt, UnsafeContent) as error:
+        return [error]
+    except UnreadableFormat:
+        pass  # a type or a version that isn't known here is no damage
+    return []
+
+
+def _name_path(path: str, errors: list[CheckpointError]) -> list[CheckpointError]:
+    """The same errors, about `path`: what is inside of an archive goes by names of its own."""
+    return [
+        error if error.what == path else type(error)(path, f"{error.what}: {error.why}", error.remedy)
+        for error in errors
+    ]
 
 
 def _entry(index: str, shard: str, tree: Any, key: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +229,58 @@ def test_restore_arrays() -> None:
     made = ckpt.restore({"net": target, "epoch": 0})
     assert made["epoch"] == ckpt.state["epoch"]
     np.testing.assert_equal(made["net"], {name: truth("lightning_2.6.6")[f"net.{name}"] for name in target})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change(path: Path) -> None:
+    """One byte of a storage: its CRC tells."""
+    with zipfile.ZipFile(path) as archive:
+        last = max(
+            (info for info in archive.infolist() if "/data/" in info.filename), key=lambda i: i.file_size
+        )
+    data = bytearray(path.read_bytes())
+    head = data[last.header_offset : last.header_offset + 30]
+    data[last.header_offset + 30 + sum(int.from_bytes(head[at : at + 2], "little") for at in (26, 28))] ^= 1
+    path.write_bytes(data)
+
+
+def cut_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def point(path: Path) -> None:
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage"),
+    [
+        ("huggingface_5.24.0", "model.safetensors", cut),
+        ("huggingface_5.24.0", "model.safetensors", cut_header),
+        ("huggingface_5.24.0", "model.safetensors", empty),
+        ("huggingface_5.24.0", "optimizer.pt", cut),
+        ("huggingface_5.24.0", "optimizer.pt", change),
+        ("huggingface_5.24.0", "training_args.bin", point),
+        ("sharded_5.24.0", "model-00002-of-00006.safetensors", Path.unlink),
+        ("sharded_5.24.0", "model-00003-of-00006.safetensors", cut),
+    ],
+)
+def test_damage_is_found_before_a_digest_calls_it_whole(
+    tmp_path: Path, name: str, file: str, damage: Callable[[Path], None]
+) -> None:
+    directory = tmp_path / "there"
+    shutil.copytree(DATA / name / "checkpoint", directory)
+    assert run("verify", directory).exit_code == 0
+    damage(directory / file)
+    done = run("verify", directory)
+    assert (done.exit_code, file in done.output) == (5, True), done.output
+    done = run("cp", directory, tmp_path / "store", "--step", "1")
+    assert (done.exit_code, file in done.output) == (5, True), done.output
+    assert not (tmp_path / "store" / "checkpoint_000001").exists()

@@ -393,7 +393,7 @@ def test_damage_in_one_file_is_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(only_file("cleanrl_2.13.0").read_bytes())
     (tmp_path / "b.pt").write_bytes(only_file("cleanrl_2.13.0").read_bytes()[:-50])
     ckpt = Checkpoint.open(tmp_path)
-    with pytest.raises(UnsafeContent, match=r"b\.pt"):
+    with pytest.raises(CheckpointCorrupt, match=r"b\.pt.*cut short"):
         ckpt.state  # noqa: B018
     assert not ckpt.check().ok
 

@@ -15,7 +15,7 @@ from ckptstore.codec.pickles.budget import Budget, Meter
 from ckptstore.codec.pickles.classes import Classes
 from ckptstore.codec.pickles.containers import Containers
 from ckptstore.codec.pickles.dtypes import NotPlainError
-from ckptstore.codec.pickles.torch_calls import TORCH_MAKERS, VIEW, AsArrays, Tensors, scanned_as
+from ckptstore.codec.pickles.torch_calls import TORCH_MAKERS, VIEW, AsArrays, Tensors, name_for_scan
 from ckptstore.codec.pickles.values import CONSTANTS, MAKERS, uuid_from
 from ckptstore.errors import UnsafeContent
 
@@ -93,7 +93,7 @@ class Machine:
         if callee.args is not None:
             name, args = name.removesuffix("()") + "()", (callee, *args)
         if self.uses is not None:
-            self.uses.append(GlobalUse(scanned_as(name, args), pos, True))
+            self.uses.append(GlobalUse(name_for_scan(name, args), pos, True))
         try:
             # Plain data are never made with keyword arguments, or by what a call returned.
             known = not kwargs and (callee.args is None or name == VIEW)

@@ -218,7 +218,7 @@ def _is_reference(value: Any, name: str) -> bool:
     return isinstance(value, Opaque) and value.is_reference and value.name == name
 
 
-def scanned_as(name: str, args: tuple[Any, ...]) -> str:
+def name_for_scan(name: str, args: tuple[Any, ...]) -> str:
     """The name that a scan shows for the call of `name`: what matters of these is what they are called with.
 
     ``getattr`` that takes ``torch.Tensor.view`` is a method of tensors and nothing else. Torch's
