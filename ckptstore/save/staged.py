@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 
 from ckptstore.backends.translate import translate_errors
@@ -43,26 +44,42 @@ def settle_links(directory: str) -> None:
     """
     top = os.path.realpath(directory)
     with translate_errors(directory):
-        for folder, folders, files in os.walk(directory, topdown=False):
-            for name in (*folders, *files):
-                path = os.path.join(folder, name)
-                if os.path.islink(path):
-                    _settle_link(path, top)
+        links = [
+            path
+            for folder, found in _walk(directory)
+            for name in found
+            if os.path.islink(path := os.path.join(folder, name))
+        ]
+        for path in reversed(links):
+            _settle_link(path, top)
 
 
 def mark_empty(directory: str) -> list[str]:
     """Put a file into each empty directory below `directory`, so that it survives; their paths."""
     made = []
     with translate_errors(directory):
-        for folder, folders, files in os.walk(directory):
+        for folder, found in _walk(directory):
             within = os.path.relpath(folder, directory).replace(os.sep, "/")
-            if (
-                not folders and not files and within != names.POLICIES
-            ):  # RLlib takes what is in there for policies
+            if not found and within != names.POLICIES:  # RLlib takes what is in there for policies
                 made.append(f"{within}/{EMPTY}")
                 with open(os.path.join(folder, EMPTY), "xb") as file:
                     file.write(_EMPTY_TEXT)
     return made
+
+
+def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:
+    """Each directory that may be committed, from the top down, and the names in it.
+
+    What lies deeper is left for the save to refuse; `os.walk` ends in a RecursionError there.
+    """
+    pending = [(directory, 0)]
+    while pending:
+        folder, depth = pending.pop()
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        yield folder, [entry.name for entry in found]
+        if depth <= names.MAX_DEPTH:
+            pending += [(entry.path, depth + 1) for entry in found if entry.is_dir(follow_symlinks=False)]
 
 
 def _settle_link(path: str, top: str) -> None:

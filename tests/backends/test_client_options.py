@@ -20,6 +20,7 @@ from ckptstore.backends.objects.gcs import GcsClient
 from ckptstore.backends.objects.s3 import S3Client
 from ckptstore.backends.registry import open_backend
 from ckptstore.errors import CheckpointError, InvalidRequest, StoreUnavailable, StoreUnsuitable
+from tests.any_fsspec import ANY
 from tests.servers import Server
 
 KEYWORDS: dict[str, Any] = {
@@ -41,7 +42,7 @@ def place(
     request: pytest.FixtureRequest, start_server: Callable[[str], Server], tmp_path: Path
 ) -> tuple[str, dict[str, Any]]:
     if request.param == "local":
-        return f"local://{tmp_path}/run", {}
+        return f"{ANY}://{tmp_path}/run", {}
     server = start_server(request.param)
     return server.new_url(), server.options
 
@@ -54,7 +55,7 @@ def made(value: Any) -> Any:
 def test_keywords_of_fsspec_are_taken(place: tuple[str, dict[str, Any]], names: list[str]) -> None:
     url, options = place
     given = {name: made(KEYWORDS[name]) for name in names}
-    single = url.startswith("local:")
+    single = url.startswith(f"{ANY}:")
     if single:  # its file system has no such block size
         given = {name: value for name, value in given.items() if not name.startswith("default_")}
     store = CheckpointStore(url, storage_options={**options, **given}, single_writer=single, timeout=20)
@@ -77,7 +78,7 @@ FAULTS = (
 CLIENTS: dict[str, tuple[type, str, dict[str, Any]]] = {
     "s3": (S3Client, "s3://bucket/run", {"anon": True, "endpoint_url": "http://127.0.0.1:9"}),
     "gcs": (GcsClient, "gs://bucket/run", {"token": "anon", "endpoint_url": "http://127.0.0.1:9"}),
-    "any": (FsspecClient, "local:///nowhere/run", {}),
+    "any": (FsspecClient, f"{ANY}:///nowhere/run", {}),
 }
 
 

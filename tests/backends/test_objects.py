@@ -28,6 +28,7 @@ from ckptstore.backends.objects.retry import RetriesExhausted, RetryPolicy
 from ckptstore.backends.objects.s3 import S3Client
 from ckptstore.backends.registry import open_backend
 from ckptstore.errors import InvalidRequest
+from tests.any_fsspec import ANY
 from tests.faults import FaultProxy, fault_proxy
 from tests.inside import answer_for_s3, options_of
 from tests.servers import Server
@@ -505,7 +506,7 @@ class TestOpening:
                 open_backend(url, **settings)  # type: ignore[arg-type]
 
     def test_any_fsspec_url(self, tmp_path: os.PathLike[str]) -> None:
-        backend = objects(f"local://{os.fspath(tmp_path)}/run")
+        backend = objects(f"{ANY}://{os.fspath(tmp_path)}/run")
         backend.replace("checkpoint_000001/a/b", b"one")
         with backend.write("checkpoint_000001/c") as sink:
             sink.write(b"two")
