@@ -139,7 +139,7 @@ class Staged(os.PathLike[str]):
                 files = save.hash_in_place(paths)
             else:
                 files = save.write([copy_item(path, os.path.join(directory, path)) for path in paths])
-            request = self._describe(_LocalFiles(directory, paths))
+            request = self._describe(_LocalFiles(directory, {file.path: file.size for file in files}))
             name, manifest = save.commit(request, files)
             done(manifest.size)
         return self._run.note_commit(name, manifest)
@@ -190,12 +190,12 @@ def _list_files(directory: str) -> list[str]:
 class _LocalFiles:
     """The files in the directory, so that what RLlib wrote is known for what it is."""
 
-    def __init__(self, directory: str, paths: list[str]) -> None:
+    def __init__(self, directory: str, sizes: Mapping[str, int]) -> None:
         self.label = self._directory = directory
-        self._paths = paths
+        self._sizes = sizes
 
     def paths(self) -> Mapping[str, int]:
-        return {path: self._stat(path).st_size for path in self._paths}
+        return self._sizes
 
     def _stat(self, path: str) -> os.stat_result:
         full = os.path.join(self._directory, path)

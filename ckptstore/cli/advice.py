@@ -38,7 +38,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     (r"for single_writer=True only", "only for a single writer, who says so in Python"),
     (r"or with mmap=True", "in Python with memory mapping"),
     (r"Pass for example LatestN\(\d+\)( \| EveryNSteps\(\d+\))?", "Give for example 3"),
-    (r"Read ckpt\.policies\[id\] for", "Read the policy in Python for"),
+    (r"Read ckpt\.policies\[id\](, or `state`,)? for", "Read it in Python for"),
     (r"Pass `policies\[id\]`", "Read the policy in Python"),
     (r"for example weights\('?(.*?)'?\);", r"for example --policy \1;"),
     (r"Ask `committed` before `manifest`", "Adopt it: `ckptstore adopt`"),

@@ -27,7 +27,7 @@ from tests.export.truth import run_onnx, run_torchscript
 from tests.integrations.rllib import corpus, training
 from tests.servers import Server
 
-pytestmark = [pytest.mark.usefixtures("needs_ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("needs_ray"), pytest.mark.timeout(600), pytest.mark.slow]
 
 FRAMEWORK = os.environ.get("CKPTSTORE_RLLIB_FRAMEWORK", "torch")
 """Of the old stack: "tf2" and "tf" need TensorFlow, tf_keras and ``TF_USE_LEGACY_KERAS=1``."""
