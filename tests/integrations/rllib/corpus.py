@@ -283,7 +283,7 @@ def _optimizer(
         live = {name[len(prefix) :]: item["state"] for name, item in every.items() if name.startswith(prefix)}
     else:
         state = algo.get_policy(policy_id).get_state()
-        live = {str(index): item for index, item in enumerate(state["_optimizer_variables"])}
+        live = {str(index): item for index, item in enumerate(state.get("_optimizer_variables", ()))}
     if len(live) == len(stored) == 1:
         live = dict(zip(stored, live.values(), strict=True))  # Ray 2.5 called it as its module
     trained = {name: item for name, item in stored.items() if item.get("state")}
